@@ -1,0 +1,5 @@
+import sys
+
+from d2it.cli import main
+
+sys.exit(main())

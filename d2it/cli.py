@@ -1,0 +1,70 @@
+"""The command line: `d2it <verb> ...`. Verbs are imported only when called, so that help costs nothing."""
+
+import argparse
+import errno
+import importlib
+import sys
+from collections.abc import Sequence
+
+from d2it import __version__
+from d2it.errors import UserError
+
+VERBS = {
+    "fetch": "download files named in data/sources.csv and check their sha256",
+    "verify": "check the sha256 of every fetched file",
+    "config": "print the composed configuration",
+    "study": "list every run with the cells of tables and figures that it fills",
+    "grains": "show the grain map of any photograph",
+    "prepare": "pack a data set's images at the training resolution",
+    "calibrate": "measure a data set's entropy quantiles (Eq 2-3)",
+    "reference": "compute a data set's Inception features for FID",
+    "train": "train one run: DVAE, grain, content or DiT",
+    "encode": "cache the latents of a data set with a trained DVAE",
+    "evaluate": "sample from a run and measure FID and the rest",
+    "table": "write one of the paper's tables",
+    "figure": "draw one of the paper's figures",
+    "models": "print parameters and GMACs of the named models",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="d2it",
+        description="D²iT (arXiv 2504.09454), from photographs to tables.",
+        epilog="Example: d2it train d2it_b scale=smoke. Each verb explains itself: d2it train --help.",
+    )
+    parser.add_argument("--version", action="version", version=f"d2it {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    for verb, help in VERBS.items():
+        subparser = verbs.add_parser(verb, help=help, description=help[0].upper() + help[1:] + ".")
+        if arguments and arguments[0] == verb:
+            importlib.import_module(f"d2it.commands.{verb}").add_arguments(subparser)
+    namespace = parser.parse_args(arguments)
+    try:
+        importlib.import_module(f"d2it.commands.{namespace.verb}").main(namespace)
+    except UserError as error:
+        return _complain(str(error))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return _complain("The disk is full: free some space and run the same command again.")
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return _complain(f"{error.filename or 'A file'} cannot be written or read: check its permissions.")
+        raise
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print("d2it: interrupted; run the same command again to go on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _complain(sentence: str) -> int:
+    print(f"d2it: error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """--params and overrides, as every verb that reads the configuration takes them."""
+    parser.add_argument("--params", metavar="FILE", help="a composed configuration (default: compose params/)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides, e.g. scale=smoke ratio=0.7")

@@ -1,0 +1,60 @@
+"""Where everything stands, relative to the working directory."""
+
+import os
+from pathlib import Path
+
+from d2it.config.recipe import run_name
+from d2it.config.schema import Config
+
+
+def images(config: Config, data: str) -> Path:
+    return Path("data", config.name, data, "images")
+
+
+def thresholds(config: Config, data: str) -> Path:
+    """Of the data set `data` itself; recipe.thresholds_source says whose to use."""
+    return Path("data", config.name, data, "thresholds.json")
+
+
+def reference(config: Config, data: str) -> Path:
+    """Inception features of the training images: the reference of FID, precision and recall."""
+    return Path("data", config.name, data, "reference")
+
+
+def latents(config: Config, dvae: str) -> Path:
+    return Path("data", config.name, "latents", dvae)
+
+
+def model(config: Config, run: str) -> Path:
+    return Path("results", config.name, "models", run)
+
+
+def evaluation(config: Config, run: str) -> Path:
+    return Path("results", config.name, "evaluations", f"{run}.json")
+
+
+def gallery(config: Config, run: str) -> Path:
+    """A few samples with their grain maps, for the figures."""
+    return Path("results", config.name, "gallery", run)
+
+
+def tables(config: Config) -> Path:
+    return Path("results", config.name, "tables")
+
+
+def figures(config: Config) -> Path:
+    return Path("results", config.name, "figures")
+
+
+def runs_folder() -> Path:
+    """Training state. D2IT_RUNS moves it, e.g. to a scratch disk or for `dvc exp run --temp`."""
+    return Path(os.environ.get("D2IT_RUNS", "runs"))
+
+
+def run_folder(config: Config, run: str) -> Path:
+    return runs_folder() / run_name(config, run)
+
+
+def weights(name: str) -> Path:
+    """A fetched third-party file."""
+    return Path(os.environ.get("D2IT_WEIGHTS", "data/weights")) / name

@@ -1,0 +1,136 @@
+"""Recipes: all that decides the numbers of a stage, known before anything runs. Their digests name run folders.
+
+A recipe holds the settings of its own stage and the digests of its inputs' recipes, so the DVAE's does not see
+the transformers' settings. Lengths of training are not in it: with a constant rate a longer run extends a shorter.
+"""
+
+import csv
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from d2it.config.load import nearest
+from d2it.config.schema import Config, Training
+from d2it.errors import UserError
+from d2it.files import canonical_digest
+
+# Raised when a change of code changes the numbers of a stage.
+VERSIONS = {
+    "images": 1,
+    "thresholds": 1,
+    "dvae": 1,
+    "latents": 1,
+    "grain": 1,
+    "content": 1,
+    "dit": 1,
+    "evaluation": 1,
+}
+KINDS = ("dvae", "grain", "content", "dit")
+
+Recipe = dict[str, Any]
+
+
+def kind_of(config: Config, run: str) -> str:
+    """Which kind of network the run `run` trains."""
+    for kind in KINDS:
+        if run in getattr(config.runs, kind):
+            return kind
+    names = [name for kind in KINDS for name in getattr(config.runs, kind)]
+    raise UserError(f"There is no experiment {run!r} at scale {config.name}{nearest(run, names)}: `d2it study` lists them.")
+
+
+def digest(recipe: Recipe) -> str:
+    return canonical_digest(recipe)
+
+
+def run_name(config: Config, run: str) -> str:
+    """`<experiment>-<digest8>`: the run's folder below runs/."""
+    return f"{run}-{digest(run_recipe(config, run))[:8]}"
+
+
+def images_recipe(config: Config, data: str) -> Recipe:
+    dataset = asdict(config.data[data])
+    for later in ("thresholds_from", "reference"):  # they decide what is done with the images, not the images
+        dataset.pop(later)
+    return _recipe("images", {"dataset": dataset, "seed": config.seed}, sources=_source_digests(dataset["source"]))
+
+
+def thresholds_recipe(config: Config, data: str) -> Recipe:
+    settings = {
+        "region": config.model.factors[0],
+        "sigma": config.sigma,
+        "bins": config.bins,
+        "quantiles": config.quantiles,
+    }
+    return _recipe("thresholds", settings, images=images_recipe(config, thresholds_source(config, data)))
+
+
+def thresholds_source(config: Config, data: str) -> str:
+    """The data set whose entropy quantiles rule `data` (the paper used ImageNet's for all)."""
+    return config.data[data].thresholds_from or data
+
+
+def run_recipe(config: Config, run: str) -> Recipe:
+    """The recipe of a training run of any kind."""
+    kind = kind_of(config, run)
+    settings = asdict(getattr(config.runs, kind)[run])
+    settings.pop("evaluations", None)
+    settings["training"] = _training(getattr(config.training, kind))
+    settings["seed"] = config.seed
+    if kind == "dvae":
+        settings.pop("ratios")
+        data = settings.pop("data")
+        settings["factors"] = settings["factors"] or config.model.factors
+        settings["model"] = asdict(config.model.dvae) | {"latent_channels": config.model.latent_channels}
+        settings["loss"] = asdict(config.dvae_loss)
+        inputs = {"images": images_recipe(config, data)}
+        if settings["ratio"] not in (0.0, 1.0):  # constant maps need no thresholds
+            inputs["thresholds"] = thresholds_recipe(config, data)
+        return _recipe("dvae", settings, **inputs)
+    inputs = {"latents": latents_recipe(config, settings.pop("latents"))}
+    settings.pop("grain", None)  # it serves sampling, not training
+    size = settings.pop("size")
+    settings["size"] = asdict(config.model.sizes[size])
+    settings["mlp_ratio"] = config.model.mlp_ratio
+    settings["diffusion"] = asdict(config.diffusion)
+    if kind == "content":
+        settings["window"] = config.model.window
+    return _recipe(kind, settings, **inputs)
+
+
+def latents_recipe(config: Config, dvae: str) -> Recipe:
+    """Latents hold every grain, so they serve any ratio; the ratios measured in them are not their identity."""
+    data = config.runs.dvae[dvae].data
+    inputs = {"dvae": run_recipe(config, dvae), "thresholds": thresholds_recipe(config, data)}
+    return _recipe("latents", {"images": config.training.dvae.images}, **inputs)
+
+
+def _training(training: Training) -> dict[str, Any]:
+    """What of a training's settings decides its weights at a given image count, in whatever precision."""
+    settings = asdict(training)
+    for key in ("images", "log_images", "save_images", "checkpointing", "compile"):
+        settings.pop(key)
+    return settings
+
+
+def _recipe(stage: str, settings: dict[str, Any], sources: dict[str, str] | None = None, **inputs: Recipe) -> Recipe:
+    return {
+        "stage": stage,
+        "version": VERSIONS[stage],
+        "settings": settings,
+        "inputs": {name: digest(recipe) for name, recipe in inputs.items()},
+        "sources": sources or {},
+    }
+
+
+def _source_digests(source: str) -> dict[str, str]:
+    """sha256 of the files in data/sources.csv that belong to a data set."""
+    with open(sources_table(), newline="") as file:
+        return {row["name"]: row["sha256"] for row in csv.DictReader(file) if row["group"] == source}
+
+
+def sources_table() -> Path:
+    for folder in (Path.cwd() / "data", Path(__file__).parents[2] / "data"):
+        if (folder / "sources.csv").is_file():
+            return folder / "sources.csv"
+    raise UserError("data/sources.csv was not found: run d2it from the root of the repository.")
