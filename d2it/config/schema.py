@@ -18,6 +18,7 @@ class Dataset:
     size: int  # side in pixels
     train: int | None = None  # number of training images; None: all of them
     test: int | None = None  # number of held-out images; None: all of them
+    classes: int = 0  # number of labels; 0: unlabelled
     crop: tuple[float, float] = (1.0, 1.0)  # side of random crops as a share of the short side
     flip: bool = True  # whether crops are mirrored at random
     thresholds_from: str | None = None  # data set whose entropy quantiles are used; None: its own
@@ -73,7 +74,9 @@ class Training:
     ema_half_life: float = 0.0  # images; 0: no averaging
     precision: Literal["fp32", "bf16"] = "fp32"
     label_dropout: float = 0.0  # share of labels hidden in training, for classifier-free guidance
-    checkpointing: bool = False  # recompute activations in the backward pass: less memory, same numbers
+    checkpointing: bool = (
+        False  # recompute activations in the backward pass: less memory, same numbers
+    )
     compile: bool = False  # torch.compile each block (never on CPU)
     log_images: int = 0  # images between two lines of metrics.jsonl; 0: every step
     save_images: int = 0  # images between two saved states; 0: only at the end
@@ -111,7 +114,9 @@ class Sampling:
     steps: int = 50
     eta: float = 0.0  # DDIM's noise; 1 is ancestral
     grain_steps: int = 50  # ancestral steps of the Dynamic Grain Transformer
-    guided_channels: int | None = None  # channels that guidance acts on; None: all (DiT left out the last)
+    guided_channels: int | None = (
+        None  # channels that guidance acts on; None: all (DiT left out the last)
+    )
     block: int = 16  # images computed together; borders of shards are borders of blocks
 
 
@@ -139,9 +144,13 @@ class Measured:
 @dataclass(frozen=True)
 class DvaeRun:
     data: str
-    ratio: Ratio | Literal["random"]  # "random": a ratio per image, 20 % each of 0, .5 and 1, else uniform
+    ratio: (
+        Ratio | Literal["random"]
+    )  # "random": a ratio per image, 20 % each of 0, .5 and 1, else uniform
     factors: list[int] | None = None  # None: the model's
-    ratios: list[Ratio] = field(default_factory=list)  # ratios that latents are measured and evaluated at
+    ratios: list[Ratio] = field(
+        default_factory=list
+    )  # ratios that latents are measured and evaluated at
 
 
 @dataclass(frozen=True)
@@ -155,7 +164,9 @@ class GrainRun:
 @dataclass(frozen=True)
 class ContentRun:
     latents: str
-    grain: str | None  # the grain run that predicts its maps; None where the ratio makes them constant
+    grain: (
+        str | None
+    )  # the grain run that predicts its maps; None where the ratio makes them constant
     ratio: Ratio
     conditional: bool = False
     size: str = "B"
@@ -163,7 +174,9 @@ class ContentRun:
     positions: Literal["learned", "fixed"] = "learned"  # of fine tokens (Table 3's last row)
     grain_loss: bool = True  # weights alpha_i of Eq 11 (Table 3's second row)
     normalise_loss: bool = False  # divide by the mean weight; the paper does not
-    bias: Literal["window", "global"] = "window"  # B_r of Eq 10: per head and window, or one N x N matrix
+    bias: Literal["window", "global"] = (
+        "window"  # B_r of Eq 10: per head and window, or one N x N matrix
+    )
     heads: Literal[2, 3] = 2  # output heads: coarse and fine; 3 adds the router's own fine head
     share_condition: bool = True  # RefineNet uses the Multi-grained Net's t and y embedders
     qk_norm: bool = False
@@ -212,7 +225,9 @@ class Config:
     sampling: Sampling
     evaluation: Evaluation
     runs: Runs
-    convergence: dict[str, Measured] = field(default_factory=dict)  # shared by Figure 6's experiments
+    convergence: dict[str, Measured] = field(
+        default_factory=dict
+    )  # shared by Figure 6's experiments
     convergence_guided: dict[str, Measured] = field(default_factory=dict)  # and by Table 2's
     caption: str = ""  # what a figure or table of this scale must say of itself
     sigma: float = 0.01  # of the kernel in Eq 2, on grey values in [-1, 1]
