@@ -1,4 +1,4 @@
-"""The command line: `d2it <verb> ...`. Verbs are imported only when called, so that help costs nothing."""
+"""The command line: `d2it <verb> ...`. Verbs are imported only when called: help costs nothing."""
 
 import argparse
 import errno
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="d2it",
         description="D²iT (arXiv 2504.09454), from photographs to tables.",
-        epilog="Example: d2it train d2it_b scale=smoke. Each verb explains itself: d2it train --help.",
+        epilog="Example: d2it train d2it_b scale=smoke. Each verb has its own --help.",
     )
     parser.add_argument("--version", action="version", version=f"d2it {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno == errno.ENOSPC:
             return _complain("The disk is full: free some space and run the same command again.")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return _complain(f"{error.filename or 'A file'} cannot be written or read: check its permissions.")
+            return _complain(
+                f"{error.filename or 'A file'} cannot be written or read: check its permissions."
+            )
         raise
     except BrokenPipeError:
         return 0
@@ -66,5 +68,12 @@ def _complain(sentence: str) -> int:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """--params and overrides, as every verb that reads the configuration takes them."""
-    parser.add_argument("--params", metavar="FILE", help="a composed configuration (default: compose params/)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides, e.g. scale=smoke ratio=0.7")
+    parser.add_argument(
+        "--params", metavar="FILE", help="a composed configuration (default: compose params/)"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="Hydra overrides, e.g. scale=smoke ratio=0.7",
+    )

@@ -69,7 +69,9 @@ def read_json(path: Path | str, *, made_by: str) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: make it with `{made_by}`.") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise UserError(f"{path} is damaged: delete it and make it again with `{made_by}`.") from None
+        raise UserError(
+            f"{path} is damaged: delete it and make it again with `{made_by}`."
+        ) from None
 
 
 def read_format(path: Path | str, format: str, version: int, *, made_by: str) -> dict[str, Any]:
@@ -98,7 +100,10 @@ def file_digest(path: Path | str) -> str:
 def folder_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and sha256 of every file below `folder` but its manifest, by relative name."""
     return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": file_digest(path),
+        }
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "manifest.json"
     }

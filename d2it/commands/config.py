@@ -10,7 +10,9 @@ from d2it.files import write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--write", metavar="FILE", help="write it, e.g. to params.yaml, instead of printing it")
+    parser.add_argument(
+        "--write", metavar="FILE", help="write it, e.g. to params.yaml, instead of printing it"
+    )
     add_config_arguments(parser)
 
 

@@ -1,7 +1,8 @@
-"""Recipes: all that decides the numbers of a stage, known before anything runs. Their digests name run folders.
+"""Recipes: all that decides the numbers of a stage, known before anything runs.
 
-A recipe holds the settings of its own stage and the digests of its inputs' recipes, so the DVAE's does not see
-the transformers' settings. Lengths of training are not in it: with a constant rate a longer run extends a shorter.
+Their digests name run folders. A recipe holds the settings of its own stage and the digests of its
+inputs' recipes, so the DVAE's does not see the transformers' settings. Lengths of training are
+not in it: with a constant rate a longer run extends a shorter one.
 """
 
 import csv
@@ -9,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from d2it.config.load import nearest
+from d2it.config.build import nearest
 from d2it.config.schema import Config, Training
 from d2it.errors import UserError
 from d2it.files import canonical_digest
@@ -36,7 +37,10 @@ def kind_of(config: Config, run: str) -> str:
         if run in getattr(config.runs, kind):
             return kind
     names = [name for kind in KINDS for name in getattr(config.runs, kind)]
-    raise UserError(f"There is no experiment {run!r} at scale {config.name}{nearest(run, names)}: `d2it study` lists them.")
+    raise UserError(
+        f"There is no experiment {run!r} at scale {config.name}{nearest(run, names)}: "
+        "`d2it study` lists them."
+    )
 
 
 def digest(recipe: Recipe) -> str:
@@ -50,9 +54,16 @@ def run_name(config: Config, run: str) -> str:
 
 def images_recipe(config: Config, data: str) -> Recipe:
     dataset = asdict(config.data[data])
-    for later in ("thresholds_from", "reference"):  # they decide what is done with the images, not the images
+    for later in (
+        "thresholds_from",
+        "reference",
+    ):  # they decide what is done with the images, not the images
         dataset.pop(later)
-    return _recipe("images", {"dataset": dataset, "seed": config.seed}, sources=_source_digests(dataset["source"]))
+    return _recipe(
+        "images",
+        {"dataset": dataset, "seed": config.seed},
+        sources=_source_digests(dataset["source"]),
+    )
 
 
 def thresholds_recipe(config: Config, data: str) -> Recipe:
@@ -62,7 +73,9 @@ def thresholds_recipe(config: Config, data: str) -> Recipe:
         "bins": config.bins,
         "quantiles": config.quantiles,
     }
-    return _recipe("thresholds", settings, images=images_recipe(config, thresholds_source(config, data)))
+    return _recipe(
+        "thresholds", settings, images=images_recipe(config, thresholds_source(config, data))
+    )
 
 
 def thresholds_source(config: Config, data: str) -> str:
@@ -81,7 +94,9 @@ def run_recipe(config: Config, run: str) -> Recipe:
         settings.pop("ratios")
         data = settings.pop("data")
         settings["factors"] = settings["factors"] or config.model.factors
-        settings["model"] = asdict(config.model.dvae) | {"latent_channels": config.model.latent_channels}
+        settings["model"] = asdict(config.model.dvae) | {
+            "latent_channels": config.model.latent_channels
+        }
         settings["loss"] = asdict(config.dvae_loss)
         inputs = {"images": images_recipe(config, data)}
         if settings["ratio"] not in (0.0, 1.0):  # constant maps need no thresholds
@@ -99,21 +114,23 @@ def run_recipe(config: Config, run: str) -> Recipe:
 
 
 def latents_recipe(config: Config, dvae: str) -> Recipe:
-    """Latents hold every grain, so they serve any ratio; the ratios measured in them are not their identity."""
+    """Latents hold every grain and serve any ratio: the ratios measured are not identity."""
     data = config.runs.dvae[dvae].data
     inputs = {"dvae": run_recipe(config, dvae), "thresholds": thresholds_recipe(config, data)}
     return _recipe("latents", {"images": config.training.dvae.images}, **inputs)
 
 
 def _training(training: Training) -> dict[str, Any]:
-    """What of a training's settings decides its weights at a given image count, in whatever precision."""
+    """What of a training's settings decides its weights at a given image count."""
     settings = asdict(training)
     for key in ("images", "log_images", "save_images", "checkpointing", "compile"):
         settings.pop(key)
     return settings
 
 
-def _recipe(stage: str, settings: dict[str, Any], sources: dict[str, str] | None = None, **inputs: Recipe) -> Recipe:
+def _recipe(
+    stage: str, settings: dict[str, Any], sources: dict[str, str] | None = None, **inputs: Recipe
+) -> Recipe:
     return {
         "stage": stage,
         "version": VERSIONS[stage],
@@ -126,7 +143,9 @@ def _recipe(stage: str, settings: dict[str, Any], sources: dict[str, str] | None
 def _source_digests(source: str) -> dict[str, str]:
     """sha256 of the files in data/sources.csv that belong to a data set."""
     with open(sources_table(), newline="") as file:
-        return {row["name"]: row["sha256"] for row in csv.DictReader(file) if row["group"] == source}
+        return {
+            row["name"]: row["sha256"] for row in csv.DictReader(file) if row["group"] == source
+        }
 
 
 def sources_table() -> Path:

@@ -1,4 +1,4 @@
-"""The closed, typed schema of a composed configuration. Every key a user can set stands here, with its unit.
+"""The closed, typed schema of a composed configuration: every key a user can set, with its unit.
 
 Science only: which machine runs a stage is the launcher's business (params/launcher/).
 """
@@ -84,7 +84,7 @@ class Training:
 
 @dataclass(frozen=True)
 class DvaeLoss:
-    """L1 + LPIPS + KL + adaptive GAN (reconstruction notes 4.2); every term is a mean over its elements."""
+    """L1 + LPIPS + KL + adaptive GAN; L1 and LPIPS are means over their elements."""
 
     perceptual: Literal["alex", "vgg"]
     perceptual_weight: float = 1.0
@@ -133,7 +133,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Measured:
-    """One evaluation of a run: what differs from drawing `n` images with the last averaged weights."""
+    """One evaluation of a run: what differs from drawing with the last averaged weights."""
 
     maps: Literal["predicted", "random", "truth"] = "predicted"
     guidance: float = 1.0  # 1 is no guidance
