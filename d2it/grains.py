@@ -1,0 +1,157 @@
+"""Grains: how finely each region of an image is coded (section 3.1), for any number k >= 2 of them.
+
+Grain 0 is coarse, grain k-1 fine. A region is a square of side S (the coarsest factor); its finest code has
+2^(k-1) cells a side, and a code of grain i stands for 2^(k-1-i) x 2^(k-1-i) of them. A grain map holds the grain of
+each region, (N, h, w) int64.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from d2it.errors import UserError
+
+LEVELS = 256  # grey levels of an 8-bit image
+CHUNK = 2**14  # regions whose histograms are held at a time: 2^14 x 256 float64 are 32 MiB
+
+
+def grey_levels(images: Tensor) -> Tensor:
+    """Luma of RGB images, rounded to 8 bits once. (N, H, W, 3) uint8 -> (N, H, W) uint8.
+
+    In integers, so that every device and every batch gives the same level.
+    """
+    red, green, blue = images.to(torch.int32).unbind(-1)
+    return ((299 * red + 587 * green + 114 * blue + 500) // 1000).to(torch.uint8)
+
+
+def kernel_matrix(sigma: float, bins: int, device: torch.device | str = "cpu") -> Tensor:
+    """What a pixel of each grey level adds to each bin (Eq 2). (256, bins) float64.
+
+    Grey levels and bins b_j span [-1, 1]. 256 bins are the paper's P = S x S at S = 16, kept for every S:
+    with fewer, the entropy of a constant region would depend on how near its level is to a bin.
+    """
+    levels = torch.linspace(-1, 1, LEVELS, dtype=torch.float64)
+    centres = torch.linspace(-1, 1, bins, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * ((levels[:, None] - centres) / sigma) ** 2)
+    if not (kernel.sum(1) > 0).all():
+        raise UserError(
+            f"sigma={sigma} is so narrow that some grey levels reach none of {bins} bins: "
+            "raise sigma or bins."
+        )
+    return kernel.to(device)
+
+
+def entropy_map(images: Tensor, region: int, sigma: float = 0.01, bins: int = 256) -> Tensor:
+    """Shannon entropy (nats) of each region's grey levels (Eq 2-3). (N, H, W, 3) uint8 -> (N, H/S, W/S) float32.
+
+    The kernel density of 8-bit grey is the region's histogram times a fixed matrix: exact, and S^2 x bins
+    exponentials cheaper. Eq 2 is not normalised as printed; we normalise over the bins, so that Eq 3 is an entropy.
+    """
+    kernel = kernel_matrix(sigma, bins, images.device)
+    height, width = images.shape[1:3]
+    h, w = height // region, width // region
+    if (h * region, w * region) != (height, width):
+        raise UserError(
+            f"Images of {width} x {height} px do not divide into regions of {region} px."
+        )
+    per_chunk = max(1, CHUNK // (h * w))
+    entropies = [_entropies(chunk, region, kernel) for chunk in images.split(per_chunk)]
+    return torch.cat(entropies) if entropies else images.new_zeros((0, h, w), dtype=torch.float32)
+
+
+def _entropies(images: Tensor, region: int, kernel: Tensor) -> Tensor:
+    grey = grey_levels(images)
+    n, height, width = grey.shape
+    h, w = height // region, width // region
+    regions = (
+        grey.view(n, h, region, w, region).transpose(2, 3).reshape(n * h * w, region**2).long()
+    )
+    index = torch.arange(len(regions), device=grey.device)[:, None] * LEVELS + regions
+    histogram = torch.bincount(index.flatten(), minlength=len(regions) * LEVELS)
+    density = histogram.view(-1, LEVELS).double() @ kernel  # Eq 2
+    p = density / density.sum(1, keepdim=True)
+    return -torch.xlogy(p, p).sum(1).view(n, h, w).float()  # Eq 3
+
+
+def at_least(ratio: float | Sequence[float]) -> list[float]:
+    """Shares of regions of grain i or finer, i = 1..k-1, from the shares of grains 1..k-1: [.2, .3] -> [.5, .3]."""
+    shares = [ratio] if isinstance(ratio, (int, float)) else list(ratio)
+    return [min(1.0, sum(shares[i:])) for i in range(len(shares))]
+
+
+def grain_map(entropy: Tensor, cuts: Sequence[float | Tensor]) -> Tensor:
+    """The number of cuts that a region's entropy exceeds. (N, h, w) -> (N, h, w) int64; cuts may be (N, 1, 1)."""
+    return sum(
+        ((entropy > cut).long() for cut in cuts), torch.zeros_like(entropy, dtype=torch.long)
+    )
+
+
+def constant_map(n: int, side: int, grain: int, device: torch.device | str = "cpu") -> Tensor:
+    """Every region of the same grain: an ordinary VAE of one factor."""
+    return torch.full((n, side, side), grain, dtype=torch.long, device=device)
+
+
+def random_map(
+    generator: torch.Generator, n: int, side: int, ratio: float | Sequence[float]
+) -> Tensor:
+    """Independent regions with the same shares (the "Random" row of Table 5)."""
+    uniform = torch.rand(
+        (n, side, side), generator=generator, device=generator.device, dtype=torch.float64
+    )
+    return sum(
+        ((uniform < share).long() for share in at_least(ratio)), torch.zeros_like(uniform).long()
+    )
+
+
+def to_grid(values: Tensor, factor: int) -> Tensor:
+    """Each value copied over factor x factor cells. (..., h, w) -> (..., h factor, w factor)."""
+    return values.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+
+def route(codes: Sequence[Tensor], map: Tensor) -> Tensor:
+    """Neighbour copying (section 3.1): every finest cell takes the code of its region's grain.
+
+    codes: k tensors (N, C, H_i, W_i), coarse to fine, each twice the last; map (N, h, w) -> (N, C, H_f, W_f).
+    """
+    routed = codes[-1]
+    k = len(codes)
+    grid = to_grid(map, 2 ** (k - 1))[:, None]  # (N, 1, H_f, W_f)
+    for grain, code in enumerate(codes[:-1]):
+        routed = torch.where(grid == grain, to_grid(code, 2 ** (k - 1 - grain)), routed)
+    return routed
+
+
+def copy_within(x: Tensor, map: Tensor, k: int) -> Tensor:
+    """Every code's cells take its top-left cell's value: one noise per code (epsilon_i of Eq 11). (N, C, H_f, W_f)."""
+    return route([x[..., :: 2**level, :: 2**level] for level in reversed(range(k))], map)
+
+
+def mean_within(x: Tensor, map: Tensor, k: int) -> Tensor:
+    """Every code's cells take their mean, so that they stay equal through sampling. (N, C, H_f, W_f).
+
+    Pairs are added to pairs: the mean of equal cells is then their value to the bit.
+    """
+    pyramid = [x]
+    for _ in range(k - 1):
+        rows = pyramid[0][..., ::2, :] + pyramid[0][..., 1::2, :]
+        pyramid.insert(0, (rows[..., ::2] + rows[..., 1::2]) / 4)
+    return route(pyramid, map)
+
+
+def cell_weights(map: Tensor, k: int) -> Tensor:
+    """alpha_i of Eq 11: 1 over the cells of a code, so that codes count alike. (N, h, w) -> (N, 1, H_f, W_f)."""
+    alpha = torch.tensor([0.25 ** (k - 1 - grain) for grain in range(k)], device=map.device)
+    return to_grid(alpha[map], 2 ** (k - 1))[:, None]
+
+
+def fine_share(map: Tensor, k: int = 2) -> float:
+    """Share of regions of the finest grain."""
+    return (map == k - 1).double().mean().item()
+
+
+def neighbour_agreement(map: Tensor) -> float:
+    """Share of adjacent pairs of regions, across and down, that have the same grain."""
+    across = (map[..., :, 1:] == map[..., :, :-1]).flatten()
+    down = (map[..., 1:, :] == map[..., :-1, :]).flatten()
+    return torch.cat([across, down]).double().mean().item()
