@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user can mend: its message is one sentence that says what is wrong and what to do.
+    """Something the user can mend: one sentence that says what is wrong and what to do.
 
     The command line prints it without a traceback and exits with 2.
     """
