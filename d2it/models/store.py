@@ -1,0 +1,115 @@
+"""Trained models on disk: weights in safetensors, everything else in model.json. No pickle.
+
+results/<scale>/models/<run>/
+    model.safetensors               averaged weights (EMA)
+    raw.safetensors                 weights as optimised
+    milestone-<images>.safetensors  averaged weights after so many images
+    model.json                      kind, architecture, recipe, inputs, sha256 of each weights file
+    manifest.json                   size and sha256 of every file: what workflows track
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from d2it.errors import UserError
+from d2it.files import (
+    atomic_folder,
+    canonical_digest,
+    file_digest,
+    folder_files,
+    read_format,
+    write_json,
+)
+
+FORMAT, VERSION = "d2it-model", 1
+
+# Imported only when asked for: reading a header needs no network.
+BUILDERS = {
+    "dvae": "d2it.models.dvae:Dvae",
+    "grain": "d2it.models.grain_transformer:GrainTransformer",
+    "content": "d2it.models.content_transformer:ContentTransformer",
+    "dit": "d2it.models.dit:DiT",
+}
+
+
+def save_model(
+    folder: Path | str,
+    kind: str,
+    architecture: dict[str, Any],
+    recipe: dict[str, Any],
+    images: int,
+    batch: int,
+    inputs: dict[str, str],
+    weights: dict[str, dict[str, Tensor]],
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Write a model folder at once: `weights` maps a file's stem to a state dict."""
+    from safetensors.torch import save_file
+
+    with atomic_folder(folder) as temporary:
+        for stem, state in weights.items():
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+            save_file(tensors, temporary / f"{stem}.safetensors")
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "kind": kind,
+            "architecture": architecture,
+            "recipe": recipe,
+            "recipe_digest": canonical_digest(recipe),
+            "images": images,
+            "batch": batch,
+            "inputs": inputs,
+            "extra": extra or {},
+            "files": folder_files(temporary),
+        }
+        write_json(temporary / "model.json", header)
+        manifest = {"format": "d2it-folder", "version": 1, "files": folder_files(temporary)}
+        write_json(temporary / "manifest.json", manifest)
+
+
+def read_model(folder: Path | str) -> dict[str, Any]:
+    """The header of a model: everything but its weights."""
+    folder = Path(folder)
+    return read_format(folder / "model.json", FORMAT, VERSION, made_by=f"d2it train {folder.name}")
+
+
+def weights_name(header: dict[str, Any], at: float = 1.0, weights: str = "ema") -> str:
+    """The stem of the file with the weights after the share `at` of the training ("ema" or "raw")."""
+    from d2it.training.clock import milestone
+
+    images = milestone(at, header["images"], header["batch"])
+    if images == header["images"]:
+        return "model" if weights == "ema" else "raw"
+    if weights != "ema":
+        raise UserError(
+            f"Raw weights are kept at the end of a run only, not at {at} of it: set weights to ema."
+        )
+    return f"milestone-{images}"
+
+
+def load_weights(folder: Path | str, weights: str = "model") -> dict[str, Tensor]:
+    """The state dict in `<weights>.safetensors`, checked by its sha256."""
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    path = folder / f"{weights}.safetensors"
+    recorded = read_model(folder)["files"].get(path.name)
+    again = f"make it again with `d2it train {folder.name}`"
+    if recorded is None or not path.is_file():
+        raise UserError(f"{path} is missing: {again}.")
+    if file_digest(path) != recorded["sha256"]:
+        raise UserError(f"{path} is damaged (its sha256 is not the recorded one): {again}.")
+    return load_file(path)
+
+
+def load_model(folder: Path | str, weights: str = "model") -> nn.Module:
+    """The network with the weights of `<weights>.safetensors`, on the CPU, frozen, in evaluation mode."""
+    header = read_model(folder)
+    module, name = BUILDERS[header["kind"]].split(":")
+    network: nn.Module = getattr(importlib.import_module(module), name)(**header["architecture"])
+    network.load_state_dict(load_weights(folder, weights))
+    return network.eval().requires_grad_(False)

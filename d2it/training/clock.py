@@ -1,0 +1,43 @@
+"""The one clock of training: images seen. Order and randomness are functions of it, so any resume is exact."""
+
+import functools
+import hashlib
+
+import numpy as np
+import torch
+
+
+def seed_of(*identity: object) -> int:
+    """A seed for whatever is named: 63 bits of a digest, so that neighbouring names share nothing."""
+    text = "/".join(str(part) for part in identity)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, kind: str, step: int) -> torch.Generator:
+    """The CPU generator of one step of one kind of run."""
+    return torch.Generator().manual_seed(seed_of(seed, kind, step))
+
+
+def milestone(at: float, images: int, batch: int) -> int:
+    """Images seen after the share `at` of a run of `images`: a whole number of steps, at least one."""
+    return max(1, round(at * images / batch)) * batch
+
+
+class Order:
+    """The endless order of the training items: a fresh permutation per epoch, by (seed, epoch)."""
+
+    def __init__(self, seed: int, size: int):
+        self.size = size
+        # a batch spans two epochs, or more where the data set is smaller than the batch
+        self._permutation = functools.lru_cache(maxsize=2)(
+            lambda epoch: np.random.default_rng(seed_of(seed, "order", epoch)).permutation(size)
+        )
+
+    def indices(self, images_seen: int, n: int) -> np.ndarray:
+        """The `n` items (n,) that come after `images_seen`."""
+        position = np.arange(images_seen, images_seen + n)
+        epoch, place = np.divmod(position, self.size)
+        indices = np.empty(n, dtype=np.int64)
+        for e in np.unique(epoch):
+            indices[epoch == e] = self._permutation(int(e))[place[epoch == e]]
+        return indices

@@ -1,0 +1,28 @@
+"""Which task trains which kind of run."""
+
+import importlib
+
+import torch
+
+from d2it.config.recipe import kind_of
+from d2it.config.schema import Config
+from d2it.training.clock import seed_of
+from d2it.training.task import Task
+
+TASKS = {
+    "dvae": "d2it.training.first_stage:DvaeTask",
+    "grain": "d2it.training.second_stage:GrainTask",
+    "content": "d2it.training.second_stage:ContentTask",
+    "dit": "d2it.training.second_stage:DitTask",
+}
+
+
+def make_task(config: Config, run: str) -> Task:
+    """The task of `run`, its networks initialised from the configuration's seed alone."""
+    kind = kind_of(config, run)
+    module, name = TASKS[kind].split(":")
+    build = getattr(importlib.import_module(module), name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config.seed, "initialise", kind))
+        task: Task = build(config, run)
+    return task
