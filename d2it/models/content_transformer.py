@@ -1,0 +1,292 @@
+"""The Dynamic Content Transformer (section 3.2.3): multi-grained noise, roughly predicted, then corrected.
+
+    Multi-grained Net (Eq 6)  a DiT whose tokens are regions sees all of the image
+    Router (Eq 7)             turns its tokens into noise: one code for a coarse region, all codes for a fine one
+    RefineNet (Eq 8, 10)      corrects the noise of fine regions from patches of one cell, window by window
+    merge (Eq 9)              every cell keeps the prediction of its region's grain
+
+For k grains a region has 2^(k-1) cells a side and there are k-1 RefineNets, coarse to fine: RefineNet i has patches
+of 2^(k-1-i) cells, one code of grain i, and corrects the regions of grain i or finer. k = 2 is the paper.
+Shapes: z and noise (N, C, H, W); map (N, h, w) with H = 2^(k-1) h; tokens (N, T, width).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from d2it.errors import UserError
+from d2it.grains import mean_within, to_grid
+from d2it.models.blocks import (
+    Block,
+    Condition,
+    FinalLayer,
+    PatchEmbed,
+    positions,
+    run_block,
+    run_blocks,
+    table,
+    unpatchify,
+)
+
+
+class MultiGrainedNet(nn.Module):
+    """T_M = Patchify(z_noised, P_L, c) and its DiT blocks (Eq 6). The grain map enters token by token."""
+
+    def __init__(
+        self, side: int, channels: int, patch: int, depth: int, learned: bool, **block
+    ) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(channels, block["width"], patch)
+        self.positions = positions(block["width"], side // patch, learned)
+        self.blocks = nn.ModuleList(Block(**block) for _ in range(depth))
+
+    def forward(self, z: Tensor, c: Tensor, grains: Tensor, checkpointing: bool) -> Tensor:
+        """z (N, C, H, W), c (N, width), grains (N, T, width), the embedded map -> tokens (N, T, width)."""
+        tokens = self.patch_embed(z) + self.positions + grains
+        return run_blocks(self.blocks, tokens, c, checkpointing)
+
+
+class Router(nn.Module):
+    """(eps_1, eps_2) = Router(T_M, M) (Eq 7): each region takes the head of its grain, or the one shared head.
+
+    Every head predicts all cells of a region; a code's noise is the mean over its cells. That is one linear head
+    per code in another form, serves shared and separate heads alike, and is what the published sizes count.
+    """
+
+    def __init__(self, width: int, patch: int, channels: int, heads: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.heads = nn.ModuleList(FinalLayer(width, patch, channels) for _ in range(heads))
+
+    def forward(self, tokens: Tensor, c: Tensor, map: Tensor) -> Tensor:
+        """tokens (N, T, width) -> both grains' noise, each in its own regions, (N, C or 2C, H, W)."""
+        grains = map.flatten(1)[:, :, None]  # (N, T, 1)
+        noise = self.heads[0](tokens, c)
+        for grain, head in enumerate(list(self.heads)[1:], start=1):
+            noise = torch.where(grains == grain, head(tokens, c), noise)
+        return unpatchify(noise, self.patch)
+
+
+class PositionBias(nn.Module):
+    """B_r of Eq 10 for one layer, learned from zero: added to the attention scores within a window.
+
+    "window": an N x N matrix per head, N the tokens of a window. "global": the letter of Eq 10, one matrix with N
+    all tokens of the latent codes, of which the windows use the blocks on the diagonal.
+    """
+
+    def __init__(self, kind: str, heads: int, side: int, window: int) -> None:
+        super().__init__()
+        self.kind = kind
+        size = (heads, window**2, window**2) if kind == "window" else (side**2, side**2)
+        self.matrix = nn.Parameter(torch.zeros(size))
+        index = torch.arange(side**2).view(1, side, side, 1)
+        self.register_buffer("index", to_windows(index, window)[..., 0], persistent=False)
+
+    def forward(self, places: Tensor) -> Tensor:
+        """places (L,), where in the image each window lies -> (1, heads, N, N) or (L, 1, N, N)."""
+        if self.kind == "window":
+            return self.matrix[None]
+        index = self.index[places]  # (L, N): the raster indices of the windows' tokens
+        return self.matrix[index[:, :, None], index[:, None, :]][:, None]
+
+
+def to_windows(grid: Tensor, window: int) -> Tensor:
+    """(N, side, side, C) -> (N windows, window^2, C), the windows of an image row by row."""
+    n, side, _, channels = grid.shape
+    across = side // window
+    grid = grid.reshape(n, across, window, across, window, channels).transpose(2, 3)
+    return grid.reshape(n * across**2, window**2, channels)
+
+
+def from_windows(windows: Tensor, side: int, window: int) -> Tensor:
+    """The inverse of `to_windows`."""
+    across, channels = side // window, windows.shape[-1]
+    grid = windows.view(-1, across, across, window, window, channels).transpose(2, 3)
+    return grid.reshape(-1, side, side, channels)
+
+
+class RefineNet(nn.Module):
+    """eps_2* = RefineNet(eps_2, z_noised, P_S, c) (Eq 8) for the regions of grain `grain` or finer.
+
+    Its tokens see the rough noise beside z_noised, and each other within windows. Coarse cells in a window stay
+    visible, as tokens of their copied code; their own noise is not touched. The head starts at zero: a correction.
+    """
+
+    def __init__(
+        self,
+        grain: int,
+        side: int,
+        channels: int,
+        outputs: int,
+        patch: int,
+        depth: int,
+        window: int,
+        bias: str,
+        learned: bool,
+        skip: bool,
+        **block,
+    ) -> None:
+        super().__init__()
+        width, tokens = block["width"], side // patch
+        if tokens % window:
+            raise UserError(
+                f"RefineNet's {tokens} x {tokens} tokens do not divide into windows of {window}: "
+                "choose another model.window."
+            )
+        self.grain, self.channels, self.patch = grain, channels, patch
+        self.side, self.window, self.skip = tokens, window, skip
+        self.patch_embed = PatchEmbed(2 * channels, width, patch)
+        self.positions = positions(width, tokens, learned)
+        self.blocks = nn.ModuleList(Block(**block) for _ in range(depth))
+        self.biases = nn.ModuleList(
+            PositionBias(bias, block["heads"], tokens, window) for _ in range(depth)
+        )
+        self.head = FinalLayer(width, patch, outputs)
+
+    def forward(
+        self,
+        noise: Tensor,
+        z: Tensor,
+        c: Tensor,
+        grains: nn.Embedding,
+        map: Tensor,
+        checkpointing: bool,
+    ) -> Tensor:
+        """The correction of `noise`, (N, C or 2C, H, W); what it says of coarser cells is to be ignored."""
+        cells = to_grid(map, self.side // map.shape[-1])  # (N, side, side), each token's grain
+        # Of a learned variance nothing is an input: Eq 8's eps_2 is the noise.
+        x = self.patch_embed(torch.cat([noise[:, : self.channels], z], dim=1))
+        x = x + self.positions + grains(cells).flatten(1, 2)
+        x = to_windows(x.unflatten(1, (self.side, self.side)), self.window)
+        live = self.live_windows(cells)
+        per_image = (self.side // self.window) ** 2
+        images, places = (
+            live // per_image,
+            live % per_image,
+        )  # adaLN: once per image, not per window
+        refined = x[live] if self.skip else x  # (L, window^2, width)
+        for block, bias in zip(self.blocks, self.biases, strict=True):
+            refined = run_block(
+                block, refined, c, bias(places), images, checkpointing=checkpointing
+            )
+        refined = self.head(refined, c, images)
+        if self.skip:
+            blank = refined.new_zeros(len(x), *refined.shape[1:])
+            refined = blank.index_put((live,), refined)
+        tokens = from_windows(refined, self.side, self.window).flatten(1, 2)
+        return unpatchify(tokens, self.patch)
+
+    def live_windows(self, cells: Tensor) -> Tensor:
+        """Indices of the windows to compute: all, or with `skip` those with a region at least this fine."""
+        finest = to_windows(cells[..., None], self.window).amax(dim=(1, 2))
+        if self.skip:
+            return (finest >= self.grain).nonzero()[:, 0]
+        return torch.arange(len(finest), device=cells.device)
+
+
+class ContentTransformer(nn.Module):
+    """Multi-grained noise of latents whose grain map is given. Trainable parameters: see `d2it models`.
+
+    layers       DiT and RefineNet layers, e.g. (10, 2); (12, 0) has no RefineNet (Table 4)
+    positions    "learned" are the finest tokens', or the regions' where there is no RefineNet; all others are sin-cos
+    bias         what B_r is: "window" or "global" (see PositionBias)
+    heads_out    2: the router's one head and RefineNet's; 3: the router has a head per grain
+    share_condition  False: RefineNet embeds t, y and the map for itself
+    equal_coarse False: coarse cells are predicted one by one, for latents with independent noise in them
+    """
+
+    def __init__(
+        self,
+        side: int,
+        channels: int,
+        grains: int,
+        width: int,
+        heads: int,
+        layers: tuple[int, int],
+        window: int,
+        classes: int,
+        mlp_ratio: float = 4.0,
+        learn_sigma: bool = True,
+        positions: str = "learned",
+        bias: str = "window",
+        heads_out: int = 2,
+        share_condition: bool = True,
+        qk_norm: bool = False,
+        skip_windows: bool = False,
+        equal_coarse: bool = True,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        dit_layers, refine_layers = layers
+        patch = 2 ** (grains - 1)  # P_L: a token is a region
+        if side % patch:
+            raise UserError(f"A grid of {side} cells does not divide into regions of {patch}.")
+        self.side, self.channels, self.grains, self.patch = side, channels, grains, patch
+        self.classes, self.equal_coarse = classes, equal_coarse
+        self.checkpointing = checkpointing
+        outputs = channels * (2 if learn_sigma else 1)
+        learned = positions == "learned"
+        block = {"width": width, "heads": heads, "mlp_ratio": mlp_ratio, "qk_norm": qk_norm}
+
+        self.condition = Condition(width, classes)
+        self.grain = table(grains, width)
+        self.multi_grained = MultiGrainedNet(
+            side, channels, patch, dit_layers, learned and not refine_layers, **block
+        )
+        self.router = Router(width, patch, outputs, grains if heads_out == 3 else 1)
+        finer = range(1, grains) if refine_layers else ()
+        self.refine = nn.ModuleList(
+            RefineNet(
+                grain=grain,
+                side=side,
+                channels=channels,
+                outputs=outputs,
+                patch=2 ** (grains - 1 - grain),
+                depth=refine_layers,
+                window=window,
+                bias=bias,
+                learned=learned,
+                skip=skip_windows,
+                **block,
+            )
+            for grain in finer
+        )
+        own = () if share_condition else finer
+        self.refine_condition = nn.ModuleList(Condition(width, classes) for _ in own)
+        self.refine_grain = nn.ModuleList(table(grains, width) for _ in own)
+
+    def forward(self, z: Tensor, t: Tensor, y: Tensor | None, map: Tensor) -> Tensor:
+        """z (N, C, H, W), t (N,), y (N,) or None, map (N, h, w) int64 -> eps_theta (N, C or 2C, H, W)."""
+        self.check(z, map)
+        c = self.condition(t, y)
+        tokens = self.multi_grained(z, c, self.grain(map).flatten(1, 2), self.checkpointing)  # Eq 6
+        noise = self.one_code(self.router(tokens, c, map), map)  # Eq 7
+        cells = to_grid(map, self.patch)[:, None]  # (N, 1, H, W)
+        for i, refine in enumerate(self.refine):
+            own_c = self.refine_condition[i](t, y) if self.refine_condition else c
+            own_grain = self.refine_grain[i] if self.refine_grain else self.grain
+            change = refine(noise, z, own_c, own_grain, map, self.checkpointing)  # Eq 8
+            change = torch.where(cells >= refine.grain, change, 0)  # Eq 9
+            noise = noise + self.one_code(change, map)
+        return noise
+
+    def one_code(self, noise: Tensor, map: Tensor) -> Tensor:
+        """The cells of a code share one noise (reconstruction notes 1.1.5), so they are equal to the bit."""
+        return mean_within(noise, map, self.grains) if self.equal_coarse else noise
+
+    def check(self, z: Tensor, map: Tensor) -> None:
+        regions = self.side // self.patch
+        if z.shape[1:] != (self.channels, self.side, self.side):
+            raise UserError(
+                f"This network takes {(self.channels, self.side, self.side)} (channels, height, width), "
+                f"but was given {tuple(z.shape[1:])}: use the latents it was trained on."
+            )
+        if map.shape != (len(z), regions, regions):
+            raise UserError(
+                f"{len(z)} latents of this network need grain maps of {regions} x {regions} regions, "
+                f"but the map is {tuple(map.shape)}."
+            )
+        # On a GPU looking would wait for it; there the maps come from `grains` and are right.
+        if map.device.type == "cpu" and not 0 <= int(map.min()) <= int(map.max()) < self.grains:
+            raise UserError(
+                f"The grain map must hold grains 0 (coarse) to {self.grains - 1} (fine)."
+            )

@@ -1,0 +1,52 @@
+"""The Dynamic Grain Transformer (section 3.2.2): which grain each region of an image has, drawn from noise."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from d2it.models.dit import DiT
+
+
+class GrainTransformer(DiT):
+    """Diffusion over the one-hot grain map, +1 for a region's grain and -1 for the others. A token is a region.
+
+    The network does not predict the noise but the logits of the clean map (g of Eq 4), so that the cross-entropy
+    of Eq 5 trains it at every t. Paper does not say how a map is sampled; one shot from pure noise can only learn
+    each region's frequencies, and loses how neighbours agree. Hence the many steps of `diffusion.sample_maps`.
+    """
+
+    def __init__(
+        self,
+        side: int,
+        grains: int,
+        width: int,
+        depth: int,
+        heads: int,
+        classes: int,
+        mlp_ratio: float = 4.0,
+        qk_norm: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__(
+            side,
+            channels=grains,
+            patch=1,
+            width=width,
+            depth=depth,
+            heads=heads,
+            classes=classes,
+            mlp_ratio=mlp_ratio,
+            learn_sigma=False,
+            qk_norm=qk_norm,
+            checkpointing=checkpointing,
+        )
+        self.grains = grains
+
+
+def one_hot(map: Tensor, grains: int) -> Tensor:
+    """(N, h, w) int64 -> (N, k, h, w): +1 at the grain, -1 elsewhere."""
+    return F.one_hot(map, grains).permute(0, 3, 1, 2).float() * 2 - 1
+
+
+def grain_loss(logits: Tensor, map: Tensor) -> Tensor:
+    """L_grain (Eq 5): cross-entropy of each region's grain. logits (N, k, h, w), map (N, h, w)."""
+    return F.cross_entropy(logits.float(), map)
