@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from d2it.config.build import nearest
-from d2it.config.schema import Config, Training
+from d2it.config.schema import Config, Ratio, Training
 from d2it.errors import UserError
 from d2it.files import canonical_digest
 
@@ -50,6 +50,11 @@ def digest(recipe: Recipe) -> str:
 def run_name(config: Config, run: str) -> str:
     """`<experiment>-<digest8>`: the run's folder below runs/."""
     return f"{run}-{digest(run_recipe(config, run))[:8]}"
+
+
+def ratio_key(ratio: Ratio) -> str:
+    """How a ratio is spelt in keys and labels: "0", "0.5", "1"; "0.2,0.3" for three grains."""
+    return ",".join(f"{share:g}" for share in (ratio if isinstance(ratio, list) else [ratio]))
 
 
 def images_recipe(config: Config, data: str) -> Recipe:
@@ -92,6 +97,7 @@ def run_recipe(config: Config, run: str) -> Recipe:
     settings["seed"] = config.seed
     if kind == "dvae":
         settings.pop("ratios")
+        settings.pop("thresholds")  # said by the data set
         data = settings.pop("data")
         settings["factors"] = settings["factors"] or config.model.factors
         settings["model"] = asdict(config.model.dvae) | {
@@ -103,7 +109,8 @@ def run_recipe(config: Config, run: str) -> Recipe:
             inputs["thresholds"] = thresholds_recipe(config, data)
         return _recipe("dvae", settings, **inputs)
     inputs = {"latents": latents_recipe(config, settings.pop("latents"))}
-    settings.pop("grain", None)  # it serves sampling, not training
+    for later in ("grain", "data", "images"):  # they serve sampling, judging and stopping
+        settings.pop(later, None)
     size = settings.pop("size")
     settings["size"] = asdict(config.model.sizes[size])
     settings["mlp_ratio"] = config.model.mlp_ratio
@@ -111,6 +118,13 @@ def run_recipe(config: Config, run: str) -> Recipe:
     if kind == "content":
         settings["window"] = config.model.window
     return _recipe(kind, settings, **inputs)
+
+
+def training_images(config: Config, run: str) -> int:
+    """How many images the run `run` is trained on: its own length, or that of its kind."""
+    kind = kind_of(config, run)
+    own = getattr(getattr(config.runs, kind)[run], "images", None)
+    return int(own or getattr(config.training, kind).images)
 
 
 def latents_recipe(config: Config, dvae: str) -> Recipe:
