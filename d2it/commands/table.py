@@ -1,0 +1,21 @@
+"""d2it table N [overrides]: write one of the paper's tables as CSV, Markdown and LaTeX."""
+
+import argparse
+
+from d2it.cli import add_config_arguments
+from d2it.config.load import load
+from d2it.report.study import load_study
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("number", type=int, choices=range(1, 6), help="of the table, 1 to 5")
+    add_config_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    config = load(arguments.params, arguments.overrides)
+    from d2it.report.tables import write_table
+
+    paths = write_table(load_study(), f"table_{arguments.number}", config)
+    print(paths[1].read_text(), end="")
+    print("\nWritten: " + ", ".join(map(str, paths)))

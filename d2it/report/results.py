@@ -1,0 +1,82 @@
+"""The numbers that tables and figures are made of: our evaluations, and what others printed."""
+
+import csv
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from d2it.config import paths
+from d2it.config.recipe import digest, run_recipe
+from d2it.config.schema import Config
+from d2it.errors import UserError
+from d2it.files import read_format
+from d2it.report.study import at_scale
+
+FORMAT, VERSION = "d2it-evaluation", 1
+PUBLISHED_RATIO = 0.5  # section 4.2
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation of one run."""
+
+    run: str  # with its digest
+    label: str
+    metrics: dict[str, float]
+    spread: dict[str, float | None]  # standard deviation over sampling seeds
+    recipe: dict[str, Any]
+    header: dict[str, Any]  # the rest of the file: ratio, images, parameters, gmacs, ...
+    tried: tuple[str, ...]  # labels that this one was chosen from
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Why a cell is empty."""
+
+    why: str
+
+
+def result(config: Config, run: str, label: str = "main") -> Result | Gap:
+    """The evaluation `label` of `run`; where a `*` matches several, the one with the lowest FID."""
+    if not at_scale(config, run):
+        return Gap("not at this scale")
+    path = paths.evaluation(config, run)
+    if not path.exists():
+        return Gap("not evaluated yet")
+    header = read_format(path, FORMAT, VERSION, made_by=f"d2it evaluate {run}")
+    evaluations = header.pop("evaluations")
+    if header["recipe_digest"] != digest(run_recipe(config, run)):
+        return Gap("evaluated with other settings")
+    tried = tuple(sorted(name for name in evaluations if fnmatchcase(name, label)))
+    if not tried:
+        return Gap("not evaluated yet")
+    best = min(tried, key=lambda name: evaluations[name]["metrics"].get("fid", 0.0))
+    found = evaluations[best]
+    return Result(
+        run=f"{run}-{header['recipe_digest'][:8]}",
+        label=best,
+        metrics=found["metrics"],
+        spread=found.get("spread", {}),
+        recipe=found["recipe"],
+        header=header,
+        tried=tried,
+    )
+
+
+def published(name: str) -> list[dict[str, str]]:
+    """Rows of data/published/<name>.csv, as printed."""
+    for folder in (Path.cwd(), Path(__file__).parents[2]):
+        path = folder / "data" / "published" / f"{name}.csv"
+        if path.is_file():
+            with open(path, newline="") as file:
+                return list(csv.DictReader(file))
+    raise UserError(
+        f"data/published/{name}.csv was not found: run d2it from the root of the repository."
+    )
+
+
+def scale_line(config: Config) -> str:
+    """What every table and figure says first of itself."""
+    how = "snakemake --profile slurm all_tables all_figures --config scale=paper"
+    return f"Scale {config.name}; the published scale: `{how}`. {config.caption}".rstrip()

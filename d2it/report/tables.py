@@ -1,0 +1,176 @@
+"""Tables 1-5: ours beside the published numbers, as CSV (in full), Markdown and LaTeX (to read).
+
+Each row of data/published/<table>.csv becomes a line for every row of the study that stands beside it, or one
+line that is marked as published only. An empty cell always says why; no number is ever filled in.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from d2it.config import paths
+from d2it.config.schema import Config
+from d2it.files import write_text
+from d2it.report.results import PUBLISHED_RATIO, Gap, Result, published, result, scale_line
+from d2it.report.study import Row, Study, Table, heading, item_of
+from d2it.report.text import latex, markdown
+
+METRICS = {
+    "fid": "FID ↓",
+    "inception_score": "IS ↑",
+    "precision": "Precision ↑",
+    "recall": "Recall ↑",
+}
+COSTS = {"parameters": "Params (M)", "gmacs_dense": "GMACs", "gmacs_sparse": "GMACs, fine only"}
+ABSENT = "–"
+PUBLISHED_ONLY = "published only"
+
+
+def table(study: Study, name: str, config: Config) -> pd.DataFrame:
+    """Every line of a table; columns `<metric>_ours`, `_spread`, `_published`, `_difference`, …"""
+    item = item_of(study, name)
+    assert isinstance(item, Table)
+    lines = []
+    for printed in published(name):
+        rows = [row for row in item.rows if row.row == printed["row"]]
+        lines += [_line(item, printed, row, config) for row in rows or [None]]
+    frame = pd.DataFrame(lines)
+    return frame.astype({"n": "Int64"})
+
+
+def _line(item: Table, printed: dict[str, str], row: Row | None, config: Config) -> dict[str, Any]:
+    """One line: descriptors, costs, four numbers for each metric, and where ours come from."""
+    found = result(config, row.run, row.label) if row else Gap(PUBLISHED_ONLY)
+    ours = found if isinstance(found, Result) else None
+    line: dict[str, Any] = {
+        column: printed[column]
+        for column in printed
+        if column not in ("row", "parameters", *item.metrics)
+    }
+    line["row"] = (row.name if row else None) or printed["row"]
+    line |= _costs(item, printed, ours)
+    notes = [found.why] if isinstance(found, Gap) else _notes(found)
+    for metric in item.metrics:
+        line |= _metric(metric, printed[metric], ours)
+        if ours and metric not in ours.metrics and metric not in item.gaps:
+            notes.append(f"no {METRICS[metric].split()[0]}")
+    line["n"] = ours.recipe["n"] if ours else None
+    line["note"] = "; ".join(notes)
+    line["run"] = ours.run if ours else None
+    line["evaluation"] = ours.label if ours else None
+    return line
+
+
+def _costs(item: Table, printed: dict[str, str], ours: Result | None) -> dict[str, Any]:
+    """Parameters in millions (trainable, as DiT counts) and GMACs of one forward pass."""
+    costs: dict[str, Any] = {}
+    if item.cost or "parameters" in printed:
+        costs["parameters_ours"] = ours.header["parameters"]["trainable"] / 1e6 if ours else None
+    if "parameters" in printed:
+        costs["parameters_published"] = printed["parameters"] or None
+    if item.cost:
+        for kind in ("dense", "sparse"):
+            costs[f"gmacs_{kind}_ours"] = ours.header["gmacs"][kind] if ours else None
+    return costs
+
+
+def _metric(metric: str, printed: str, ours: Result | None) -> dict[str, Any]:
+    value = ours.metrics.get(metric) if ours else None
+    known = value is not None and printed != ""
+    return {
+        f"{metric}_ours": value,
+        f"{metric}_spread": ours.spread.get(metric) if ours else None,
+        f"{metric}_published": printed or None,
+        f"{metric}_difference": round(value - float(printed), 6) if known else None,  # type: ignore
+    }
+
+
+def _notes(ours: Result) -> list[str]:
+    """What sets this row apart from how the table's numbers are usually made."""
+    notes = []
+    ratio = ours.header.get("ratio")
+    if ours.header["kind"] == "content" and ratio != PUBLISHED_RATIO:
+        notes.append(f"r = {ratio}")
+    if ours.recipe.get("guidance", 1.0) != 1.0:
+        notes.append(f"guidance {ours.recipe['guidance']}")
+    if len(ours.tried) > 1:
+        notes.append(f"lowest FID of {', '.join(ours.tried)}")
+    if ours.recipe.get("weights", "ema") != "ema":
+        notes.append(f"{ours.recipe['weights']} weights")
+    return notes
+
+
+def remarks(study: Study, name: str, config: Config) -> list[str]:
+    """Sentences below a table: what the published numbers are, how ours were made, why a column is empty."""
+    item = item_of(study, name)
+    assert isinstance(item, Table)
+    found = [result(config, row.run, row.label) for row in item.rows]
+    recipes = [one.recipe for one in found if isinstance(one, Result)]
+    lines = [f"Published: {item.published}."]
+    lines += [f"{METRICS[metric].split()[0]}: {why}." for metric, why in item.gaps.items()]
+    how = {f"protocol {one['protocol']}, {one['steps']} {one['sampler']} steps" for one in recipes}
+    if how:
+        seeds = max(len(one["seeds"]) for one in recipes)
+        spread = f"± is the spread over {seeds}" if seeds > 1 else "no spread: one"
+        ending = "sampling seeds" if seeds > 1 else "sampling seed"
+        lines.append(f"Ours: {'; '.join(sorted(how))}; {spread} {ending}.")
+    if any(one.get("rank_deficient") for one in recipes):
+        lines.append(
+            "FID of fewer images than it has features: compare rows at equal n only, "
+            "never with the published ones."
+        )
+    return lines
+
+
+def write_table(study: Study, name: str, config: Config) -> list[Path]:
+    """results/<scale>/tables/<name>.{csv,md,tex}, the same bytes every time."""
+    item = item_of(study, name)
+    frame = table(study, name, config)
+    first, below = scale_line(config), remarks(study, name, config)
+    title = f"{heading(name)} (section {item.section}). {item.title}."
+    texts = {
+        "csv": f"# {first}\n" + frame.to_csv(index=False, lineterminator="\n"),
+        "md": markdown(readable(frame), title, first, below),
+        "tex": latex(readable(frame), title, first, below, name),
+    }
+    written = []
+    for suffix, text in texts.items():
+        written.append(paths.tables(config) / f"{name}.{suffix}")
+        write_text(written[-1], text)
+    return written
+
+
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The lines as short text: ours ± spread, published, difference; columns that say nothing left out."""
+    columns: dict[str, list[str]] = {}
+    for column in frame.columns:
+        base, _, part = column.rpartition("_")
+        values = list(frame[column])
+        label = METRICS.get(base) or COSTS.get(base)
+        if column == "row":
+            columns["method"] = values
+        elif column == "evaluation" and set(frame[column].dropna()) <= {"main"}:
+            continue
+        elif label is None:
+            columns[column] = [_text(value) for value in values]
+        elif part == "published":
+            columns[f"{label} published"] = [_text(value) for value in values]
+        elif part == "difference" and frame[column].notna().any():
+            columns[f"{label.split()[0]} difference"] = [_text(value, "+.2f") for value in values]
+        elif part == "ours" and base in METRICS:
+            spreads = frame[f"{base}_spread"]
+            columns[f"{label} ours"] = [_ours(*pair) for pair in zip(values, spreads, strict=True)]
+        elif part == "ours":
+            whose = " ours" if f"{base}_published" in frame else ""
+            columns[f"{label}{whose}"] = [_text(value, ".3g") for value in values]
+    return pd.DataFrame(columns)
+
+
+def _ours(value: Any, spread: Any) -> str:
+    text = _text(value, ".2f")
+    return text if pd.isna(spread) else f"{text} ± {spread:.2f}"
+
+
+def _text(value: Any, form: str = "") -> str:
+    return ABSENT if pd.isna(value) or value == "" else f"{value:{form}}"

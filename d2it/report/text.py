@@ -1,0 +1,64 @@
+"""A table of short texts as Markdown and as LaTeX (booktabs)."""
+
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "²": "$^2$",
+    "±": r"$\pm$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "–": "--",
+    "−": "$-$",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}
+
+
+def markdown(frame: pd.DataFrame, title: str, first: str, below: Sequence[str]) -> str:
+    """The first line in italics, the table with its columns aligned, remarks below."""
+    rows = [list(frame.columns), *frame.values.tolist()]
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(frame.columns))]
+    lines = [
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    return "\n\n".join([f"*{first}*", f"**{title}**", "\n".join(lines), *below]) + "\n"
+
+
+def latex(frame: pd.DataFrame, title: str, first: str, below: Sequence[str], label: str) -> str:
+    """A table environment that needs booktabs and graphicx only; `first` is a comment and in the caption."""
+    header, *rows = (
+        " & ".join(map(escape, row)) + r" \\" for row in [frame.columns, *frame.values.tolist()]
+    )
+    caption = " ".join([title, first.replace("`", ""), *below])
+    return "\n".join(
+        [
+            f"% {first}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escape(caption)}}}",
+            rf"\label{{tab:{label}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{{'l' * len(frame.columns)}}}",
+            r"\toprule",
+            header,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def escape(text: str) -> str:
+    """`text` for LaTeX: its special characters, and the few that are not ASCII."""
+    return re.sub("|".join(map(re.escape, LATEX)), lambda match: LATEX[match[0]], text)
