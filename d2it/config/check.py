@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from d2it.config.build import nearest
+from d2it.config.recipe import thresholds_source
 from d2it.config.schema import Config, ContentRun, DitRun, DvaeRun, GrainRun, Ratio
 from d2it.errors import UserError
 
@@ -52,6 +53,13 @@ def _known(name: str, choices: Collection[str], where: str, what: str) -> None:
 
 def _check_dvae(config: Config, dvae: DvaeRun, where: str) -> None:
     _known(dvae.data, config.data, where, "data set")
+    source = thresholds_source(config, dvae.data)
+    _known(source, config.data, f"data.{dvae.data}.thresholds_from", "data set")
+    _require(
+        dvae.thresholds == source,
+        f"{where}.thresholds is {dvae.thresholds!r}, but must be {source!r}: {dvae.data} takes its "
+        "thresholds from there.",
+    )
     factors = dvae.factors or config.model.factors
     for ratio in [dvae.ratio, *dvae.ratios]:
         check_ratio(ratio, len(factors), f"{where}.ratio")
@@ -70,7 +78,17 @@ def _check_run(config: Config, run: GrainRun | ContentRun | DitRun, where: str) 
         check_ratio(run.ratio, grains, f"{where}.ratio")
     if isinstance(run, ContentRun) and run.grain is not None:
         _known(run.grain, config.runs.grain, where, "grain run")
+    kind = "grain" if isinstance(run, GrainRun) else "dit" if isinstance(run, DitRun) else "content"
+    batch = getattr(config.training, kind).batch
+    _require(
+        run.images is None or run.images >= batch,
+        f"{where}.images is {run.images}, less than one batch of {batch}.",
+    )
     if not isinstance(run, GrainRun):
+        data = config.runs.dvae[run.latents].data
+        _require(
+            run.data == data, f"{where}.data is {run.data!r}, but its latents are of {data!r}."
+        )
         for label, measured in run.evaluations.items():
             _require(
                 0 < measured.at <= 1,

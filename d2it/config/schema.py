@@ -139,6 +139,7 @@ class Measured:
     guidance: float = 1.0  # 1 is no guidance
     at: float = 1.0  # share of the training after which the weights are taken
     weights: Literal["ema", "raw"] = "ema"
+    n: int | None = None  # images drawn; None: evaluation.n
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class DvaeRun:
     ratios: list[Ratio] = field(
         default_factory=list
     )  # ratios that latents are measured and evaluated at
+    thresholds: str | None = None  # whose entropy quantiles rule its maps (data.*.thresholds_from)
 
 
 @dataclass(frozen=True)
@@ -159,14 +161,14 @@ class GrainRun:
     ratio: Ratio
     conditional: bool = False
     size: str = "S"
+    images: int | None = None  # length of its training; None: training.grain's
 
 
 @dataclass(frozen=True)
 class ContentRun:
     latents: str
-    grain: (
-        str | None
-    )  # the grain run that predicts its maps; None where the ratio makes them constant
+    grain: str | None  # the grain run that predicts its maps. Where the ratio makes them constant,
+    # params/ name the DVAE run instead (DVC wants a path that exists); it is None here.
     ratio: Ratio
     conditional: bool = False
     size: str = "B"
@@ -182,6 +184,12 @@ class ContentRun:
     qk_norm: bool = False
     skip_windows: bool = False  # leave out windows without fine regions: same numbers, less work
     evaluations: dict[str, Measured] = field(default_factory=lambda: {"main": Measured()})
+    data: str | None = None  # the data set it is compared with: that of its latents
+    images: int | None = None  # length of its training; None: training.content's
+
+    def __post_init__(self) -> None:
+        if self.grain == self.latents:
+            object.__setattr__(self, "grain", None)
 
 
 @dataclass(frozen=True)
@@ -190,6 +198,8 @@ class DitRun:
     conditional: bool = False
     size: str = "B"
     evaluations: dict[str, Measured] = field(default_factory=lambda: {"main": Measured()})
+    data: str | None = None  # the data set it is compared with: that of its latents
+    images: int | None = None  # length of its training; None: training.dit's
 
 
 @dataclass(frozen=True)
