@@ -1,0 +1,150 @@
+"""FID, KID, precision and recall against closed forms, peers and brute force."""
+
+import numpy as np
+import pytest
+import torch
+
+from d2it.errors import UserError
+from d2it.evaluation.metrics import (
+    Gaussian,
+    Moments,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
+
+
+def points(
+    seed: int, n: int, dimensions: int, scale: float = 1.0, shift: float = 0.0
+) -> np.ndarray:
+    """Correlated features, as a network's are."""
+    random = np.random.default_rng(seed)
+    mix = np.random.default_rng(99).normal(size=(dimensions, dimensions)) / dimensions**0.5
+    return (random.normal(size=(n, dimensions)) @ mix * scale + shift).astype(np.float32)
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    return frechet_distance(Gaussian.of(a), Gaussian.of(b))
+
+
+def gaussian(mean: torch.Tensor, covariance: torch.Tensor) -> Gaussian:
+    return Gaussian(10**6, mean.double(), covariance=covariance.double())
+
+
+def test_closed_forms() -> None:
+    """Commuting: |m|² + Σ (√a - √b)². In two dimensions: tr √M = √(tr M + 2 √det M)."""
+    a, b = torch.tensor([1.0, 4.0, 9.0]), torch.tensor([4.0, 4.0, 1.0])
+    mean = torch.tensor([1.0, 2.0, 2.0])
+    found = frechet_distance(gaussian(mean, a.diag()), gaussian(torch.zeros(3), b.diag()))
+    assert found == pytest.approx(9 + 1 + 0 + 4, rel=1e-12)
+
+    left = torch.tensor([[2.0, 0.5], [0.5, 1.0]]).double()
+    right = torch.tensor([[1.0, -0.3], [-0.3, 3.0]]).double()
+    product = left @ right
+    root = (product.trace() + 2 * product.det().sqrt()).sqrt()
+    expected = left.trace() + right.trace() - 2 * root
+    nothing = torch.zeros(2)
+    assert frechet_distance(gaussian(nothing, left), gaussian(nothing, right)) == pytest.approx(
+        float(expected), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 400), (20, 400), (400, 20), (20, 30), (48, 49), (2, 3)])
+def test_equals_clean_fid_at_full_rank_and_below(n: int, m: int) -> None:
+    from cleanfid.fid import frechet_distance as peer
+
+    a, b = points(1, n, 48), points(2, m, 48, scale=1.3, shift=0.1)
+    (mu_a, sigma_a), (mu_b, sigma_b) = ((x.mean(0), np.cov(x, rowvar=False)) for x in (a, b))
+    assert distance(a, b) == pytest.approx(float(peer(mu_a, sigma_a, mu_b, sigma_b)), rel=1e-3)
+
+
+def test_low_rank_form_equals_the_covariances_form() -> None:
+    """Fewer images than dimensions: factors and full covariances give the same number."""
+    a, b = points(1, 20, 64), points(2, 300, 64, scale=0.7)
+    full = [Moments.empty(64).add(x).gaussian() for x in (a, b)]
+    assert Gaussian.of(a).rank_deficient and not Gaussian.of(b).rank_deficient
+    assert distance(a, b) == pytest.approx(frechet_distance(*full), rel=1e-6)
+    assert distance(b, a) == pytest.approx(distance(a, b), rel=1e-9)
+
+
+def test_distance_of_a_set_to_itself_is_zero() -> None:
+    for n in (20, 300):
+        assert distance(points(1, n, 64), points(1, n, 64)) == pytest.approx(0, abs=1e-6)
+
+
+def test_order_and_sharding_change_nothing() -> None:
+    a, b = points(1, 200, 32), points(2, 150, 32, shift=0.2)
+    shuffled = np.random.default_rng(3).permutation(a)
+    assert distance(shuffled, b) == pytest.approx(distance(a, b), rel=1e-10)
+    assert precision_recall(shuffled, b) == precision_recall(a, b)
+    assert kernel_distance(shuffled, b) == pytest.approx(kernel_distance(a, b), rel=1e-10)
+
+    merged = Moments.empty(32)
+    for shard in np.array_split(a, [7, 7, 90]):  # one is empty, none equal
+        merged = merged + Moments.empty(32).add(shard)
+    assert merged.n == 200
+    assert frechet_distance(merged.gaussian(), Gaussian.of(b)) == pytest.approx(
+        distance(a, b), rel=1e-9
+    )
+
+
+def test_precision_and_recall_by_brute_force() -> None:
+    samples, reference = points(1, 60, 8, scale=0.8), points(2, 80, 8)
+
+    def inside(some: np.ndarray, centres: np.ndarray, k: int) -> float:
+        count = 0
+        for point in some:
+            for i, centre in enumerate(centres):
+                others = np.delete(centres, i, axis=0)
+                radius = np.sort(np.linalg.norm(others.astype(float) - centre, axis=1))[k - 1]
+                if np.linalg.norm(point.astype(float) - centre) <= radius:
+                    count += 1
+                    break
+        return count / len(some)
+
+    for k in (1, 3):
+        expected = inside(samples, reference, k), inside(reference, samples, k)
+        assert precision_recall(samples, reference, k) == expected
+        assert 0 < expected[0] < 1 or k == 3
+
+
+def test_precision_and_recall_where_they_are_known() -> None:
+    reference = points(1, 50, 8)
+    assert precision_recall(reference, reference) == (1.0, 1.0)
+    assert precision_recall(reference + 100, reference) == (0.0, 0.0)
+    assert (
+        precision_recall(reference[:1].repeat(10, 0), reference)[0] == 1.0
+    )  # one mode: precise, no recall
+    assert precision_recall(reference[:1].repeat(10, 0), reference)[1] == 1 / 50
+
+
+def test_equals_torch_fidelity() -> None:
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+    from torch_fidelity.metric_prc import (
+        KEY_METRIC_PRECISION,
+        KEY_METRIC_RECALL,
+        prc_features_to_metric,
+    )
+
+    a, b = points(1, 120, 24), points(2, 120, 24, scale=0.9, shift=0.05)
+    x, y = torch.from_numpy(a), torch.from_numpy(b)
+    quiet = {"verbose": False, "save_cpu_ram": False}
+    statistics = (fid_features_to_statistics(z) for z in (x, y))
+    fid = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert distance(a, b) == pytest.approx(fid, rel=1e-4)
+    kid = kid_features_to_metric(
+        x, y, kid_subsets=1, kid_subset_size=120, **quiet
+    )  # the whole sets
+    assert kernel_distance(a, b) == pytest.approx(kid[KEY_METRIC_KID_MEAN], rel=1e-4)
+    prc = prc_features_to_metric(x, y, prc_neighborhood=3, prc_batch_size=50, **quiet)
+    assert precision_recall(a, b) == pytest.approx(
+        (prc[KEY_METRIC_PRECISION], prc[KEY_METRIC_RECALL])
+    )
+
+
+def test_too_few_images_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="at least two images"):
+        Gaussian.of(points(1, 1, 8))
+    with pytest.raises(UserError, match="more than 3 images, but there are 3"):
+        precision_recall(points(1, 3, 8), points(2, 20, 8))
