@@ -104,4 +104,5 @@ def _content(config: Config, run: ContentRun) -> Architecture:
         "share_condition": run.share_condition,
         "qk_norm": run.qk_norm,
         "skip_windows": run.skip_windows,
+        "equal_coarse": config.diffusion.shared_noise,
     }

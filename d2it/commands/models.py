@@ -1,0 +1,46 @@
+"""d2it models [--json]: parameters and GMACs of the named models at 256 px."""
+
+import argparse
+import json
+
+from d2it.report.models import models_table
+
+COLUMNS = {
+    "model": "model",
+    "split": "layers",
+    "trainable": "trainable (M)",
+    "total": "total (M)",
+    "published_parameters": "published (M)",
+    "gmacs_dense": "GMACs",
+    "gmacs_half_fine": "at r = 0.5",
+    "published_gmacs": "published",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    rows = models_table()
+    if arguments.json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    print("256 px, 1000 classes. GMACs are of one forward pass (a VAE: encode and decode);")
+    print(
+        "`layers` are DiT + RefineNet; at r = 0.5 RefineNet sees the fine tokens alone, window 4."
+    )
+    cells = [list(COLUMNS.values())] + [[_text(row[key]) for key in COLUMNS] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    for line in cells:
+        name, *numbers = (
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        print("  ".join([name, *numbers]).rstrip())
+
+
+def _text(value: str | float | None) -> str:
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else f"{value:.2f}"

@@ -1,0 +1,93 @@
+"""The named models at 256 px: their architectures, costs, and what was published of them."""
+
+from typing import Any
+
+import yaml
+
+from d2it.config.build import build
+from d2it.config.load import params_folder
+from d2it.config.schema import DvaeModel, Model
+from d2it.models.architecture import PATCH, split_layers
+from d2it.report.cost import gmacs, parameters
+from d2it.report.results import published
+
+SIZE, CLASSES = 256, 1000  # the printed sizes are ImageNet's
+SPLIT = (10, 2)
+PAPER_PARAMS = {"heads_out": 3, "bias": "global"}  # reconstruction: gives 136, 467 and 687 M
+
+
+def named_models() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Name -> kind and constructor arguments."""
+    value = yaml.safe_load((params_folder() / "model" / "paper256.yaml").read_text())
+    model = build(Model, value, "model")
+    models: dict[str, tuple[str, dict[str, Any]]] = {}
+    for name, size in model.sizes.items():
+        models[f"DiT-{name}"] = (
+            "dit",
+            _latents(model) | {"patch": PATCH, **vars(size), "classes": CLASSES},
+        )
+    for name in ("B", "L", "XL"):
+        models[f"D²iT-{name}"] = ("content", _content(model, name))
+        models[f"D²iT-{name} paper_params"] = ("content", _content(model, name) | PAPER_PARAMS)
+    grains = {"side": SIZE // model.factors[0], "grains": len(model.factors), "classes": CLASSES}
+    models["Dynamic Grain Transformer"] = ("grain", grains | vars(model.sizes["S"]))
+    models["DVAE {16, 8}"] = ("dvae", _dvae(model, [16, 8]))
+    models["VAE f = 8"] = ("dvae", _dvae(model, [8]))
+    models["VAE f = 16"] = ("dvae", _dvae(model, [16]))
+    return models
+
+
+def _latents(model: Model) -> dict[str, Any]:
+    return {"side": SIZE // model.factors[-1], "channels": model.latent_channels}
+
+
+def _content(model: Model, name: str) -> dict[str, Any]:
+    size = model.sizes[name]
+    return _latents(model) | {
+        "grains": len(model.factors),
+        "width": size.width,
+        "heads": size.heads,
+        "layers": split_layers(size.depth, SPLIT),
+        "window": model.window,
+        "classes": CLASSES,
+    }
+
+
+def _dvae(model: Model, factors: list[int]) -> dict[str, Any]:
+    """The stages that the coarsest factor needs: one for each halving, and the first."""
+    stages: DvaeModel = model.dvae
+    return {
+        "factors": factors,
+        "size": SIZE,
+        "latent_channels": model.latent_channels,
+        "channels": stages.channels,
+        "multipliers": stages.multipliers[: factors[0].bit_length()],
+        "res_blocks": stages.res_blocks,
+        "attention": stages.attention,
+    }
+
+
+def models_table() -> list[dict[str, Any]]:
+    """One row per named model; parameters in millions, GMACs of one forward pass."""
+    printed = {row["model"]: row for row in published("models")}
+    rows = []
+    for name, (kind, architecture) in named_models().items():
+        count, macs = parameters(kind, architecture), gmacs(kind, architecture)
+        beside = printed.get(name.removesuffix(" paper_params"), {})
+        rows.append(
+            {
+                "model": name,
+                "split": "+".join(map(str, architecture.get("layers", ()))) or None,
+                "trainable": count["trainable"] / 1e6,
+                "total": count["total"] / 1e6,
+                "published_parameters": _number(beside.get("parameters")),
+                "gmacs_dense": macs["dense"],
+                "gmacs_half_fine": macs["sparse"],
+                "published_gmacs": _number(beside.get("gmacs")),
+            }
+        )
+    return rows
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text else None
