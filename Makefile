@@ -1,0 +1,47 @@
+# From a new clone to every table and figure. `make` lists the targets.
+PYTHON ?= python3
+CORES ?= 2
+WORKERS ?= 2
+BIN := .venv/bin
+WEIGHTS := inception lpips_alex lpips_vgg
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-gpu lint lock pull clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+# Runs again only when the lock or the project's own metadata changed.
+.venv/.installed: requirements.lock pyproject.toml
+	@sh tools/setup.sh "$(PYTHON)"
+
+setup: .venv/.installed  ## environment (.venv) and weights, nothing else
+	@$(BIN)/d2it fetch $(WEIGHTS)
+
+demo: setup  ## every table and figure at the demo scale, from the embedded photographs
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) all_tables all_figures
+	@echo "Tables: results/demo/tables/   Figures: results/demo/figures/"
+
+test: setup  ## all tests that need neither GPU nor Slurm
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu" --ignore=tests/slurm
+
+test-gpu: setup  ## the tests that need a GPU
+	$(BIN)/pytest -m gpu --ignore=tests/slurm
+
+lint: .venv/.installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/mypy
+
+lock:  ## compile requirements.lock anew from pyproject.toml, keeping versions where possible
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --quiet -o requirements.lock
+
+pull: .venv/.installed  ## finished models, tables and figures from the DVC remote, without training
+	PATH="$(CURDIR)/$(BIN):$$PATH" dvc pull
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --touch all_tables all_figures
+
+clean:  ## delete caches; data, runs and results stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
