@@ -1,7 +1,8 @@
-"""The parts that every transformer here is made of: DiT's, with window attention and Eq 10's bias as options.
+"""The parts that every transformer here is made of: DiT's, with Eq 10's bias as an option.
 
-Numerics follow Peebles and Xie's DiT: tanh GELU, LayerNorm with eps 1e-6 and without weights, adaLN-zero,
-sin-cos positions, timesteps embedded in 256 cosines and sines. N images, T tokens, h width.
+Numerics follow Peebles and Xie's DiT: tanh GELU, LayerNorm with eps 1e-6 and without weights,
+adaLN-zero, sin-cos positions, timesteps embedded in 256 cosines and sines.
+Shapes: N images, T tokens, width h.
 """
 
 import math
@@ -18,7 +19,7 @@ FREQUENCIES = 256  # of a timestep's embedding
 
 
 def sincos_positions(width: int, side: int) -> Tensor:
-    """Fixed positions of side x side tokens, column then row, sines then cosines. (side^2, width)."""
+    """Fixed positions of a square of tokens: column then row, sines then cosines. (T, h)."""
     place = torch.arange(side, dtype=torch.float64)
     rates = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angles = place[:, None] * rates  # (side, width / 4)
@@ -55,7 +56,7 @@ def unpatchify(x: Tensor, patch: int) -> Tensor:
 
 
 def linear(inputs: int, outputs: int, *, zero: bool = False, std: float | None = None) -> nn.Linear:
-    """A linear layer with DiT's start: Xavier-uniform, zeros, or normal with `std`; the bias is zero."""
+    """A linear layer with DiT's start: Xavier-uniform, zeros or normal; no bias at first."""
     layer = nn.Linear(inputs, outputs)
     if zero:
         nn.init.zeros_(layer.weight)
@@ -90,9 +91,10 @@ class TimestepEmbedder(nn.Module):
 
 
 class Condition(nn.Module):
-    """Timestep and class: the vector c of Eq 6 and Eq 8. The grain map, its third part, differs by token.
+    """Timestep and class: the vector c of Eq 6 and Eq 8 (its third part, the grain map, differs by
+    token).
 
-    With classes = 0 there is no label table; otherwise the last of its classes + 1 rows means "no class".
+    With classes = 0 there is no label table; else the last of its classes + 1 rows is "no class".
     """
 
     def __init__(self, width: int, classes: int) -> None:
@@ -121,7 +123,7 @@ class Condition(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention among the tokens of a row, with an additive bias of the scores if given (Eq 10)."""
+    """Self-attention among the tokens of a row; a bias is added to the scores (Eq 10)."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
@@ -153,7 +155,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class Modulation(nn.Sequential):
     """adaLN-zero: `parts` vectors from the condition, zero at first. (N, h) -> parts x (B, h).
 
-    `rows` says which image each row of tokens belongs to: windows share their image's, computed once.
+    `rows` (B,) names the image of each row of tokens: windows share theirs, computed once.
     """
 
     def __init__(self, width: int, parts: int) -> None:
@@ -166,7 +168,7 @@ class Modulation(nn.Sequential):
 
 
 class Block(nn.Module):
-    """A DiT block. x (B, T, h), c (N, h); B = N, or windows of images with `rows` (B,) naming the image."""
+    """A DiT block. x (B, T, h), c (N, h); B = N, or B windows of the images named by `rows`."""
 
     def __init__(
         self, width: int, heads: int, mlp_ratio: float = 4.0, qk_norm: bool = False
@@ -190,7 +192,7 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """An output head: tokens -> patch^2 cells of `channels`, zero at first. (B, T, h) -> (B, T, patch^2 C)."""
+    """An output head, zero at first: tokens (B, T, h) -> cells (B, T, patch^2 C)."""
 
     def __init__(self, width: int, patch: int, channels: int) -> None:
         super().__init__()

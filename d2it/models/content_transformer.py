@@ -1,12 +1,14 @@
-"""The Dynamic Content Transformer (section 3.2.3): multi-grained noise, roughly predicted, then corrected.
+"""The Dynamic Content Transformer (section 3.2.3): noise roughly predicted, then corrected.
 
-    Multi-grained Net (Eq 6)  a DiT whose tokens are regions sees all of the image
-    Router (Eq 7)             turns its tokens into noise: one code for a coarse region, all codes for a fine one
-    RefineNet (Eq 8, 10)      corrects the noise of fine regions from patches of one cell, window by window
+    Multi-grained Net (Eq 6)  a DiT whose tokens are regions sees the whole image
+    Router (Eq 7)             turns tokens into noise: a code in coarse regions, all codes in fine
+    RefineNet (Eq 8, 10)      corrects fine regions from patches of one cell, window by window
     merge (Eq 9)              every cell keeps the prediction of its region's grain
 
-For k grains a region has 2^(k-1) cells a side and there are k-1 RefineNets, coarse to fine: RefineNet i has patches
-of 2^(k-1-i) cells, one code of grain i, and corrects the regions of grain i or finer. k = 2 is the paper.
+For k grains a region has 2^(k-1) cells a side and there are k-1 RefineNets, coarse to fine:
+RefineNet i has patches of 2^(k-1-i) cells, one code of grain i, and corrects the regions of grain i
+or finer. k = 2 is the paper.
+
 Shapes: z and noise (N, C, H, W); map (N, h, w) with H = 2^(k-1) h; tokens (N, T, width).
 """
 
@@ -29,7 +31,7 @@ from d2it.models.blocks import (
 
 
 class MultiGrainedNet(nn.Module):
-    """T_M = Patchify(z_noised, P_L, c) and its DiT blocks (Eq 6). The grain map enters token by token."""
+    """T_M = Patchify(z_noised, P_L, c) and DiT blocks (Eq 6); the map enters token by token."""
 
     def __init__(
         self, side: int, channels: int, patch: int, depth: int, learned: bool, **block
@@ -40,16 +42,17 @@ class MultiGrainedNet(nn.Module):
         self.blocks = nn.ModuleList(Block(**block) for _ in range(depth))
 
     def forward(self, z: Tensor, c: Tensor, grains: Tensor, checkpointing: bool) -> Tensor:
-        """z (N, C, H, W), c (N, width), grains (N, T, width), the embedded map -> tokens (N, T, width)."""
+        """z (N, C, H, W), c (N, width), the embedded map (N, T, width) -> (N, T, width)."""
         tokens = self.patch_embed(z) + self.positions + grains
         return run_blocks(self.blocks, tokens, c, checkpointing)
 
 
 class Router(nn.Module):
-    """(eps_1, eps_2) = Router(T_M, M) (Eq 7): each region takes the head of its grain, or the one shared head.
+    """(eps_1, eps_2) = Router(T_M, M) (Eq 7): a head per grain, or one for all.
 
-    Every head predicts all cells of a region; a code's noise is the mean over its cells. That is one linear head
-    per code in another form, serves shared and separate heads alike, and is what the published sizes count.
+    Every head predicts all cells of a region; a code's noise is the mean over its cells. That is
+    one linear head per code in another form, serves shared and separate heads alike, and is what
+    the published sizes count.
     """
 
     def __init__(self, width: int, patch: int, channels: int, heads: int) -> None:
@@ -58,7 +61,7 @@ class Router(nn.Module):
         self.heads = nn.ModuleList(FinalLayer(width, patch, channels) for _ in range(heads))
 
     def forward(self, tokens: Tensor, c: Tensor, map: Tensor) -> Tensor:
-        """tokens (N, T, width) -> both grains' noise, each in its own regions, (N, C or 2C, H, W)."""
+        """tokens (N, T, width) -> each region's noise from its head, (N, C or 2C, H, W)."""
         grains = map.flatten(1)[:, :, None]  # (N, T, 1)
         noise = self.heads[0](tokens, c)
         for grain, head in enumerate(list(self.heads)[1:], start=1):
@@ -69,8 +72,9 @@ class Router(nn.Module):
 class PositionBias(nn.Module):
     """B_r of Eq 10 for one layer, learned from zero: added to the attention scores within a window.
 
-    "window": an N x N matrix per head, N the tokens of a window. "global": the letter of Eq 10, one matrix with N
-    all tokens of the latent codes, of which the windows use the blocks on the diagonal.
+    "window": an N x N matrix per head, N the tokens of a window. "global": the letter of Eq 10, one
+    matrix with N all tokens of the latent codes, of which the windows use the blocks on the
+    diagonal.
     """
 
     def __init__(self, kind: str, heads: int, side: int, window: int) -> None:
@@ -107,8 +111,9 @@ def from_windows(windows: Tensor, side: int, window: int) -> Tensor:
 class RefineNet(nn.Module):
     """eps_2* = RefineNet(eps_2, z_noised, P_S, c) (Eq 8) for the regions of grain `grain` or finer.
 
-    Its tokens see the rough noise beside z_noised, and each other within windows. Coarse cells in a window stay
-    visible, as tokens of their copied code; their own noise is not touched. The head starts at zero: a correction.
+    Its tokens see the rough noise beside z_noised, and each other within windows. Coarse cells in a
+    window stay visible, as tokens of their copied code; their own noise is not touched. The head
+    starts at zero: a correction.
     """
 
     def __init__(
@@ -151,7 +156,7 @@ class RefineNet(nn.Module):
         map: Tensor,
         checkpointing: bool,
     ) -> Tensor:
-        """The correction of `noise`, (N, C or 2C, H, W); what it says of coarser cells is to be ignored."""
+        """The change of `noise`, (N, C or 2C, H, W); coarser cells are to ignore it."""
         cells = to_grid(map, self.side // map.shape[-1])  # (N, side, side), each token's grain
         # Of a learned variance nothing is an input: Eq 8's eps_2 is the noise.
         x = self.patch_embed(torch.cat([noise[:, : self.channels], z], dim=1))
@@ -176,7 +181,7 @@ class RefineNet(nn.Module):
         return unpatchify(tokens, self.patch)
 
     def live_windows(self, cells: Tensor) -> Tensor:
-        """Indices of the windows to compute: all, or with `skip` those with a region at least this fine."""
+        """Indices of the windows to compute: all, or with `skip` those with such regions."""
         finest = to_windows(cells[..., None], self.window).amax(dim=(1, 2))
         if self.skip:
             return (finest >= self.grain).nonzero()[:, 0]
@@ -184,14 +189,16 @@ class RefineNet(nn.Module):
 
 
 class ContentTransformer(nn.Module):
-    """Multi-grained noise of latents whose grain map is given. Trainable parameters: see `d2it models`.
+    """eps_theta of latents whose grain map is given. `d2it models` lists the named sizes.
 
-    layers       DiT and RefineNet layers, e.g. (10, 2); (12, 0) has no RefineNet (Table 4)
-    positions    "learned" are the finest tokens', or the regions' where there is no RefineNet; all others are sin-cos
-    bias         what B_r is: "window" or "global" (see PositionBias)
-    heads_out    2: the router's one head and RefineNet's; 3: the router has a head per grain
+    layers           DiT and RefineNet layers, e.g. (10, 2); (12, 0) has no RefineNet (Table 4)
+    positions        "learned" are the finest tokens', or without RefineNet the regions';
+                     all other positions are fixed sin-cos
+    bias             B_r of Eq 10, "window" or "global": see PositionBias
+    heads_out        2: one head at the router and RefineNet's; 3: the router has one per grain
     share_condition  False: RefineNet embeds t, y and the map for itself
-    equal_coarse False: coarse cells are predicted one by one, for latents with independent noise in them
+    skip_windows     leave out RefineNet's windows without fine regions: equal results, less work
+    equal_coarse     False: coarse cells one by one, for latents with independent noise in them
     """
 
     def __init__(
@@ -255,7 +262,7 @@ class ContentTransformer(nn.Module):
         self.refine_grain = nn.ModuleList(table(grains, width) for _ in own)
 
     def forward(self, z: Tensor, t: Tensor, y: Tensor | None, map: Tensor) -> Tensor:
-        """z (N, C, H, W), t (N,), y (N,) or None, map (N, h, w) int64 -> eps_theta (N, C or 2C, H, W)."""
+        """z (N, C, H, W), t (N,), y (N,) or None, map (N, h, w) int64 -> (N, C or 2C, H, W)."""
         self.check(z, map)
         c = self.condition(t, y)
         tokens = self.multi_grained(z, c, self.grain(map).flatten(1, 2), self.checkpointing)  # Eq 6
@@ -270,15 +277,15 @@ class ContentTransformer(nn.Module):
         return noise
 
     def one_code(self, noise: Tensor, map: Tensor) -> Tensor:
-        """The cells of a code share one noise (reconstruction notes 1.1.5), so they are equal to the bit."""
+        """The cells of a code share one noise, and stay equal to the bit when sampled."""
         return mean_within(noise, map, self.grains) if self.equal_coarse else noise
 
     def check(self, z: Tensor, map: Tensor) -> None:
         regions = self.side // self.patch
         if z.shape[1:] != (self.channels, self.side, self.side):
             raise UserError(
-                f"This network takes {(self.channels, self.side, self.side)} (channels, height, width), "
-                f"but was given {tuple(z.shape[1:])}: use the latents it was trained on."
+                f"This network takes {(self.channels, self.side, self.side)} latents, "
+                f"but was given {tuple(z.shape[1:])}: use its own."
             )
         if map.shape != (len(z), regions, regions):
             raise UserError(
@@ -288,5 +295,5 @@ class ContentTransformer(nn.Module):
         # On a GPU looking would wait for it; there the maps come from `grains` and are right.
         if map.device.type == "cpu" and not 0 <= int(map.min()) <= int(map.max()) < self.grains:
             raise UserError(
-                f"The grain map must hold grains 0 (coarse) to {self.grains - 1} (fine)."
+                f"A grain map holds grains 0 (coarse) to {self.grains - 1} (fine) only."
             )

@@ -1,4 +1,4 @@
-"""DiT (Peebles and Xie 2023): the baseline of every comparison, and the body of the two D²iT transformers."""
+"""DiT (Peebles and Xie 2023): the baseline of every comparison, and the Grain Transformer."""
 
 import re
 
@@ -19,7 +19,7 @@ from d2it.models.blocks import (
 class DiT(nn.Module):
     """Noise (and, with `learn_sigma`, its variance) of square latents with `channels` channels.
 
-    Trainable parameters at patch 2, 1000 classes, 32 x 32 x 4: S 32.9, B 130.3, L 457.8, XL 674.8 M.
+    Trainable parameters at patch 2, 1000 classes: S 32.9, B 130.3, L 457.8, XL 674.8 M.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class DiT(nn.Module):
         """x (N, C, H, W), t (N,), y (N,) or None -> (N, C or 2C, H, W)."""
         if x.shape[1:] != (self.channels, self.side, self.side):
             raise UserError(
-                f"This network takes {(self.channels, self.side, self.side)} (channels, height, width), "
-                f"but was given {tuple(x.shape[1:])}: use the latents it was trained on."
+                f"This network takes {(self.channels, self.side, self.side)} latents, "
+                f"but was given {tuple(x.shape[1:])}: use its own."
             )
         c = self.condition(t, y)
         tokens = self.patch_embed(x) + self.positions
@@ -74,7 +74,7 @@ RELEASED_NAMES = (
 
 
 def from_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a released DiT checkpoint (facebookresearch/DiT), renamed for `DiT.load_state_dict`."""
+    """A released checkpoint (facebookresearch/DiT), renamed for `DiT.load_state_dict`."""
     renamed = {}
     for name, value in state.items():
         for pattern, ours in RELEASED_NAMES:

@@ -1,4 +1,4 @@
-"""The Dynamic Grain Transformer (section 3.2.2): which grain each region of an image has, drawn from noise."""
+"""The Dynamic Grain Transformer (section 3.2.2): draws the grain of every region from noise."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,11 +7,12 @@ from d2it.models.dit import DiT
 
 
 class GrainTransformer(DiT):
-    """Diffusion over the one-hot grain map, +1 for a region's grain and -1 for the others. A token is a region.
+    """Diffusion over the one-hot grain map: +1 for a region's grain, -1 else. A token is a region.
 
-    The network does not predict the noise but the logits of the clean map (g of Eq 4), so that the cross-entropy
-    of Eq 5 trains it at every t. Paper does not say how a map is sampled; one shot from pure noise can only learn
-    each region's frequencies, and loses how neighbours agree. Hence the many steps of `diffusion.sample_maps`.
+    The network does not predict the noise but the logits of the clean map (g of Eq 4), so that the
+    cross-entropy of Eq 5 trains it at every t. Paper does not say how a map is sampled; one shot
+    from pure noise can only learn each region's frequencies, and loses how neighbours agree. Hence
+    the many steps of `diffusion.sample_maps`.
     """
 
     def __init__(
