@@ -1,8 +1,8 @@
-"""Grains: how finely each region of an image is coded (section 3.1), for any number k >= 2 of them.
+"""Grains: how finely each region of an image is coded (section 3.1), for any number k >= 2.
 
-Grain 0 is coarse, grain k-1 fine. A region is a square of side S (the coarsest factor); its finest code has
-2^(k-1) cells a side, and a code of grain i stands for 2^(k-1-i) x 2^(k-1-i) of them. A grain map holds the grain of
-each region, (N, h, w) int64.
+Grain 0 is coarse, grain k-1 fine. A region is a square of side S (the coarsest factor). On the
+finest grid it has 2^(k-1) cells a side, and one code of grain i covers 2^(k-1-i) x 2^(k-1-i) of
+them. A grain map holds the grain of each region, (N, h, w) int64.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ def grey_levels(images: Tensor) -> Tensor:
 def kernel_matrix(sigma: float, bins: int, device: torch.device | str = "cpu") -> Tensor:
     """What a pixel of each grey level adds to each bin (Eq 2). (256, bins) float64.
 
-    Grey levels and bins b_j span [-1, 1]. 256 bins are the paper's P = S x S at S = 16, kept for every S:
-    with fewer, the entropy of a constant region would depend on how near its level is to a bin.
+    Grey levels and bins b_j span [-1, 1]. 256 bins are the paper's P = S x S at S = 16, kept for
+    every S: with fewer, a constant region's entropy would depend on how near its level is to a bin.
     """
     levels = torch.linspace(-1, 1, LEVELS, dtype=torch.float64)
     centres = torch.linspace(-1, 1, bins, dtype=torch.float64)
@@ -43,10 +43,11 @@ def kernel_matrix(sigma: float, bins: int, device: torch.device | str = "cpu") -
 
 
 def entropy_map(images: Tensor, region: int, sigma: float = 0.01, bins: int = 256) -> Tensor:
-    """Shannon entropy (nats) of each region's grey levels (Eq 2-3). (N, H, W, 3) uint8 -> (N, H/S, W/S) float32.
+    """Shannon entropy of each region's grey levels in nats (Eq 2-3).
 
-    The kernel density of 8-bit grey is the region's histogram times a fixed matrix: exact, and S^2 x bins
-    exponentials cheaper. Eq 2 is not normalised as printed; we normalise over the bins, so that Eq 3 is an entropy.
+    (N, H, W, 3) uint8 -> (N, H/S, W/S) float32. The kernel density of 8-bit grey is the region's
+    histogram times a fixed matrix: exact, without S^2 x bins exponentials. Eq 2 is not normalised
+    as printed; we normalise over the bins, so that Eq 3 is an entropy.
     """
     kernel = kernel_matrix(sigma, bins, images.device)
     height, width = images.shape[1:3]
@@ -75,13 +76,19 @@ def _entropies(images: Tensor, region: int, kernel: Tensor) -> Tensor:
 
 
 def at_least(ratio: float | Sequence[float]) -> list[float]:
-    """Shares of regions of grain i or finer, i = 1..k-1, from the shares of grains 1..k-1: [.2, .3] -> [.5, .3]."""
+    """Shares of the regions of grain i or finer, i = 1..k-1: [.2, .3] -> [.5, .3].
+
+    ratio: the share of fine regions or, for k > 2, the shares of grains 1..k-1.
+    """
     shares = [ratio] if isinstance(ratio, (int, float)) else list(ratio)
     return [min(1.0, sum(shares[i:])) for i in range(len(shares))]
 
 
 def grain_map(entropy: Tensor, cuts: Sequence[float | Tensor]) -> Tensor:
-    """The number of cuts that a region's entropy exceeds. (N, h, w) -> (N, h, w) int64; cuts may be (N, 1, 1)."""
+    """The number of cuts that a region's entropy exceeds. (N, h, w) -> (N, h, w) int64.
+
+    cuts: k-1 rising entropies, each a number or one per image, (N, 1, 1).
+    """
     return sum(
         ((entropy > cut).long() for cut in cuts), torch.zeros_like(entropy, dtype=torch.long)
     )
@@ -112,7 +119,8 @@ def to_grid(values: Tensor, factor: int) -> Tensor:
 def route(codes: Sequence[Tensor], map: Tensor) -> Tensor:
     """Neighbour copying (section 3.1): every finest cell takes the code of its region's grain.
 
-    codes: k tensors (N, C, H_i, W_i), coarse to fine, each twice the last; map (N, h, w) -> (N, C, H_f, W_f).
+    codes: k tensors (N, C, H_i, W_i), coarse to fine, each twice as large as the one before.
+    map: (N, h, w). Returns (N, C, H_f, W_f).
     """
     routed = codes[-1]
     k = len(codes)
@@ -123,14 +131,18 @@ def route(codes: Sequence[Tensor], map: Tensor) -> Tensor:
 
 
 def copy_within(x: Tensor, map: Tensor, k: int) -> Tensor:
-    """Every code's cells take its top-left cell's value: one noise per code (epsilon_i of Eq 11). (N, C, H_f, W_f)."""
+    """A code's cells all take its top-left cell's value: one noise per code (epsilon_i of Eq 11).
+
+    x: (N, C, H_f, W_f), and so is what returns.
+    """
     return route([x[..., :: 2**level, :: 2**level] for level in reversed(range(k))], map)
 
 
 def mean_within(x: Tensor, map: Tensor, k: int) -> Tensor:
-    """Every code's cells take their mean, so that they stay equal through sampling. (N, C, H_f, W_f).
+    """A code's cells all take their mean, so that they stay equal through sampling.
 
-    Pairs are added to pairs: the mean of equal cells is then their value to the bit.
+    x: (N, C, H_f, W_f), and so is what returns. Pairs are added to pairs: the mean of equal cells
+    is then their value to the bit.
     """
     pyramid = [x]
     for _ in range(k - 1):
@@ -140,7 +152,10 @@ def mean_within(x: Tensor, map: Tensor, k: int) -> Tensor:
 
 
 def cell_weights(map: Tensor, k: int) -> Tensor:
-    """alpha_i of Eq 11: 1 over the cells of a code, so that codes count alike. (N, h, w) -> (N, 1, H_f, W_f)."""
+    """alpha_i of Eq 11: 1 over the cells of a code, so that codes count alike.
+
+    (N, h, w) -> (N, 1, H_f, W_f) float32.
+    """
     alpha = torch.tensor([0.25 ** (k - 1 - grain) for grain in range(k)], device=map.device)
     return to_grid(alpha[map], 2 ** (k - 1))[:, None]
 

@@ -1,0 +1,29 @@
+"""Grain maps drawn over their images, as in Figure 3: red is fine, blue is coarse."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+FINE, COARSE = np.array([220, 30, 30]), np.array([30, 70, 220])
+STRENGTH = 0.4  # of the colour, beside the image
+LINE = 0.75  # brightness of the first row and column of pixels of each region
+GAP = 8  # white pixels between pictures
+
+
+def overlay(image: np.ndarray, map: np.ndarray, k: int = 2) -> np.ndarray:
+    """(H, W, 3) uint8 image and (h, w) grains -> (H, W, 3) uint8. Grains between are purple."""
+    region = image.shape[0] // map.shape[0]
+    share = (np.asarray(map) / (k - 1))[..., None]  # 0 coarse, 1 fine
+    colour = (share * FINE + (1 - share) * COARSE).repeat(region, 0).repeat(region, 1)
+    mixed = (1 - STRENGTH) * image + STRENGTH * colour
+    if region >= 8:  # smaller regions would be mostly line
+        mixed[::region] *= LINE
+        mixed[:, ::region] *= LINE
+    return mixed.round().astype(np.uint8)
+
+
+def beside(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures of one height in a row."""
+    gap = np.full((images[0].shape[0], GAP, 3), 255, dtype=np.uint8)
+    row = [part for image in images for part in (gap, image)]
+    return np.concatenate(row[1:], axis=1)
