@@ -87,7 +87,7 @@ class Gaussian:
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """|mean_a - mean_b|² + tr(A + B - 2 (AB)^½): the (squared) Fréchet distance of two Gaussians."""
+    """|mean_a - mean_b|² + tr(A + B - 2 (AB)^½): the squared Fréchet distance of Gaussians."""
     return float((a.mean - b.mean).square().sum() + a.variance + b.variance - 2 * _trace_root(a, b))
 
 
@@ -105,7 +105,7 @@ def _trace_root(a: Gaussian, b: Gaussian) -> Tensor:
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """KID: the unbiased squared MMD with the kernel (x·y / d + 1)³ of the whole sets, no subsets."""
+    """KID: the unbiased squared MMD with the kernel (x·y / d + 1)³ of whole sets."""
 
     def mean(left: np.ndarray, right: np.ndarray, pairs: int) -> float:
         x, y = torch.as_tensor(left).double(), torch.as_tensor(right).double()

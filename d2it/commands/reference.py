@@ -1,0 +1,25 @@
+"""d2it reference DATA: the Inception features that FID, precision and recall compare with."""
+
+import argparse
+
+from d2it.cli import add_config_arguments
+from d2it.config import load, paths
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Example: d2it reference photos, after d2it prepare photos. D2IT_THREADS sets the number "
+        "of CPU threads (default 1)."
+    )
+    parser.add_argument(
+        "data", metavar="DATA", help="a prepared data set, e.g. photos"
+    )
+    add_config_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    config = load(arguments.params, arguments.overrides)
+    from d2it.evaluation.reference import make_reference
+
+    made = make_reference(config, arguments.data)
+    print(f"{paths.reference(config, arguments.data)} {'is ready' if made else 'is up to date'}.")

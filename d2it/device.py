@@ -1,0 +1,20 @@
+"""Where a stage computes: one GPU if there is one, else CPU threads (D2IT_THREADS, default 1)."""
+
+import os
+
+import torch
+
+from d2it.errors import UserError
+
+
+def choose_device() -> torch.device:
+    """The device of this process; on a CPU also its number of threads, which never changes what is
+    drawn but may change last bits of sums: one thread is what makes numbers repeatable."""
+    try:
+        threads = int(os.environ.get("D2IT_THREADS", "1"))
+    except ValueError:
+        threads = 0
+    if threads < 1:
+        raise UserError("D2IT_THREADS must be a whole number of CPU threads, e.g. 1.")
+    torch.set_num_threads(threads)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,134 @@
+"""What samples are compared with: Inception features of training images, computed once.
+
+data/<scale>/<data>/reference/
+    features.npy          (n, 2048) float32, in the order of the images
+    gaussian.safetensors  mean and covariance factor in float64, where n exceeds the dimension
+    manifest.json         recipe, digests and sizes
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from d2it.config import Config, paths
+from d2it.config.recipe import VERSIONS
+from d2it.data.images import open_images
+from d2it.data.prepare import find_dataset
+from d2it.data.sources import find_source
+from d2it.device import choose_device
+from d2it.errors import UserError
+from d2it.evaluation.features import BLOCK, DIMENSIONS, Inception
+from d2it.evaluation.metrics import Gaussian
+from d2it.files import (
+    atomic_folder,
+    file_digest,
+    folder_files,
+    read_format,
+    require_space,
+    write_json,
+)
+
+FORMAT, VERSION = "d2it-reference", 1
+CHUNK = 4 * BLOCK  # images read at once
+
+
+@dataclass(frozen=True)
+class Reference:
+    features: np.ndarray  # (n, 2048) float32
+    gaussian: Gaussian
+    digest: str  # sha256 of the features' file
+    protocol: str
+
+    @classmethod
+    def open(cls, folder: Path) -> "Reference":
+        manifest = read_manifest(folder)
+        for name, entry in manifest["files"].items():
+            path = folder / name
+            if not path.is_file() or file_digest(path) != entry["sha256"]:
+                raise UserError(f"{path} is missing or damaged: {_again(folder)}.")
+        features = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
+        gaussian = Gaussian.of(np.array(features)) if len(features) <= DIMENSIONS else _load(folder)
+        sha256 = manifest["files"]["features.npy"]["sha256"]
+        return cls(features, gaussian, sha256, manifest["recipe"]["protocol"])
+
+
+def _save(gaussian: Gaussian, folder: Path) -> None:
+    """The factor takes seconds to find: once, not in every evaluation."""
+    stored = {"n": torch.tensor(gaussian.n), "mean": gaussian.mean, "factor": gaussian.root()}
+    save_file(stored, folder / "gaussian.safetensors")
+
+
+def _load(folder: Path) -> Gaussian:
+    stored = load_file(folder / "gaussian.safetensors")
+    return Gaussian(int(stored["n"]), stored["mean"], factor=stored["factor"])
+
+
+def _again(folder: Path) -> str:
+    return f"delete {folder} and run `d2it reference {folder.parent.name}`"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    made_by = f"d2it reference {folder.parent.name}"
+    return read_format(folder / "manifest.json", FORMAT, VERSION, made_by=made_by)
+
+
+def reference_recipe(config: Config, data: str, images_digest: str, weights: str) -> dict[str, Any]:
+    """All that decides the features; `weights` is the sha256 of the network."""
+    return {
+        "stage": "reference",
+        "version": VERSIONS["evaluation"],
+        "data": data,
+        "images_digest": images_digest,
+        "images": config.data[data].reference,  # None: all
+        "protocol": config.evaluation.protocol,
+        "weights_sha256": weights,
+    }
+
+
+def open_reference(config: Config, data: str) -> Reference:
+    """The reference of `data`, which must be made as this configuration asks."""
+    folder = paths.reference(config, data)
+    found, images = read_manifest(folder)["recipe"], open_images(config, data, "train")
+    if found != reference_recipe(config, data, images.digest, found["weights_sha256"]):
+        raise UserError(
+            f"{folder} was made of other images or settings than data.{data} has now: "
+            f"run `d2it reference {data}`."
+        )
+    return Reference.open(folder)
+
+
+def make_reference(config: Config, data: str) -> bool:
+    """Write the reference folder of `data`; False where it is there already."""
+    find_dataset(config, data)
+    folder = paths.reference(config, data)
+    images = open_images(config, data, "train")
+    recipe = reference_recipe(config, data, images.digest, find_source("inception").sha256)
+    if (folder / "manifest.json").exists() and read_manifest(folder)["recipe"] == recipe:
+        return False
+    n = min(len(images), recipe["images"] or len(images))
+    if n < 2:
+        raise UserError(
+            f"A reference needs at least two images, but {data} gives {n}: raise data.{data}.train."
+        )
+    extractor = Inception(config.evaluation.protocol, choose_device())
+    require_space(folder, 4 * n * DIMENSIONS + 8 * DIMENSIONS**2)
+    with atomic_folder(folder) as temporary:
+        path = temporary / "features.npy"
+        features = np.lib.format.open_memmap(path, "w+", np.float32, (n, DIMENSIONS))
+        with tqdm(total=n, unit="image", desc=f"reference {data}", disable=None) as bar:
+            for start in range(0, n, CHUNK):
+                stop = min(start + CHUNK, n)
+                features[start:stop] = extractor(images[np.arange(start, stop)])
+                bar.update(stop - start)
+        features.flush()
+        if n > DIMENSIONS:
+            _save(Gaussian.of(features), temporary)
+        files = folder_files(temporary)
+        header = {"format": FORMAT, "version": VERSION, "recipe": recipe, "n": n, "files": files}
+        write_json(temporary / "manifest.json", header)
+    return True
