@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -47,18 +48,25 @@ def download(url: str, target: Path, sha256: str, size: int | None = None) -> No
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
     with _alone(part):
-        for attempt in range(TRIES):
-            try:
-                _transfer(url, part, size)
-                break
-            except _Broken:
-                if attempt == TRIES - 1:
-                    raise
-                time.sleep(PAUSE * 2**attempt)
+        resumed = part.stat().st_size > 0
+        _complete(url, part, size)
+        if resumed and file_digest(part) != sha256:  # of another version: once more from byte 0
+            os.truncate(part, 0)
+            _complete(url, part, size)
         if file_digest(part) != sha256:
-            part.unlink()
+            os.truncate(part, 0)
             raise DownloadError(f"{url}: the sha256 is not {sha256[:12]}…")
         os.replace(part, target)
+
+
+def _complete(url: str, part: Path, size: int | None) -> None:
+    for attempt in range(TRIES):
+        try:
+            return _transfer(url, part, size)
+        except _Broken:
+            if attempt == TRIES - 1:
+                raise
+            time.sleep(PAUSE * 2**attempt)
 
 
 @contextmanager
@@ -80,7 +88,7 @@ def _alone(part: Path) -> Iterator[None]:
 
 def _transfer(url: str, part: Path, size: int | None) -> None:
     """One connection: append to `part` what is missing."""
-    start = part.stat().st_size if part.exists() else 0
+    start = part.stat().st_size
     if start and start == size:
         return  # complete, but the command was killed before the check
     response, start = _connect(url, start)
@@ -120,7 +128,9 @@ def _connect(url: str, start: int) -> tuple[HTTPResponse, int]:
         kind = _Broken if error.code >= 500 or error.code in (408, 429) else DownloadError
         raise kind(f"{url}: the server answers {error.code} {error.reason}") from None
     except (OSError, HTTPException) as error:
-        raise _Broken(f"{url}: {getattr(error, 'reason', None) or error}") from None
+        reason = getattr(error, "reason", error)
+        nobody = isinstance(reason, (ConnectionRefusedError, socket.gaierror))
+        raise (DownloadError if nobody else _Broken)(f"{url}: {reason}") from None
     resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(
         f"bytes {start}-"
     )

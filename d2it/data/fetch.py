@@ -85,9 +85,11 @@ def _fetch(source: Source, say: Say) -> set[Path]:
             "run the same command again, it goes on where it stopped."
         )
     if source.is_converted:
-        with atomic_path(source.file) as temporary:
-            lpips_to_safetensors(source.fetched, temporary)
-        source.fetched.unlink()
+        try:
+            with atomic_path(source.file) as temporary:
+                lpips_to_safetensors(source.fetched, temporary)
+        finally:
+            source.fetched.unlink()
     write_json(_record(source), _state(source, file_digest(source.file)))
     return archives
 
