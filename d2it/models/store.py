@@ -9,10 +9,9 @@ results/<scale>/models/<run>/
 """
 
 import importlib
+import shutil
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from d2it.errors import UserError
 from d2it.files import (
@@ -23,6 +22,10 @@ from d2it.files import (
     read_format,
     write_json,
 )
+from d2it.training.clock import milestone
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 FORMAT, VERSION = "d2it-model", 1
 
@@ -43,16 +46,18 @@ def save_model(
     images: int,
     batch: int,
     inputs: dict[str, str],
-    weights: dict[str, dict[str, Tensor]],
+    weights: dict[str, "dict[str, Tensor] | Path"],
     extra: dict[str, Any] | None = None,
 ) -> None:
-    """Write a model folder at once: `weights` maps a file's stem to a state dict."""
-    from safetensors.torch import save_file
-
+    """Write a model folder at once: `weights` maps a file's stem to a state dict or to a file."""
     with atomic_folder(folder) as temporary:
-        for stem, state in weights.items():
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-            save_file(tensors, temporary / f"{stem}.safetensors")
+        for stem, source in weights.items():
+            target = temporary / f"{stem}.safetensors"
+            if isinstance(source, Path):
+                shutil.copyfile(source, target)
+            else:
+                _save(source, target)
+        files = folder_files(temporary)
         header = {
             "format": FORMAT,
             "version": VERSION,
@@ -64,11 +69,19 @@ def save_model(
             "batch": batch,
             "inputs": inputs,
             "extra": extra or {},
-            "files": folder_files(temporary),
+            "files": files,
         }
-        write_json(temporary / "model.json", header)
-        manifest = {"format": "d2it-folder", "version": 1, "files": folder_files(temporary)}
+        path = temporary / "model.json"
+        write_json(path, header)
+        files = files | {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}}
+        manifest = {"format": "d2it-folder", "version": 1, "files": files}
         write_json(temporary / "manifest.json", manifest)
+
+
+def _save(state: "dict[str, Tensor]", path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
 
 
 def read_model(folder: Path | str) -> dict[str, Any]:
@@ -79,8 +92,6 @@ def read_model(folder: Path | str) -> dict[str, Any]:
 
 def weights_name(header: dict[str, Any], at: float = 1.0, weights: str = "ema") -> str:
     """The stem of the file with the weights after the share `at` of the training ("ema" or "raw")."""
-    from d2it.training.clock import milestone
-
     images = milestone(at, header["images"], header["batch"])
     if images == header["images"]:
         return "model" if weights == "ema" else "raw"
@@ -91,7 +102,7 @@ def weights_name(header: dict[str, Any], at: float = 1.0, weights: str = "ema") 
     return f"milestone-{images}"
 
 
-def load_weights(folder: Path | str, weights: str = "model") -> dict[str, Tensor]:
+def load_weights(folder: Path | str, weights: str = "model") -> "dict[str, Tensor]":
     """The state dict in `<weights>.safetensors`, checked by its sha256."""
     from safetensors.torch import load_file
 
@@ -106,10 +117,10 @@ def load_weights(folder: Path | str, weights: str = "model") -> dict[str, Tensor
     return load_file(path)
 
 
-def load_model(folder: Path | str, weights: str = "model") -> nn.Module:
+def load_model(folder: Path | str, weights: str = "model") -> "nn.Module":
     """The network with the weights of `<weights>.safetensors`, on the CPU, frozen, in evaluation mode."""
     header = read_model(folder)
     module, name = BUILDERS[header["kind"]].split(":")
-    network: nn.Module = getattr(importlib.import_module(module), name)(**header["architecture"])
+    network: "nn.Module" = getattr(importlib.import_module(module), name)(**header["architecture"])
     network.load_state_dict(load_weights(folder, weights))
     return network.eval().requires_grad_(False)

@@ -2,9 +2,12 @@
 
 import functools
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def seed_of(*identity: object) -> int:
@@ -13,8 +16,10 @@ def seed_of(*identity: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(seed: int, kind: str, step: int) -> torch.Generator:
+def generator(seed: int, kind: str, step: int) -> "torch.Generator":
     """The CPU generator of one step of one kind of run."""
+    import torch
+
     return torch.Generator().manual_seed(seed_of(seed, kind, step))
 
 
@@ -23,20 +28,24 @@ def milestone(at: float, images: int, batch: int) -> int:
     return max(1, round(at * images / batch)) * batch
 
 
+def crossed(images: int, batch: int, every: int) -> bool:
+    """Whether the step that ended at `images` reached or passed a multiple of `every` (0: always)."""
+    return every == 0 or images // every > (images - batch) // every
+
+
 class Order:
     """The endless order of the training items: a fresh permutation per epoch, by (seed, epoch)."""
 
     def __init__(self, seed: int, size: int):
         self.size = size
-        # a batch spans two epochs, or more where the data set is smaller than the batch
+        # a batch may span two epochs, and more where the data set is smaller than the batch
         self._permutation = functools.lru_cache(maxsize=2)(
             lambda epoch: np.random.default_rng(seed_of(seed, "order", epoch)).permutation(size)
         )
 
     def indices(self, images_seen: int, n: int) -> np.ndarray:
         """The `n` items (n,) that come after `images_seen`."""
-        position = np.arange(images_seen, images_seen + n)
-        epoch, place = np.divmod(position, self.size)
+        epoch, place = np.divmod(np.arange(images_seen, images_seen + n), self.size)
         indices = np.empty(n, dtype=np.int64)
         for e in np.unique(epoch):
             indices[epoch == e] = self._permutation(int(e))[place[epoch == e]]

@@ -1,0 +1,50 @@
+"""d2it train RUN: train one run to its end, from wherever it stands, and publish its model."""
+
+import argparse
+import sys
+
+from d2it.cli import add_config_arguments
+from d2it.config.load import load
+from d2it.launch import launch, load_launcher
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Example: d2it train d2it_b scale=smoke. To resume, run the same command again; to train longer, "
+        "raise training.<kind>.images."
+    )
+    parser.add_argument(
+        "run", help="an experiment of params/experiment/, e.g. d2it_b; `d2it study` lists them"
+    )
+    parser.add_argument(
+        "--launcher",
+        metavar="NAME",
+        help="a file of params/launcher/, or any other .yaml (default: $D2IT_LAUNCHER, else local)",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="processes on this machine (default: the launcher's)",
+    )
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="if another process is training this run, wait for it, then go on",
+    )
+    add_config_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    config = load(arguments.params, arguments.overrides)
+    launcher = load_launcher(arguments.launcher)
+    from d2it.training.stop import Stopped
+
+    try:
+        launch(config, arguments.run, launcher, arguments.wait, arguments.processes)
+    except Stopped as stopped:
+        print(
+            f"d2it: {stopped} ended the training of {arguments.run}: run the same command again to go on.",
+            file=sys.stderr,
+        )
+        raise SystemExit(128 + stopped.signum) from None

@@ -1,0 +1,241 @@
+"""The training loop: resumes by itself, survives any kill, ends with the same weights as if nothing had happened.
+
+DVAE, grain, content and DiT runs all go through `train`, in one process or in many, on CPU or GPU.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from typing import Any
+
+import accelerate
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
+
+from d2it.errors import UserError
+from d2it.files import write_json
+from d2it.training import state
+from d2it.training.clock import Order, crossed
+from d2it.training.feed import Feed
+from d2it.training.journal import Journal, Sums, memory_bytes
+from d2it.training.publish import write_done
+from d2it.training.run_folder import Plan, claim, lease, record_start
+from d2it.training.stop import Stop, Stopped
+from d2it.training.task import Task
+from d2it.training.trainer import Trainer
+
+STALLED = timedelta(minutes=10)  # a process that waits longer for the others gives up
+
+
+def train(
+    plan: Plan, make_task: Callable[[], Task], device: str = "auto", wait: bool = False
+) -> None:
+    """Train until `plan.images`, from the newest state. Raises Stopped when a signal ended it early."""
+    began = time.perf_counter()
+    accelerator = _accelerator(plan, device)
+    with _alone(accelerator, plan, wait):
+        Loop(plan, make_task(), accelerator, began).run()
+
+
+def _accelerator(plan: Plan, device: str) -> Accelerator:
+    """Processes and device. Rendezvous is in the environment (MASTER_ADDR, RANK, ...) when there are many."""
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise UserError(
+            "The launcher demands a CUDA GPU, but torch sees none: check the driver, or use device: cpu."
+        )
+    threads = int(os.environ.get("D2IT_THREADS", "1"))
+    cpu = device == "cpu" or not cuda
+    if cpu:
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if plan.training.precision == "bf16" else "no",
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=STALLED),
+        ],
+    )
+    if cpu:  # the number of threads can change a sum's last bit
+        torch.set_num_threads(threads)
+    return accelerator
+
+
+@contextmanager
+def _alone(accelerator: Accelerator, plan: Plan, wait: bool) -> Iterator[None]:
+    """Hold the run folder's lease; all processes hear when it cannot be had."""
+    with ExitStack() as stack:
+        refusal: list[str | None] = [None]
+        if accelerator.is_main_process:
+            try:
+                stack.enter_context(lease(plan.folder, wait))
+                claim(plan)
+            except UserError as error:
+                refusal = [str(error)]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(refusal)
+        if refusal[0] is not None:
+            raise UserError(refusal[0])
+        yield
+
+
+class Loop:
+    """Steps, and what happens between them: log lines, saves, milestones, signals."""
+
+    def __init__(self, plan: Plan, task: Task, accelerator: Accelerator, began: float):
+        self.plan, self.task, self.accelerator, self.began = plan, task, accelerator, began
+        self.main = accelerator.is_main_process
+        self.journal = Journal(plan.folder, plan.run, plan.images, self.main)
+        self.trainer = Trainer(plan, task, accelerator)
+        training = plan.training
+        self.feed = Feed(
+            task,
+            Order(plan.seed, task.size),
+            plan.seed,
+            training.batch,
+            training.shards,
+            self.trainer.mine,
+            pin=accelerator.device.type == "cuda",
+        )
+        self.final: dict[str, float] = {}  # means of the last logged interval
+
+    def run(self) -> None:
+        start = self._resume()
+        if self.main:
+            record_start(
+                self.plan,
+                images=start,
+                processes=self.accelerator.num_processes,
+                device=self._device_name(),
+                threads=torch.get_num_threads(),
+                torch=torch.__version__,
+                accelerate=accelerate.__version__,
+            )
+        self.journal.start(start)
+        try:
+            with Stop(self.accelerator.num_processes) as stop:
+                self._loop(start, stop)
+        finally:
+            self.feed.close()
+            self.journal.close()
+        if self.main:
+            write_done(self.plan, self.task, self.final)
+        self.accelerator.wait_for_everyone()
+
+    def _device_name(self) -> str:
+        device = self.accelerator.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+    def _resume(self) -> int:
+        """Take up the newest sound state; the main process chooses it for all."""
+        chosen: list[int] = [-1]
+        plan = self.plan
+        if self.main:
+            found = state.latest(plan.state, plan.images, plan.milestones, self._warn)
+            chosen = [found.images if found else -1]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(chosen)
+        if chosen[0] < 0:
+            return 0
+        taken = state.open_state(state.state_folder(plan.state, chosen[0]))
+        self.trainer.restore(taken)
+        self.final = taken.header["final"]
+        if chosen[0] < plan.images:
+            self.journal.say(f"resumed at {chosen[0]}/{plan.images} images")
+        return chosen[0]
+
+    def _warn(self, sentence: str) -> None:
+        self.journal.say(f"warning: {sentence}")
+
+    def _loop(self, images: int, stop: Stop) -> None:
+        plan, batch = self.plan, self.plan.training.batch
+        self.feed.start(images, plan.images)
+        self._reset_interval(images)
+        first = True
+        while images < plan.images:
+            self.trainer.step(self.feed.take(), images)
+            images += batch
+            if first:
+                self.journal.say(
+                    f"first step after {time.perf_counter() - self.began:.1f} s", terminal=False
+                )
+                first = False
+            ended = images == plan.images
+            signum = 0 if ended else stop.asked()
+            aligned = crossed(images, batch, plan.training.log_images)
+            if aligned or ended:
+                self._log(images, aligned)
+            if images in plan.milestones:
+                self._save_milestone(images)
+            save_images = plan.training.save_images
+            if ended or signum or (save_images and crossed(images, batch, save_images)):
+                self._save(images)
+            self.journal.step(images)
+            if signum:
+                self.journal.say(
+                    f"stopped at {images}/{plan.images} images; the same command goes on"
+                )
+                raise Stopped(signum)
+
+    def _reset_interval(self, images: int) -> None:
+        self.interval = (time.perf_counter(), images)
+        self.feed.waited = 0.0
+
+    def _log(self, images: int, aligned: bool) -> None:
+        """A line of metrics.jsonl: means since the last one, over all shards."""
+        self._check(images)
+        means = Sums.means(self.trainer.sums.total(self.accelerator.reduce))
+        self.final = means
+        if aligned:  # a longer run has no line at this one's end: it goes on with the sums
+            self.trainer.sums.tables.clear()
+        seconds = time.perf_counter() - self.interval[0]
+        published = self.trainer.published.name
+        line: dict[str, Any] = {
+            "images": images,
+            "step": images // self.plan.training.batch,
+            **means,
+            "learning_rate": self.trainer.learning_rate(published, images),
+            "images_per_second": round((images - self.interval[1]) / seconds, 2),
+            "data_wait": round(self.feed.waited / seconds, 4),
+            "memory_bytes": memory_bytes(self.accelerator.device),
+        }
+        self.journal.metrics(line, means.get(f"loss/{published}"))
+        self._reset_interval(images)
+
+    def _check(self, images: int) -> None:
+        """Stop if any step so far was not finite. This is where the host waits for the device."""
+        bad = int(self.trainer.first_bad)
+        if bad < 0:
+            return
+        batch = self.plan.training.batch
+        path = self.plan.folder / f"bad-step-{bad}.json"
+        if self.main:
+            indices = self.feed.order.indices(bad * batch, batch)
+            write_json(path, {"step": bad, "images": bad * batch, "indices": indices.tolist()})
+        self.journal.say(f"loss or gradient not finite in step {bad}", terminal=False)
+        raise UserError(
+            f"The loss or a gradient of {self.plan.run} is not finite in step {bad} (its items are in {path}): "
+            f"the last good state is in {self.plan.state}; try a lower learning rate, a clip, or fp32."
+        )
+
+    def _save(self, images: int) -> None:
+        self._check(images)
+        contents = self.trainer.contents()
+        if self.main:
+            header = {"final": self.final, "batch": self.plan.training.batch}
+            state.save(state.state_folder(self.plan.state, images), images, contents, header)
+            state.prune(self.plan.state, images)
+
+    def _save_milestone(self, images: int) -> None:
+        self._check(images)
+        if self.main:
+            weights = {"model": self.trainer.ema.state_dict()}
+            folder = state.milestone_folder(self.plan.state, images)
+            state.save(folder, images, weights, {"batch": self.plan.training.batch})

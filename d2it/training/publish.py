@@ -1,0 +1,67 @@
+"""From a finished run folder to the declared output: a copy of files, without torch."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from d2it.errors import UserError
+from d2it.files import read_format, write_json
+from d2it.models.store import save_model
+from d2it.training import state
+from d2it.training.run_folder import Plan
+
+if TYPE_CHECKING:
+    from d2it.training.task import Task
+
+FORMAT, VERSION = "d2it-done", 1
+
+
+def write_done(plan: Plan, task: "Task", final: dict[str, float]) -> None:
+    """done.json: the run has been trained to `images`, and this is what its model.json will say."""
+    done = {
+        "format": FORMAT,
+        "version": VERSION,
+        "images": plan.images,
+        "batch": plan.training.batch,
+        "kind": task.kind,
+        "architecture": task.architecture,
+        "recipe": task.recipe,
+        "inputs": task.inputs,
+        "extra": task.extra | {"final": final},
+    }
+    write_json(plan.folder / "done.json", done)
+
+
+def finished(plan: Plan, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """done.json, if this run has been trained as long as it should be and all its weights are sound."""
+    path = plan.folder / "done.json"
+    if not path.is_file():
+        return None
+    try:
+        done = read_format(path, FORMAT, VERSION, made_by=f"d2it train {plan.run}")
+    except UserError as error:
+        warn(str(error))
+        return None
+    newest = state.latest(plan.state, plan.images, plan.milestones, warn)
+    complete = newest is not None and newest.images == plan.images == done["images"]
+    return done if complete else None
+
+
+def publish(plan: Plan, done: dict[str, Any], folder: Path) -> None:
+    """Copy the weights of a finished run to `folder`, a model as d2it/models/store.py reads it."""
+    end = state.state_folder(plan.state, plan.images)
+    weights = {stem: end / f"{stem}.safetensors" for stem in ("model", "raw")}
+    for images in plan.milestones:
+        file = state.milestone_folder(plan.state, images) / "model.safetensors"
+        weights[f"milestone-{images}"] = file
+    save_model(
+        folder,
+        kind=done["kind"],
+        architecture=done["architecture"],
+        recipe=done["recipe"],
+        images=done["images"],
+        batch=done["batch"],
+        inputs=done["inputs"],
+        weights=weights,
+        extra=done["extra"],
+    )

@@ -1,0 +1,239 @@
+"""runs/<run>-<digest8>: everything about a run that is not its result, and the lease of whoever trains it."""
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from d2it import __version__
+from d2it.config import paths, recipe
+from d2it.config.schema import Config, Training
+from d2it.errors import UserError
+from d2it.files import canonical_digest, file_digest, read_json, write_json, write_text
+from d2it.training.clock import milestone
+
+HEARTBEAT = 5.0  # seconds between two beats of a lease
+PATIENCE = (
+    5.0  # seconds that a lease may take to become free: a process that was told to stop is saving
+)
+SILENCE = 4  # beats that a holder on another host must miss to be taken for dead
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run folder is to become: known before torch is imported or any data is opened."""
+
+    run: str
+    kind: str
+    folder: Path
+    training: Training
+    seed: int
+    milestones: tuple[int, ...]  # images seen, ascending, all before the end
+    recipe: dict[str, Any]
+    inputs: dict[str, str]  # sha256 of the manifest of everything it is trained on
+    settings: dict[str, Any]  # the whole configuration, for the reader of config.yaml
+
+    @property
+    def images(self) -> int:
+        """Images seen at the end: a whole number of steps."""
+        return milestone(1.0, self.training.images, self.training.batch)
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+
+def make_plan(config: Config, run: str) -> Plan:
+    kind = recipe.kind_of(config, run)
+    training: Training = getattr(config.training, kind)
+    if training.batch % training.shards:
+        raise UserError(
+            f"training.{kind}.batch is {training.batch}, which its {training.shards} shards do not divide: "
+            "change one of them."
+        )
+    evaluations = getattr(getattr(config.runs, kind)[run], "evaluations", {})
+    end = milestone(1.0, training.images, training.batch)
+    marks = {milestone(e.at, end, training.batch) for e in evaluations.values()}
+    return Plan(
+        run=run,
+        kind=kind,
+        folder=paths.run_folder(config, run),
+        training=training,
+        seed=config.seed,
+        milestones=tuple(sorted(marks - {end})),
+        recipe=recipe.run_recipe(config, run),
+        inputs=_inputs(config, run, kind),
+        settings=asdict(config),
+    )
+
+
+def _inputs(config: Config, run: str, kind: str) -> dict[str, str]:
+    spec = getattr(config.runs, kind)[run]
+    if kind == "dvae":
+        manifests = {f"d2it prepare {spec.data}": paths.images(config, spec.data) / "manifest.json"}
+        if spec.ratio not in (0.0, 1.0):
+            source = recipe.thresholds_source(config, spec.data)
+            manifests[f"d2it calibrate {source}"] = paths.thresholds(config, source)
+    else:
+        manifests = {
+            f"d2it encode {spec.latents}": paths.latents(config, spec.latents) / "manifest.json"
+        }
+    for command, path in manifests.items():
+        if not path.is_file():
+            raise UserError(f"{path} is missing: make it with `{command}`.")
+    return {path.as_posix(): file_digest(path) for path in manifests.values()}
+
+
+def claim(plan: Plan) -> None:
+    """Write what the run is, or check that the folder's run is this one."""
+    path = plan.folder / "recipe.json"
+    mine = {"recipe": plan.recipe, "inputs": plan.inputs}
+    if path.is_file():
+        theirs = read_json(path, made_by=f"d2it train {plan.run}")
+        if canonical_digest(theirs["recipe"]) != canonical_digest(plan.recipe):
+            where = _difference(theirs["recipe"], plan.recipe)
+            raise UserError(
+                f"{plan.folder} was made with another recipe ({where} differs): move it away and run the "
+                "same command again."
+            )
+        for name, digest in plan.inputs.items():
+            if theirs["inputs"].get(name) != digest:
+                raise UserError(
+                    f"{name} has changed since {plan.folder} was begun: put it back, or delete that folder "
+                    "to train anew."
+                )
+    else:
+        write_json(path, mine)
+    write_text(
+        plan.folder / "config.yaml",
+        yaml.safe_dump(plan.settings, sort_keys=False, allow_unicode=True),
+    )
+
+
+def _difference(ours: Any, theirs: Any, where: str = "") -> str:
+    """Dotted name of the first setting in which two recipes differ."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in sorted(set(ours) | set(theirs)):
+            if ours.get(key) != theirs.get(key):
+                return _difference(
+                    ours.get(key), theirs.get(key), f"{where}.{key}" if where else key
+                )
+    return where
+
+
+def record_start(plan: Plan, **facts: Any) -> None:
+    """Add to provenance.json what may differ between equal runs. No stage reads it."""
+    path = plan.folder / "provenance.json"
+    starts = json.loads(path.read_text())["starts"] if path.is_file() else []
+    here = Path(__file__).parent
+    commit = subprocess.run(
+        ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True
+    )
+    start = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+    start |= {"d2it": __version__, "commit": commit.stdout.strip() or None, **facts}
+    write_json(path, {"starts": [*starts, start]})
+
+
+@contextmanager
+def lease(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Be the only one who trains in `folder`, or say who is.
+
+    A lock settles it on one machine, also after kill -9. On network file systems locks may be local to a
+    host, so the holder also leaves a heartbeat: one from another host must fall silent before it is dead.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    heartbeat = folder / "heartbeat.json"
+    with open(folder / "lock", "a") as lock:
+        _acquire(lock.fileno(), heartbeat, wait)
+        ended = threading.Event()
+
+        def beat() -> None:
+            count = 0
+            while True:
+                value = {
+                    "host": socket.gethostname(),
+                    "pid": os.getpid(),
+                    "beat": count,
+                    "time": time.time(),
+                }
+                with suppress(OSError):  # a full disk stops training when it saves, not here
+                    write_json(heartbeat, value)
+                count += 1
+                if ended.wait(HEARTBEAT):
+                    return
+
+        beat_thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        beat_thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            beat_thread.join()
+            heartbeat.unlink(missing_ok=True)
+
+
+def await_free(folder: Path, wait: bool) -> None:
+    """Return once nobody holds the lease; the sentence of who does if that takes too long."""
+    if folder.is_dir():
+        with open(folder / "lock", "a") as lock:
+            _acquire(lock.fileno(), folder / "heartbeat.json", wait)
+
+
+def _acquire(lock: int, heartbeat: Path, wait: bool) -> None:
+    patience = time.monotonic() + PATIENCE
+    while not _locked(lock):
+        if not wait and time.monotonic() > patience:
+            raise _in_use(heartbeat)
+        time.sleep(0.1)
+    first = _read_heartbeat(heartbeat)
+    if first is None or first["host"] == socket.gethostname():
+        return  # nobody, or one who died on this host: its lock went with it
+    silence = time.monotonic() + SILENCE * HEARTBEAT
+    while time.monotonic() < silence:
+        time.sleep(0.5)
+        seen = _read_heartbeat(heartbeat)
+        if seen is None:
+            return
+        if seen != first:
+            if not wait:
+                raise _in_use(heartbeat)
+            first, silence = seen, time.monotonic() + SILENCE * HEARTBEAT
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+def _read_heartbeat(path: Path) -> dict[str, Any] | None:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+        return value
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _in_use(heartbeat: Path) -> UserError:
+    holder = _read_heartbeat(heartbeat)
+    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+    return UserError(
+        f"{heartbeat.parent} is being trained by {who}: wait for it (`--wait` does), or stop it, and run the "
+        "same command again."
+    )

@@ -1,0 +1,60 @@
+"""Signals that ask a run to end soon: finish the step, save, leave. All processes leave at the same step."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+class Stopped(Exception):
+    """A run was asked to stop, and did after saving its state."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Stop:
+    """While entered, signals are only noted. `asked()`, called once a step, says which one to obey."""
+
+    def __init__(self, processes: int) -> None:
+        from torch import distributed
+
+        self.received = 0
+        self.previous: dict[int, Any] = {}
+        # On the CPU, whatever the device: no step waits for a GPU to learn about signals.
+        self.group = distributed.new_group(backend="gloo") if processes > 1 else None
+        self.pending: Any = None
+        self.shared: Any = 0
+
+    def __enter__(self) -> "Stop":
+        for signum in SIGNALS:
+            self.previous[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+        if self.pending is not None and kind is None:
+            self.pending.wait()
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.received = self.received or signum
+
+    def asked(self) -> int:
+        """The signal to obey after this step, or 0: agreed between processes one step late, at no wait."""
+        if self.group is None:
+            return self.received
+        import torch
+        from torch import distributed
+
+        agreed = 0
+        if self.pending is not None:
+            self.pending.wait()
+            agreed = int(self.shared)
+        self.shared = torch.tensor(self.received)
+        self.pending = distributed.all_reduce(
+            self.shared, distributed.ReduceOp.MAX, group=self.group, async_op=True
+        )
+        return agreed

@@ -1,0 +1,112 @@
+"""A training run of milliseconds with everything a real one has: two players, drawn noise, milestones.
+
+    python tests/tiny_run.py FOLDER images=640 [fail_at=320] [pause=0.01] [half_life=100] ...
+
+also under torchrun. It is what the fault tests start, kill and start again.
+"""
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from d2it.config.schema import Training
+from d2it.errors import UserError
+from d2it.training.run_folder import Plan
+from d2it.training.task import Player
+
+SEED = 3
+TRAINING = Training(
+    images=640,
+    batch=16,
+    learning_rate=1e-2,
+    shards=2,
+    betas=(0.5, 0.9),
+    weight_decay=0.01,
+    clip=1.0,
+    warmup=64,
+    ema_half_life=100.0,
+    log_images=48,
+    save_images=80,
+)
+
+
+class TinyTask:
+    """A network that copies its input through noise, and a critic that starts later."""
+
+    kind = "dit"
+    size = 100
+
+    def __init__(self, training: Training, fail_at: int = -1, pause: float = 0.0):
+        torch.manual_seed(SEED)
+        self.fail_at, self.pause = fail_at, pause
+        model = nn.Sequential(nn.Linear(8, 32), nn.LayerNorm(32), nn.SiLU(), nn.Linear(32, 8))
+        critic = nn.Sequential(nn.Linear(8, 16), nn.SiLU(), nn.Linear(16, 1))
+        rate = training.learning_rate
+        self.players = [
+            Player("model", model, training, rate),
+            Player("critic", critic, training, rate / 2),
+        ]
+        self.items = torch.randn(self.size, 8, generator=torch.Generator().manual_seed(SEED))
+        self.architecture, self.recipe = {"width": 32}, {"stage": "tiny"}
+        self.inputs, self.extra = {"items": "none"}, {}
+
+    def fetch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        time.sleep(self.pause)
+        return {"x": self.items[torch.from_numpy(indices)]}
+
+    def draw(self, generator: torch.Generator, n: int, images_seen: int) -> dict[str, torch.Tensor]:
+        return {"noise": torch.randn(n, 8, generator=generator)}
+
+    def loss(self, player, networks, batch, images_seen):
+        noisy = batch["x"] + 0.1 * batch["noise"]
+        if player == "critic":
+            if images_seen < 160:
+                return None, {}
+            with torch.no_grad():
+                fake = networks["model"](noisy)
+            both = networks["critic"](torch.cat([batch["x"], fake]))
+            real, fake = both.chunk(2)
+            loss = torch.relu(1 - real).mean() + torch.relu(1 + fake).mean()
+            return loss, {"gap": (real - fake).mean()}
+        output = networks["model"](noisy)
+        error = (output - batch["x"]).square().mean()
+        loss = error
+        if images_seen >= 160:
+            loss = loss - 0.1 * networks["critic"](output).mean()
+        if images_seen == self.fail_at:
+            loss = loss * torch.where(batch["x"].sum() > batch["noise"].sum(), torch.nan, 1.0)
+        return loss, {"error": error}
+
+
+def tiny_plan(folder: Path, images: int = 640, milestones: tuple[int, ...] = (208, 432), **settings) -> Plan:
+    training = replace(TRAINING, images=images, **settings)
+    marks = tuple(m for m in milestones if m < images)
+    recipe = {"settings": {"learning_rate": training.learning_rate}}
+    return Plan("tiny", "dit", folder, training, SEED, marks, recipe, {}, {"name": "tiny"})
+
+
+def main(folder: str, *settings: str) -> int:
+    from d2it.training.engine import train
+    from d2it.training.stop import Stopped
+
+    given = dict(setting.split("=") for setting in settings)
+    task_settings = {"fail_at": int(given.pop("fail_at", -1)), "pause": float(given.pop("pause", 0))}
+    wait = given.pop("wait", "no") == "yes"
+    plan = tiny_plan(Path(folder), **{key: int(value) for key, value in given.items()})
+    try:
+        train(plan, lambda: TinyTask(plan.training, **task_settings), "cpu", wait)
+    except UserError as error:
+        print(f"d2it: error: {error}", file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        return 128 + stopped.signum
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(*sys.argv[1:]))
