@@ -1,0 +1,119 @@
+"""What the DVAE is trained with: L1 + LPIPS + KL + GAN.
+
+Paper does not say; we chose the losses of its lineage (VQGAN, LDM, DQ-VAE). Reductions: L1 and LPIPS are means over
+pixels and images, KL is a sum over codes per pixel value, the GAN terms are means over patches.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2it.models.dvae import Moments, in_use
+
+EPSILON = 1e-4  # keeps the adaptive weight finite where the GAN has no gradient
+
+
+def kl_per_value(moments: Sequence[Moments], map: Tensor, pixels: int) -> Tensor:
+    """KL(posterior || N(0, 1)) of the codes in use: summed per image, divided by its pixel values, mean over images.
+
+    A coarse region has a coarse code only, a fine one its fine codes: all others neither cost nor learn.
+    LDM's weight of 1e-6 is for the sum over codes against a sum over pixel values; here both are divided.
+    """
+    total = torch.zeros((), device=map.device)
+    for (mean, logvar), used in zip(moments, in_use(map, len(moments)), strict=True):
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar)  # (N, C, H_i, W_i)
+        total = total + torch.where(used, kl, 0.0).sum()
+    return total / (len(map) * 3 * pixels)
+
+
+def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def hinge_generator(fake: Tensor) -> Tensor:
+    return -fake.mean()
+
+
+def adaptive_weight(reconstruction: Tensor, gan: Tensor, cap: float) -> Tensor:
+    """How much the GAN may count: the ratio of both terms' gradients at the decoder's last layer (VQGAN), capped."""
+    return (reconstruction.norm() / (gan.norm() + EPSILON)).clamp(max=cap).detach()
+
+
+class Trunk(NamedTuple):
+    """A torchvision feature extractor up to the last layer that LPIPS reads."""
+
+    convolutions: list[tuple[int, int, int, int, int]]  # inputs, outputs, kernel, stride, padding
+    pooled: dict[int, tuple[int, int]]  # before this convolution: max pooling (kernel, stride)
+    read: list[int]  # convolutions whose ReLU outputs are compared
+
+
+ALEX = Trunk(
+    [(3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1), (256, 256, 3, 1, 1)],
+    {1: (3, 2), 2: (3, 2)},
+    [0, 1, 2, 3, 4],
+)  # fmt: skip
+VGG_WIDTHS = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+VGG = Trunk(
+    [(a, b, 3, 1, 1) for a, b in zip(VGG_WIDTHS, VGG_WIDTHS[1:], strict=False)],
+    {2: (2, 2), 4: (2, 2), 7: (2, 2), 10: (2, 2)},
+    [1, 3, 6, 9, 12],
+)
+TRUNKS = {"alex": ALEX, "vgg": VGG}
+
+
+class Lpips(nn.Module):
+    """LPIPS 0.1 (Zhang et al. 2018): weighted distance of unit-length deep features. Frozen."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, trunk: str) -> None:
+        super().__init__()
+        self.trunk = TRUNKS[trunk]
+        for i, (inputs, outputs, kernel, stride, padding) in enumerate(self.trunk.convolutions):
+            self.add_module(f"conv{i}", nn.Conv2d(inputs, outputs, kernel, stride, padding))
+        for i, layer in enumerate(self.trunk.read):
+            width = self.trunk.convolutions[layer][1]
+            self.add_module(f"lin{i}", nn.Conv2d(width, 1, 1, bias=False))
+        # ImageNet's mean and standard deviation, for inputs in [-1, 1]
+        shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+        self.register_buffer("shift", shift[:, None, None], persistent=False)
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.requires_grad_(False).eval()
+
+    @classmethod
+    def load(cls, trunk: str) -> "Lpips":
+        """With the published weights, fetched beforehand by `d2it fetch`."""
+        from safetensors.torch import load_file
+
+        from d2it.data.fetch import weights_file
+
+        model = cls(trunk)
+        model.load_state_dict(load_file(weights_file(f"lpips_{trunk}")))
+        return model
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Unit-length features of each layer that is read, (N, C_l, h_l, w_l)."""
+        x = (x - self.shift) / self.scale
+        found = []
+        for i in range(len(self.trunk.convolutions)):
+            if i in self.trunk.pooled:
+                x = F.max_pool2d(x, *self.trunk.pooled[i])
+            x = F.relu(self.get_submodule(f"conv{i}")(x))
+            if i in self.trunk.read:
+                # vector_norm has a zero gradient at zero, where sqrt(sum of squares) has none
+                found.append(x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10))
+        return found
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distance of each pair of images in [-1, 1], (N, 3, H, W) -> (N,). Gradients flow into x only."""
+        with torch.no_grad():
+            targets = self.features(y)
+        distance = torch.zeros(len(x), device=x.device)
+        for i, (a, b) in enumerate(zip(self.features(x), targets, strict=True)):
+            weighted = self.get_submodule(f"lin{i}")((a - b) ** 2)  # (N, 1, h_l, w_l)
+            distance = distance + weighted.mean((1, 2, 3))
+        return distance

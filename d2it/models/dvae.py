@@ -1,0 +1,264 @@
+"""The Dynamic VAE (section 3.1): a hierarchical encoder with a head per grain, and one decoder.
+
+Paper does not say which layers; we chose Stable Diffusion's (its f = 8 VAE has 83.654 M parameters) with one more
+encoder stage and head per coarser factor: F = {16, 8} has 105.987 M. `warm_start` shows that SD's weights fit.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2it.errors import UserError
+from d2it.grains import route, to_grid
+
+LOGVAR_RANGE = (-30.0, 20.0)  # SD's: exp() stays finite
+
+Moments = tuple[Tensor, Tensor]
+"""Mean and logvar of the codes of one grain, (N, C, H_i, W_i) each."""
+
+
+class ResBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, inputs, eps=1e-6)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, outputs, eps=1e-6)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.shortcut(x) + h
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over all positions."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (N, H W, C)
+        q, k, v = self.qkv(tokens).chunk(3, dim=-1)
+        tokens = self.out(F.scaled_dot_product_attention(q, k, v))
+        return x + tokens.transpose(1, 2).reshape(x.shape)
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # to the right and below only, as SD does
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def middle(channels: int, groups: int) -> nn.Sequential:
+    block1, block2 = (ResBlock(channels, channels, groups) for _ in range(2))
+    return nn.Sequential(block1, Attention(channels, groups), block2)
+
+
+def stage(
+    inputs: int, outputs: int, blocks: int, attends: bool, groups: int
+) -> nn.Sequential:
+    """Residual blocks of one resolution, each followed by attention where that is asked for."""
+    layers: list[nn.Module] = []
+    for block in range(blocks):
+        layers.append(ResBlock(outputs if block else inputs, outputs, groups))
+        if attends:
+            layers.append(Attention(outputs, groups))
+    return nn.Sequential(*layers)
+
+
+class Head(nn.Module):
+    """From the features at one resolution to the moments of that grain's codes."""
+
+    def __init__(self, channels: int, latent_channels: int, groups: int) -> None:
+        super().__init__()
+        self.middle = middle(channels, groups)
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.conv = nn.Conv2d(channels, 2 * latent_channels, 3, padding=1)
+        self.quant = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
+
+    def forward(self, x: Tensor) -> Moments:
+        moments = self.quant(self.conv(F.silu(self.norm(self.middle(x)))))
+        mean, logvar = moments.chunk(2, dim=1)
+        return mean, logvar.clamp(*LOGVAR_RANGE)
+
+
+class Encoder(nn.Module):
+    """Stage i works at 1/2^i of the resolution; the head of factor f branches off stage log2(f)."""
+
+    def __init__(
+        self,
+        factors: Sequence[int],
+        latent_channels: int,
+        channels: int,
+        multipliers: Sequence[int],
+        res_blocks: int,
+        attention: Sequence[int],
+        norm_groups: int,
+    ) -> None:
+        super().__init__()
+        widths = [channels * multiplier for multiplier in multipliers]
+        inputs = [channels, *widths[:-1]]
+        self.conv_in = nn.Conv2d(3, channels, 3, padding=1)
+        self.stages = nn.ModuleList(
+            stage(inputs[i], width, res_blocks, 2**i in attention, norm_groups)
+            for i, width in enumerate(widths)
+        )
+        self.downsamples = nn.ModuleList(Downsample(width) for width in widths[:-1])
+        self.depths = [int(math.log2(factor)) for factor in factors]
+        self.heads = nn.ModuleList(
+            Head(widths[depth], latent_channels, norm_groups) for depth in self.depths
+        )
+
+    def forward(self, x: Tensor) -> list[Moments]:
+        x = self.conv_in(x)
+        features = []
+        for i, blocks in enumerate(self.stages):
+            x = blocks(self.downsamples[i - 1](x) if i else x)
+            features.append(x)
+        return [head(features[depth]) for head, depth in zip(self.heads, self.depths, strict=True)]
+
+
+class Decoder(nn.Module):
+    """From the finest grid to pixels: the encoder's stages in reverse, each with one block more."""
+
+    def __init__(
+        self,
+        latent_channels: int,
+        channels: int,
+        multipliers: Sequence[int],
+        res_blocks: int,
+        attention: Sequence[int],
+        norm_groups: int,
+    ) -> None:
+        super().__init__()
+        widths = [channels * multiplier for multiplier in multipliers][::-1]
+        inputs = [widths[0], *widths[:-1]]
+        last = len(widths) - 1
+        self.quant = nn.Conv2d(latent_channels, latent_channels, 1)
+        self.conv_in = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
+        self.middle = middle(widths[0], norm_groups)
+        self.stages = nn.ModuleList(
+            stage(inputs[i], width, res_blocks + 1, 2 ** (last - i) in attention, norm_groups)
+            for i, width in enumerate(widths)
+        )
+        self.upsamples = nn.ModuleList(Upsample(width) for width in widths[:-1])
+        self.norm_out = nn.GroupNorm(norm_groups, channels * multipliers[0], eps=1e-6)
+        self.conv_out = nn.Conv2d(channels * multipliers[0], 3, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.middle(self.conv_in(self.quant(z)))
+        for i, blocks in enumerate(self.stages):
+            x = blocks(self.upsamples[i - 1](x) if i else x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Dvae(nn.Module):
+    """Codes of every grain, routed by a grain map to the finest grid, decoded by one decoder.
+
+    With a constant map it is an ordinary VAE of one factor.
+    """
+
+    def __init__(
+        self,
+        factors: Sequence[int],
+        size: int,
+        latent_channels: int,
+        channels: int,
+        multipliers: Sequence[int],
+        res_blocks: int,
+        attention: Sequence[int],
+        norm_groups: int = 32,
+    ) -> None:
+        super().__init__()
+        check_shapes(factors, size, channels, multipliers, norm_groups)
+        self.factors, self.size, self.latent_channels = list(factors), size, latent_channels
+        self.encoder = Encoder(
+            factors, latent_channels, channels, multipliers, res_blocks, attention, norm_groups
+        )
+        finest = int(math.log2(factors[-1]))
+        self.decoder = Decoder(
+            latent_channels,
+            channels,
+            multipliers[: finest + 1],
+            res_blocks,
+            attention,
+            norm_groups,
+        )
+
+    def encode(self, x: Tensor) -> list[Moments]:
+        """(N, 3, H, W) in [-1, 1] -> per grain, coarse to fine, mean and logvar (N, C, H/f_i, W/f_i)."""
+        if x.shape[1:] != (3, self.size, self.size):
+            raise UserError(
+                f"The DVAE takes RGB images of {self.size} x {self.size} px, not {tuple(x.shape[1:])}."
+            )
+        return self.encoder(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(N, C, H/f, W/f) on the finest grid -> (N, 3, H, W), about [-1, 1] but not clamped."""
+        return self.decoder(z)
+
+    def forward(
+        self, x: Tensor, map: Tensor, noises: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Moments]]:
+        """The reconstruction from sampled codes, and the moments.
+
+        Sampled BEFORE neighbour copying, so that all cells of a coarse region share one code.
+        """
+        moments = self.encode(x)
+        codes = [sample(*moment, noise) for moment, noise in zip(moments, noises, strict=True)]
+        return self.decode(route(codes, map)), moments
+
+
+def sample(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """A draw from the posterior."""
+    return mean + torch.exp(0.5 * logvar) * noise
+
+
+def in_use(map: Tensor, k: int) -> list[Tensor]:
+    """Per grain, coarse to fine, which of its codes the map uses: (N, 1, H_i, W_i) bool."""
+    return [to_grid(map == grain, 2**grain)[:, None] for grain in range(k)]
+
+
+def check_shapes(
+    factors: Sequence[int],
+    size: int,
+    channels: int,
+    multipliers: Sequence[int],
+    norm_groups: int,
+) -> None:
+    """Sizes that do not fit together, in one sentence each."""
+    if any(coarse != 2 * fine for coarse, fine in zip(factors, factors[1:], strict=False)):
+        raise UserError(f"factors is {list(factors)}, but must halve from coarse to fine.")
+    if 2 ** (len(multipliers) - 1) != factors[0]:
+        raise UserError(
+            f"model.dvae.multipliers has {len(multipliers)} stages, but the factor {factors[0]} "
+            f"needs {math.log2(factors[0]) + 1:g}: one for each halving, and the first."
+        )
+    if size % factors[0]:
+        raise UserError(f"{size} px do not divide into regions of {factors[0]} px.")
+    for multiplier in {1, *multipliers}:
+        if channels * multiplier % norm_groups:
+            raise UserError(
+                f"model.dvae.norm_groups is {norm_groups}, which does not divide "
+                f"{channels * multiplier} channels."
+            )
