@@ -1,0 +1,105 @@
+"""The Dynamic Grain Transformer learns how regions belong together, which one shot from noise
+cannot.
+"""
+
+import math
+
+import pytest
+import torch
+
+from d2it.diffusion import Schedule, sample_maps
+from d2it.grains import fine_share, neighbour_agreement
+from d2it.models.grain_transformer import GrainTransformer, grain_loss, one_hot
+
+SIDE = 8
+
+
+def half_planes(n: int, generator: torch.Generator) -> torch.Tensor:
+    """Maps cut by a line through the middle, fine on a random side: any region is fine half the
+    time.
+    """
+    angle = 2 * math.pi * torch.rand(n, 1, 1, generator=generator)
+    place = torch.arange(SIDE) - (SIDE - 1) / 2
+    return (place * angle.cos() + place[:, None] * angle.sin() > 0).long()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small network after a short training on half-planes, and its last losses by t."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network = GrainTransformer(SIDE, 2, width=48, depth=3, heads=3, classes=0)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0)
+    generator, schedule, steps = torch.Generator().manual_seed(0), Schedule(), 350
+    for step in range(steps):
+        map = half_planes(32, generator)
+        t = torch.randint(1000, (32,), generator=generator)
+        noise = torch.randn(32, 2, SIDE, SIDE, generator=generator)
+        loss = grain_loss(network(schedule.q_sample(one_hot(map, 2), t, noise), t), map)
+        optimiser.zero_grad()
+        loss.backward()
+        for group in optimiser.param_groups:
+            group["lr"] = 2e-3 * (1 - step / steps)
+        optimiser.step()
+    return network.eval()
+
+
+def source(n: int, seed: int = 0):
+    def noise(step: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(1000 * seed + step)
+        return torch.randn(n, 2, SIDE, SIDE, generator=generator)
+
+    return noise
+
+
+def test_sampled_maps_have_the_statistics_of_the_data(trained):
+    data = half_planes(512, torch.Generator().manual_seed(7))
+    maps = sample_maps(trained, source(128), 40)
+    assert maps.shape == (128, SIDE, SIDE) and set(maps.unique().tolist()) <= {0, 1}
+    print(fine_share(maps), fine_share(data), neighbour_agreement(maps), neighbour_agreement(data))
+    assert abs(fine_share(maps) - fine_share(data)) < 0.03
+    assert abs(neighbour_agreement(maps) - neighbour_agreement(data)) < 0.05
+    per_region = maps.double().mean(0)
+    assert per_region.min() > 0.25 and per_region.max() < 0.75  # not one map over and over
+
+
+def test_one_shot_from_noise_fails_the_same_statistics(trained):
+    data = half_planes(512, torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        logits = trained(source(128)(0), torch.full((128,), 999))
+    probability = logits.softmax(1)[:, 1]
+    drawn = (torch.rand(probability.shape) < probability).long()
+    print(neighbour_agreement(drawn))
+    assert neighbour_agreement(drawn) < neighbour_agreement(data) - 0.2
+
+
+def test_maps_depend_on_the_noise_alone(trained):
+    assert torch.equal(
+        sample_maps(trained, source(4, 3), 10), sample_maps(trained, source(4, 3), 10)
+    )
+    assert not torch.equal(
+        sample_maps(trained, source(4, 3), 10), sample_maps(trained, source(4, 4), 10)
+    )
+
+
+def test_drawing_from_the_last_logits_is_their_argmax(trained):
+    maps = sample_maps(trained, source(64), 40)
+    x = Schedule().q_sample(one_hot(maps, 2), torch.zeros(64, dtype=torch.long), source(64)(1))
+    with torch.no_grad():
+        probability = trained(x, torch.zeros(64)).softmax(1)
+    assert (probability.amax(1) > 0.95).double().mean() > 0.98
+
+
+def test_loss_is_the_cross_entropy_of_the_map():
+    map = torch.tensor([[[0, 2], [1, 0]]])
+    assert torch.equal(one_hot(map, 3)[0, :, 0, 1], torch.tensor([-1.0, -1.0, 1.0]))
+    assert grain_loss(torch.zeros(1, 3, 2, 2), map) == pytest.approx(math.log(3))
+    assert grain_loss(100 * one_hot(map, 3), map) < 1e-6
+
+
+def test_classes_and_three_grains():
+    network = GrainTransformer(4, 3, width=24, depth=1, heads=2, classes=5)
+    y = torch.tensor([0, 5])
+    noise = torch.randn(2, 3, 4, 4)
+    assert network(noise, torch.tensor([3, 900]), y).shape == (2, 3, 4, 4)
+    assert sample_maps(network, lambda step: noise, 3, y).shape == (2, 4, 4)
