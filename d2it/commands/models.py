@@ -43,4 +43,6 @@ def main(arguments: argparse.Namespace) -> None:
 def _text(value: str | float | None) -> str:
     if value is None:
         return "–"
-    return value if isinstance(value, str) else f"{value:.2f}"
+    if isinstance(value, str):
+        return value
+    return f"{value:g}" if value == round(value) else f"{value:.2f}"

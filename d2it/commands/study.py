@@ -1,4 +1,4 @@
-"""d2it study [--json] [overrides]: every run with its inputs and the cells of tables and figures it fills."""
+"""d2it study [--json] [overrides]: every run, its inputs, and the cells that it fills."""
 
 import argparse
 import json

@@ -14,8 +14,12 @@ Architecture = dict[str, Any]
 def architecture(config: Config, run: str) -> Architecture:
     """The constructor arguments of the network that `run` trains; they are stored beside its weights."""
     kind = kind_of(config, run)
-    builders = {"dvae": _dvae, "grain": _grain, "content": _content, "dit": _dit}
-    return builders[kind](config, getattr(config.runs, kind)[run])
+    settings = getattr(config.runs, kind)[run]
+    if kind == "dvae":
+        return _dvae(config, settings)
+    if kind == "content":
+        return _content(config, settings)
+    return _dit(config, settings) if kind == "dit" else _grain(config, settings)
 
 
 def split_layers(depth: int, split: tuple[int, int]) -> tuple[int, int]:

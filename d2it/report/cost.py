@@ -1,7 +1,7 @@
-"""Parameters and multiply-accumulates of every network in closed form, from its constructor's arguments.
+"""Parameters and multiply-accumulates in closed form, from a network's constructor arguments.
 
-MACs are what the DiT paper calls Gflops: one forward pass of one image, counting products of weights or of
-attention with activations; biases, norms and look-ups are not counted. Nothing is allocated, torch is not needed.
+MACs are what the DiT paper calls Gflops: those of weights and attention in one forward pass of one
+image; biases, norms and look-ups are not counted. Nothing is allocated.
 """
 
 import math
@@ -36,7 +36,7 @@ def parameters(kind: str, architecture: dict[str, Any]) -> dict[str, int]:
 
 
 def gmacs(kind: str, architecture: dict[str, Any], ratio: Ratio = 0.5) -> dict[str, float]:
-    """10^9 MACs of a forward pass: dense, and with RefineNet on the share `ratio` of fine tokens alone."""
+    """10^9 MACs of a forward pass: dense, and with RefineNet on fine tokens alone."""
     dense, sparse = (cost(kind, architecture, share).macs / 1e9 for share in (None, ratio))
     return {"dense": round(dense, 9), "sparse": round(sparse, 9)}
 
@@ -63,7 +63,7 @@ def condition(width: int, classes: int) -> Cost:
 
 
 def block(width: int, tokens: float, seen: int, heads: int, mlp_ratio: float, qk: bool) -> Cost:
-    """A DiT block whose tokens each attend to `seen` tokens: 18 h^2 + 15 h parameters at ratio 4."""
+    """A DiT block whose tokens each attend to `seen` others: 18 h^2 + 15 h parameters."""
     hidden = int(width * mlp_ratio)
     attention = linear(width, 4 * width, tokens) + Cost(macs=2 * tokens * seen * width)
     mlp = linear(width, hidden, tokens) + linear(hidden, width, tokens)

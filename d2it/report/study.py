@@ -129,7 +129,7 @@ def at_scale(config: Config, run: str) -> bool:
 
 
 def cells(study: Study, config: Config) -> Iterator[tuple[str, str, str]]:
-    """(item, run, what it fills there) of every cell and point, whether or not the scale has the run."""
+    """(item, run, what it fills there) of every cell and point, also those without a run here."""
     for name in ITEMS:
         item = item_of(study, name)
         if isinstance(item, Table):

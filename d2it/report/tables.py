@@ -1,7 +1,7 @@
 """Tables 1-5: ours beside the published numbers, as CSV (in full), Markdown and LaTeX (to read).
 
-Each row of data/published/<table>.csv becomes a line for every row of the study that stands beside it, or one
-line that is marked as published only. An empty cell always says why; no number is ever filled in.
+Each row of data/published/<table>.csv becomes a line for every row of the study that stands beside
+it, or one marked as published only. A line without a number of ours says why.
 """
 
 from pathlib import Path
@@ -31,9 +31,9 @@ def table(study: Study, name: str, config: Config) -> pd.DataFrame:
     """Every line of a table; columns `<metric>_ours`, `_spread`, `_published`, `_difference`, …"""
     item = item_of(study, name)
     assert isinstance(item, Table)
-    lines = []
+    lines: list[dict[str, Any]] = []
     for printed in published(name):
-        rows = [row for row in item.rows if row.row == printed["row"]]
+        rows: list[Row | None] = [row for row in item.rows if row.row == printed["row"]]
         lines += [_line(item, printed, row, config) for row in rows or [None]]
     frame = pd.DataFrame(lines)
     return frame.astype({"n": "Int64"})
@@ -102,7 +102,7 @@ def _notes(ours: Result) -> list[str]:
 
 
 def remarks(study: Study, name: str, config: Config) -> list[str]:
-    """Sentences below a table: what the published numbers are, how ours were made, why a column is empty."""
+    """Sentences below a table: what the numbers are, and why a column is empty."""
     item = item_of(study, name)
     assert isinstance(item, Table)
     found = [result(config, row.run, row.label) for row in item.rows]
@@ -142,7 +142,7 @@ def write_table(study: Study, name: str, config: Config) -> list[Path]:
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
-    """The lines as short text: ours ± spread, published, difference; columns that say nothing left out."""
+    """The lines as short text: ours ± spread, published, difference; without empty columns."""
     columns: dict[str, list[str]] = {}
     for column in frame.columns:
         base, _, part = column.rpartition("_")

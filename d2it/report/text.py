@@ -33,10 +33,9 @@ def markdown(frame: pd.DataFrame, title: str, first: str, below: Sequence[str]) 
 
 
 def latex(frame: pd.DataFrame, title: str, first: str, below: Sequence[str], label: str) -> str:
-    """A table environment that needs booktabs and graphicx only; `first` is a comment and in the caption."""
-    header, *rows = (
-        " & ".join(map(escape, row)) + r" \\" for row in [frame.columns, *frame.values.tolist()]
-    )
+    """A table environment that needs booktabs and graphicx; `first` is a comment and captioned."""
+    texts: list[list[str]] = [list(frame.columns), *frame.values.tolist()]
+    header, *rows = (" & ".join(map(escape, row)) + r" \\" for row in texts)
     caption = " ".join([title, first.replace("`", ""), *below])
     return "\n".join(
         [

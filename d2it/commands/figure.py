@@ -1,0 +1,20 @@
+"""d2it figure N [overrides]: draw one of the paper's figures as PNG and SVG."""
+
+import argparse
+
+from d2it.cli import add_config_arguments
+from d2it.config.load import load
+from d2it.report.study import load_study
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("number", type=int, choices=range(3, 7), help="of the figure, 3 to 6")
+    add_config_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    config = load(arguments.params, arguments.overrides)
+    from d2it.report.figures import write_figure
+
+    paths = write_figure(load_study(), f"figure_{arguments.number}", config)
+    print("Written: " + ", ".join(map(str, paths)))

@@ -1,0 +1,233 @@
+"""Figures 3-6 as PNG and SVG, the same bytes every time.
+
+Filled marks are ours, hollow ones published; what a scale does not have is said below the figure.
+"""
+
+import textwrap
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from d2it.config import paths
+from d2it.config.recipe import ratio_key, run_name
+from d2it.config.schema import Config
+from d2it.errors import UserError
+from d2it.files import atomic_path, read_json
+from d2it.report.results import Gap, Result, published, result, scale_line
+from d2it.report.study import Curves, Ratios, Samples, Study, at_scale, heading, item_of
+
+# Okabe and Ito's vermilion and blue: told apart by every kind of colour vision, and in grey.
+FINE, COARSE, GREY = "#D55E00", "#0072B2", "#555555"
+COLOURS = {"DiT": COARSE, "D²iT": FINE}
+MARKS = {"DiT": "s", "D²iT": "o"}
+HOLLOW: dict[str, Any] = {"marker": "o", "fillstyle": "none", "markersize": 8}
+FACTOR = 3.0  # published numbers further from ours than this get an axis of their own
+STYLE: Any = {"svg.hashsalt": "d2it", "font.family": "DejaVu Sans", "axes.titlesize": 10}
+METADATA: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}}
+
+
+def write_figure(study: Study, name: str, config: Config) -> list[Path]:
+    """results/<scale>/figures/<name>.{png,svg}."""
+    item = item_of(study, name)
+    written = []
+    with matplotlib.rc_context(), sns.axes_style("whitegrid"), sns.plotting_context("paper"):
+        matplotlib.rcParams.update(STYLE)
+        if isinstance(item, Samples):
+            figure, remarks = draw_samples(item, config)
+        elif isinstance(item, Ratios):
+            figure, remarks = draw_ratios(item, config)
+        else:
+            assert isinstance(item, Curves)
+            figure, remarks = draw_curves(item, config)
+        title = f"{heading(name)} (section {item.section}). {item.title}."
+        if item.published:
+            remarks.append(f"Hollow marks, published: {item.published}.")
+        add_caption(figure, [title, scale_line(config).replace("`", ""), *remarks])
+        for suffix, metadata in METADATA.items():
+            written.append(paths.figures(config) / f"{name}.{suffix}")
+            with atomic_path(written[-1]) as path:
+                figure.savefig(path, format=suffix, dpi=150, bbox_inches="tight", metadata=metadata)
+    return written
+
+
+def add_caption(figure: Figure, sentences: list[str]) -> None:
+    """Text below the drawing, wrapped to its width."""
+    width = int(figure.get_figwidth() * 17)  # characters of 8 points in an inch
+    lines = [line for text in sentences for line in textwrap.wrap(text, width)]
+    figure.text(0.01, -0.02, "\n".join(lines), va="top", fontsize=8, color=GREY)
+
+
+def absent(runs: list[str], config: Config) -> list[str]:
+    """A sentence that names the runs that are missing at this scale."""
+    missing = [run for run in dict.fromkeys(runs) if not at_scale(config, run)]
+    return [f"Not at this scale: {', '.join(missing)}."] if missing else []
+
+
+# Figures 3 and 4: pictures and their grain maps
+
+
+def gallery(item: Samples, config: Config) -> tuple[list[np.ndarray], np.ndarray]:
+    """Pictures (h, w, 3) uint8 of a run's gallery, and the grain map of each (n, rows, columns)."""
+    folder = paths.gallery(config, item.run)
+    made_by = f"d2it evaluate {item.run}"
+    maps = read_json(folder / "maps.json", made_by=made_by).get(item.gallery, [])
+    files = [folder / f"{item.gallery}-{i}.png" for i in range(len(maps))]
+    if not files or not all(file.is_file() for file in files):
+        raise UserError(f"{folder} lacks {item.gallery} samples: make it again with `{made_by}`.")
+    return [np.asarray(Image.open(file).convert("RGB")) for file in files], np.asarray(maps)
+
+
+def overlay(picture: np.ndarray, grains: np.ndarray) -> np.ndarray:
+    """The picture in grey below the colours of its grain map, (h, w, 3) in [0, 1]."""
+    cell = picture.shape[0] // grains.shape[0]
+    colours = colour_map(grains).repeat(cell, axis=0).repeat(cell, axis=1)
+    grey = picture.mean(axis=2, keepdims=True) / 255
+    return np.asarray(0.5 * grey + 0.5 * colours)
+
+
+def colour_map(grains: np.ndarray) -> np.ndarray:
+    """(rows, columns) -> (rows, columns, 3): blue is coarsest, red is finest."""
+    share = grains[..., None] / max(int(grains.max()), 1)
+    return np.asarray((1 - share) * to_rgb(COARSE) + share * to_rgb(FINE))
+
+
+def draw_samples(item: Samples, config: Config) -> tuple[Figure, list[str]]:
+    """Rows of eight pictures, each above its overlay; a map that all share stands first."""
+    if not at_scale(config, item.run):
+        figure = Figure(figsize=(8.0, 1.0))
+        figure.text(0.5, 0.5, "not at this scale", ha="center", va="center", color=GREY)
+        return figure, absent([item.run], config)
+    pictures, maps = gallery(item, config)
+    shared = len(pictures) > 1 and bool((maps == maps[0]).all())
+    across, lead = 8, int(shared)
+    rows = 2 * -(-len(pictures) // across)
+    figure = Figure(figsize=(across + lead, rows + 0.35), layout="constrained")
+    grid = figure.subplots(rows, across + lead, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for i, (picture, grains) in enumerate(zip(pictures, maps, strict=True)):
+        row, column = 2 * (i // across), lead + i % across
+        grid[row, column].imshow(picture, interpolation="nearest")
+        grid[row + 1, column].imshow(overlay(picture, grains), interpolation="nearest")
+    if shared:
+        grid[0, 0].imshow(colour_map(maps[0]), interpolation="nearest")
+        grid[0, 0].set_title("the one map")
+    keys = [Patch(color=FINE, label="fine region"), Patch(color=COARSE, label="coarse region")]
+    figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
+    what = "upper rows are samples, lower rows the same with their grain maps"
+    return figure, [f"Run {run_name(config, item.run)}: {what}."]
+
+
+# Figures 5 and 6: points and curves
+
+
+def ratio_points(item: Ratios, config: Config) -> pd.DataFrame:
+    """Our points; the rFID is that of the run's own DVAE at the run's ratio."""
+    points = []
+    for run in filter(partial(at_scale, config), item.runs):
+        content = config.runs.content[run]
+        reconstruction = result(config, content.latents, f"r{ratio_key(content.ratio)}")
+        for metric, found in (("fid", result(config, run)), ("rfid", reconstruction)):
+            points += _point(found, metric, metric=metric, ratio=content.ratio)
+    return pd.DataFrame(points, columns=["value", "spread", "run", "metric", "ratio"])
+
+
+def curve_points(item: Curves, config: Config) -> pd.DataFrame:
+    """Our points, one for each evaluation along a run."""
+    points = []
+    for curve in item.curves:
+        for label in item.labels:
+            found = result(config, curve.run, label)
+            images = found.recipe["images"] if isinstance(found, Result) else None
+            points += _point(found, "fid", model=curve.model, size=curve.size, images=images)
+    return pd.DataFrame(points, columns=["value", "spread", "run", "model", "size", "images"])
+
+
+def _point(found: Result | Gap, name: str, **where: Any) -> list[dict[str, Any]]:
+    """The point of the metric `name`, or none where there is a gap."""
+    if isinstance(found, Gap) or name not in found.metrics:
+        return []
+    spread = found.spread.get(name) or 0.0
+    return [{"value": found.metrics[name], "spread": spread, "run": found.run, **where}]
+
+
+def draw_ratios(item: Ratios, config: Config) -> tuple[Figure, list[str]]:
+    figure = Figure(figsize=(8.0, 3.2), layout="constrained")
+    points, printed = ratio_points(item, config), published("figure_5")
+    panels = {"rfid": ("Reconstruction: rFID ↓", COARSE), "fid": ("Generation: FID ↓", FINE)}
+    for axes, (metric, (title, colour)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        ours = points[points["metric"] == metric].sort_values("ratio")
+        theirs = [(float(row["ratio"]), float(row[metric])) for row in printed if row[metric]]
+        axes.set(title=title, xlabel="share of fine regions", ylabel="ours", xlim=(-0.05, 1.05))
+        _curve(axes, ours, "ratio", color=colour, marker="o")
+        _beside(axes, theirs, list(ours["value"]), colour)
+    keys = [
+        Line2D([], [], color=GREY, marker="o", label="ours"),
+        Line2D([], [], color=GREY, ls="--", label="published", **HOLLOW),
+    ]
+    figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
+    return figure, absent(item.runs, config)
+
+
+def _curve(axes: Axes, points: pd.DataFrame, x: str, **style: Any) -> None:
+    """A line with a mark for each point and the spread over sampling seeds, if there is one."""
+    if points.empty:
+        return  # the caption says which runs are missing
+    sns.lineplot(points, x=x, y="value", markersize=6, mec="none", ax=axes, legend=False, **style)
+    axes.errorbar(points[x], points["value"], points["spread"], fmt="none", ecolor=style["color"])
+
+
+def _beside(axes: Axes, theirs: list[tuple[float, float]], ours: list[float], colour: str) -> None:
+    """Published points, on an axis of their own at the right where they are far from ours."""
+    values = [value for _, value in theirs]
+    if not ours or max(ours) > FACTOR * max(values) or max(values) > FACTOR * max(ours):
+        axes = axes.twinx()
+        axes.grid(False)
+        axes.set_ylabel("published")
+    axes.plot(*zip(*theirs, strict=True), color=colour, ls="--", **HOLLOW)
+
+
+def draw_curves(item: Curves, config: Config) -> tuple[Figure, list[str]]:
+    """A panel for each size with DiT and D²iT in it, and one for the published ends."""
+    points, printed = curve_points(item, config), published("figure_6")
+    sizes = list(dict.fromkeys(curve.size for curve in item.curves))
+    figure = Figure(figsize=(9.6, 3.0), layout="constrained")
+    panels = figure.subplots(1, len(sizes) + 1)
+    for axes, size in zip(panels, sizes, strict=False):
+        axes.set(title=f"{size}, ours")
+        axes.sharey(panels[0])
+        for model in COLOURS:
+            curve = points[(points["size"] == size) & (points["model"] == model)]
+            _curve(axes, curve, "images", color=COLOURS[model], marker=MARKS[model])
+    for row in printed:
+        model = row["row"].partition("-")[0]
+        images, style = 1e6 * float(row["million_images"]), HOLLOW | {"marker": MARKS[model]}
+        panels[-1].plot(images, float(row["fid"]), color=COLOURS[model], **style)
+    panels[-1].set(title="XL, published", xlim=(0, 2.2e9), ylim=(0, 12))
+    for axes in panels:
+        axes.set(xlabel="training images", ylabel="FID ↓" if axes in panels[[0, -1]] else "")
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.xaxis.set_major_formatter(lambda x, _: _thousands(x))
+    keys = [
+        Line2D([], [], color=colour, marker=MARKS[model], label=model)
+        for model, colour in COLOURS.items()
+    ]
+    figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
+    return figure, absent([curve.run for curve in item.curves], config)
+
+
+def _thousands(images: float) -> str:
+    """6400 -> 6.4 k, 1.8e9 -> 1,800 M."""
+    return f"{images / 1e6:,.4g} M" if images >= 1e6 else f"{images / 1e3:,.4g} k"
