@@ -4,7 +4,8 @@ An image's features never depend on what else is computed: images go through the
 of 16 that begin at multiples of 16, in fp32 with TF32 off; a short last block is filled up.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,6 @@ from d2it.data.fetch import weights_file
 BLOCK = 16
 DIMENSIONS = 2048
 SIDE = 299  # of the network's input
-
-Features = np.ndarray  # (N, 2048) float32
-Extractor = Callable[[np.ndarray], Features]  # (N, H, W, 3) uint8 -> features
 
 
 class Inception:
@@ -34,14 +32,14 @@ class Inception:
         self.network = torch.jit.freeze(network.eval().net.layers)
         self.resize = {"clean": resize_clean, "adm": resize_adm}[protocol]
 
-    def __call__(self, images: np.ndarray) -> Features:
-        """(N, H, W, 3) uint8, the first at a multiple of 16 in its series -> (N, 2048) float32."""
+    def __call__(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """N images (H, W, 3) uint8, the first at a multiple of 16 in its series -> (N, 2048)."""
         blocks = [self._block(images[i : i + BLOCK]) for i in range(0, len(images), BLOCK)]
         return np.concatenate([np.empty((0, DIMENSIONS), np.float32), *blocks])
 
     @torch.inference_mode()
-    def _block(self, images: np.ndarray) -> Features:
-        x = self.resize(images)  # (n, 3, 299, 299) in [0, 255]
+    def _block(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        x = torch.stack([self.resize(image) for image in images])  # (n, 3, 299, 299) in [0, 255]
         x = F.pad(x, (0, 0, 0, 0, 0, 0, 0, BLOCK - len(images)))
         x = ((x - 128) / 128).to(self.device, memory_format=torch.channels_last)
         with torch.backends.cudnn.flags(allow_tf32=False, benchmark=False, deterministic=True):
@@ -49,24 +47,24 @@ class Inception:
         return features.reshape(BLOCK, DIMENSIONS)[: len(images)].cpu().numpy()
 
 
-def resize_clean(images: np.ndarray) -> Tensor:
-    """Pillow's antialiased bicubic in float32, as clean-fid does it (and by its own code)."""
+def resize_clean(image: np.ndarray) -> Tensor:
+    """Pillow's antialiased bicubic in float32, by clean-fid. (H, W, 3) uint8 -> (3, 299, 299)."""
     from cleanfid.resize import build_resizer
 
-    resize = build_resizer("clean")
-    return torch.from_numpy(np.stack([resize(image) for image in images])).permute(0, 3, 1, 2)
+    return torch.from_numpy(build_resizer("clean")(image)).permute(2, 0, 1)
 
 
-def resize_adm(images: np.ndarray) -> Tensor:
+def resize_adm(image: np.ndarray) -> Tensor:
     """The bilinear resize inside TensorFlow 1's Inception graph, which ADM's evaluator uses.
 
     It aligns neither corners nor pixel centres: output pixel i reads the input at i * side / 299.
     """
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    rows, columns = (_legacy_bilinear(side) for side in x.shape[2:])
-    return torch.einsum("ih,nchw,jw->ncij", rows, x, columns)
+    x = torch.from_numpy(image).permute(2, 0, 1).float()
+    rows, columns = (_legacy_bilinear(side) for side in x.shape[1:])
+    return rows @ x @ columns.T
 
 
+@cache
 def _legacy_bilinear(side: int) -> Tensor:
     """(299, side) interpolation weights."""
     position = torch.arange(SIDE, dtype=torch.float64) * side / SIDE
@@ -74,14 +72,3 @@ def _legacy_bilinear(side: int) -> Tensor:
     share = (position - left)[:, None]
     one_hot = torch.eye(side, dtype=torch.float64)
     return ((1 - share) * one_hot[left] + share * one_hot[(left + 1).clamp(max=side - 1)]).float()
-
-
-def blocks_of(items: int, block: int = BLOCK) -> Iterator[range]:
-    """0 .. items-1 in aligned blocks."""
-    for start in range(0, items, block):
-        yield range(start, min(start + block, items))
-
-
-def extract(extractor: Extractor, blocks: Iterable[np.ndarray]) -> Features:
-    """Features of images that arrive in blocks, each but the last a multiple of 16 long."""
-    return np.concatenate([np.empty((0, DIMENSIONS), np.float32), *map(extractor, blocks)])

@@ -1,0 +1,239 @@
+"""Drawing images from trained runs: grain map, latent code, pixels (section 3.2.1).
+
+Image i is a function of (seed, i) and of the weights alone: its noise, its label and its map come
+from generators keyed by them, and images are computed in whole blocks that begin at multiples of
+`sampling.block`. So any process may draw any indices, in any order, and gets the same bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from d2it.calibration import constant_cuts
+from d2it.config import Config, paths
+from d2it.config.recipe import digest, kind_of, run_recipe
+from d2it.config.schema import Measured, Ratio
+from d2it.diffusion import NoiseSource, Schedule, guided, sample, sample_maps
+from d2it.errors import UserError
+from d2it.grains import grain_map, mean_within, random_map
+from d2it.latents import Latents
+from d2it.models.store import load_model, read_model, weights_name
+from d2it.training.clock import milestone, seed_of
+
+Device = torch.device | str
+FINE: Ratio = 1.0  # a DiT's latents: every region of the finest grain
+
+
+@dataclass(frozen=True)
+class Drawn:
+    images: np.ndarray  # (N, H, W, 3) uint8
+    maps: np.ndarray  # (N, h, w) int64: the grain map that each image was asked for
+    labels: np.ndarray  # (N,) int64; zeros from an unconditional run
+
+    def __getitem__(self, which: Any) -> "Drawn":
+        return Drawn(self.images[which], self.maps[which], self.labels[which])
+
+
+def keyed(seed: int, *identity: object) -> torch.Generator:
+    """A CPU generator of whatever is named: the same numbers for every device and process."""
+    return torch.Generator().manual_seed(seed_of(seed, *identity))
+
+
+def noise_of(
+    seed: int, what: str, indices: np.ndarray, shape: Sequence[int], device: Device
+) -> NoiseSource:
+    """Noise (N, *shape) of each sampling step, by (seed, index, step)."""
+
+    def draw(step: int) -> Tensor:
+        each = [torch.randn(shape, generator=keyed(seed, what, int(i), step)) for i in indices]
+        return torch.stack(each).to(device)
+
+    return draw
+
+
+def schedule_of(config: Config) -> Schedule:
+    diffusion = config.diffusion
+    return Schedule(diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
+
+
+def trained(config: Config, run: str) -> dict[str, Any]:
+    """The header of the model that `run` was trained to, by the settings that `config` has."""
+    folder = paths.model(config, run)
+    header = read_model(folder)
+    if header["recipe_digest"] != digest(run_recipe(config, run)):
+        raise UserError(
+            f"{folder} was trained with other settings than {run} has now: run `d2it train {run}`."
+        )
+    return header
+
+
+@dataclass(frozen=True)
+class Part:
+    """One trained network with the file that its weights came from."""
+
+    network: nn.Module
+    architecture: dict[str, Any]
+    images: int  # seen in training when these weights were taken
+    sha256: str
+
+    @classmethod
+    def load(
+        cls, config: Config, run: str, device: Device, at: float = 1.0, weights: str = "ema"
+    ) -> "Part":
+        header, folder = trained(config, run), paths.model(config, run)
+        name = weights_name(header, at, weights)
+        network = load_model(folder, name).to(device)
+        entry = header["files"][f"{name}.safetensors"]
+        images = milestone(at, header["images"], header["batch"])
+        return cls(network, header["architecture"], images, entry["sha256"])
+
+    def labels(self, labels: np.ndarray | None, device: Device) -> Tensor | None:
+        """What the network takes as y: nothing where it knows no classes."""
+        known = labels is not None and self.architecture["classes"]
+        return torch.from_numpy(labels).to(device) if known else None
+
+
+class Maps:
+    """Grain maps (n, h, w) for images `indices` of a ratio, from one of four sources."""
+
+    def __init__(
+        self,
+        config: Config,
+        dvae: str,
+        ratio: Ratio,
+        source: str,
+        grain: str | None,
+        device: Device,
+    ) -> None:
+        self.config, self.ratio, self.device = config, ratio, device
+        self.latents = Latents.open(paths.latents(config, dvae), "train")
+        data = config.data[config.runs.dvae[dvae].data]
+        self.side, self.flip = data.size // self.latents.factors[0], data.flip
+        self.cuts = constant_cuts(ratio)  # None where maps differ between regions
+        self.source = source if self.cuts is None else "constant"
+        if self.source == "predicted" and grain is None:
+            raise UserError(
+                f"No grain run predicts maps of ratio {ratio} from {dvae}: name one as `grain`."
+            )
+        self.grain = (
+            Part.load(config, grain, device) if grain and self.source == "predicted" else None
+        )
+
+    def draw(self, seed: int, indices: np.ndarray, labels: np.ndarray | None) -> Tensor:
+        """A whole aligned block of maps; labels (n,) where the images have classes."""
+        if self.cuts is not None:
+            maps = grain_map(torch.zeros(len(indices), self.side, self.side), self.cuts)
+        elif self.grain is not None:
+            return self._predicted(self.grain, seed, indices, labels)
+        else:
+            one = self._random if self.source == "random" else self._true
+            generators = [keyed(seed, "map", int(i)) for i in indices]
+            classes = [None] * len(indices) if labels is None else labels.tolist()
+            maps = torch.cat([one(*pair) for pair in zip(generators, classes, strict=True)])
+        return maps.to(self.device)
+
+    def _random(self, generator: torch.Generator, label: int | None) -> Tensor:
+        """Independent regions (Table 5's first row)."""
+        return random_map(generator, 1, self.side, self.ratio)
+
+    def _true(self, generator: torch.Generator, label: int | None) -> Tensor:
+        """Of a training image (of the same class), mirrored as in training (the second row)."""
+        known = np.asarray(self.latents.labels)
+        choices = np.arange(len(known)) if label is None else np.flatnonzero(known == label)
+        if not len(choices):
+            raise UserError(f"No training image has the label {label}, so it has no true map.")
+        image = choices[int(torch.randint(len(choices), (), generator=generator))]
+        mirrored = torch.randint(2, (1,), generator=generator).bool() & self.flip
+        return self.latents.maps(self.ratio, np.array([image]), mirrored)
+
+    def _predicted(
+        self, grain: Part, seed: int, indices: np.ndarray, labels: np.ndarray | None
+    ) -> Tensor:
+        """From the Dynamic Grain Transformer (section 3.2.2), of the same class."""
+        shape = [grain.architecture[name] for name in ("grains", "side", "side")]
+        return sample_maps(
+            grain.network,
+            noise_of(seed, "map", indices, shape, self.device),
+            self.config.sampling.grain_steps,
+            grain.labels(labels, self.device),
+            schedule_of(self.config),
+        )
+
+
+class Painter:
+    """Draws the images of one content or DiT run as one of its evaluations asks."""
+
+    def __init__(self, config: Config, run: str, measured: Measured, device: Device) -> None:
+        self.config, self.measured, self.device = config, measured, device
+        self.kind = kind_of(config, run)
+        if self.kind not in ("content", "dit"):
+            raise UserError(f"{run} is a {self.kind} run: only content and DiT runs paint images.")
+        spec = getattr(config.runs, self.kind)[run]
+        content = self.kind == "content"
+        self.network = Part.load(config, run, device, measured.at, measured.weights)
+        self.dvae = Part.load(config, spec.latents, device)
+        ratio = spec.ratio if content else FINE
+        grain = spec.grain if content else None
+        self.maps = Maps(config, spec.latents, ratio, measured.maps, grain, device)
+        self.scale = self.maps.latents.scale(ratio)
+        self.grains = len(self.maps.latents.factors)
+
+    def draw(self, seed: int, indices: np.ndarray, map: np.ndarray | None = None) -> Drawn:
+        """The images `indices` of `seed`; with `map` (h, w) all of them for that one map."""
+        block = self.config.sampling.block
+        numbers, place = np.unique(np.asarray(indices) // block, return_inverse=True)
+        drawn = [self._block(seed, np.arange(block) + number * block, map) for number in numbers]
+        images, maps, labels = (
+            np.concatenate([getattr(one, name) for one in drawn])
+            for name in ("images", "maps", "labels")
+        )
+        return Drawn(images, maps, labels)[place * block + np.asarray(indices) % block]
+
+    @torch.inference_mode()
+    def _block(self, seed: int, indices: np.ndarray, map: np.ndarray | None) -> Drawn:
+        classes = self.network.architecture["classes"]
+        labels = indices % max(classes, 1)  # class-balanced
+        if map is None:
+            maps = self.maps.draw(seed, indices, labels if classes else None)
+        else:
+            maps = torch.from_numpy(map).expand(len(indices), -1, -1).to(self.device)
+        z = self._latents(seed, indices, labels, maps)
+        return Drawn(self._decode(z), maps.cpu().numpy(), labels)
+
+    def _latents(self, seed: int, indices: np.ndarray, labels: np.ndarray, maps: Tensor) -> Tensor:
+        """(N, C, H_f, W_f), scaled as in training."""
+        settings, content = self.config.sampling, self.kind == "content"
+        shape = [self.network.architecture[name] for name in ("channels", "side", "side")]
+        model = guided(
+            self.network.network,
+            self.network.labels(labels, self.device),
+            maps if content else None,
+            self.measured.guidance,
+            settings.guided_channels,
+        )
+        z = sample(
+            model,
+            noise_of(seed, "noise", indices, shape, self.device),
+            schedule_of(self.config),
+            settings.sampler,
+            settings.steps,
+            settings.eta,
+            maps if content and self.config.diffusion.shared_noise else None,
+            self.grains,
+        )
+        # free noise leaves small differences within coarse codes, which the decoder never saw
+        return mean_within(z, maps, self.grains) if content else z
+
+    def _decode(self, z: Tensor) -> np.ndarray:
+        images = self.dvae.network.decode(z / self.scale)  # (N, 3, H, W) about [-1, 1]
+        if not images.isfinite().all():
+            raise UserError(
+                "The samples are not finite numbers, so the training of one of the networks has "
+                "diverged: look at its metrics.jsonl, lower its learning rate, train it again."
+            )
+        pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).cpu().numpy()
