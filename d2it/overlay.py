@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 FINE, COARSE = np.array([220, 30, 30]), np.array([30, 70, 220])
-STRENGTH = 0.4  # of the colour, beside the image
+STRENGTH = 0.4  # of the colour, beside the image in grey
 LINE = 0.75  # brightness of the first row and column of pixels of each region
 GAP = 8  # white pixels between pictures
 
@@ -15,7 +15,8 @@ def overlay(image: np.ndarray, map: np.ndarray, k: int = 2) -> np.ndarray:
     region = image.shape[0] // map.shape[0]
     share = (np.asarray(map) / (k - 1))[..., None]  # 0 coarse, 1 fine
     colour = (share * FINE + (1 - share) * COARSE).repeat(region, 0).repeat(region, 1)
-    mixed = (1 - STRENGTH) * image + STRENGTH * colour
+    grey = image.mean(2, keepdims=True)  # so that red and blue things are not taken for grains
+    mixed = (1 - STRENGTH) * grey + STRENGTH * colour
     if region >= 8:  # smaller regions would be mostly line
         mixed[::region] *= LINE
         mixed[:, ::region] *= LINE

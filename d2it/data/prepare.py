@@ -48,10 +48,10 @@ def prepare(config: Config, data: str, workers: int | None = None) -> bool:
     if is_current(folder, header):
         return False
     total = sum(len(split.items) for split in collection.splits.values())
-    require_space(folder, total * 3 * dataset.size**2)
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if total >= MANY else 1
     with staging(folder, canonical_digest(header)) as part, mapper(workers) as mapped:
+        require_space(part, total * 3 * dataset.size**2)
         with tqdm(total=total, unit="image", desc=f"prepare {data}", disable=None) as bar:
             load = partial(decode, collection.load, dataset.size)
             splits = {

@@ -1,0 +1,230 @@
+"""Thresholds reach the ratio asked for and are tied to what they were measured on."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from d2it.calibration import (
+    CELLS,
+    Thresholds,
+    calibrate,
+    constant_cuts,
+    count,
+    cuts_of,
+    quantile_table,
+    thresholds_of,
+)
+from d2it.cli import main
+from d2it.config import load, paths
+from d2it.data.fetch import source_path
+from d2it.data.images import open_images
+from d2it.data.prepare import prepare
+from d2it.errors import UserError
+from d2it.grains import entropy_map, fine_share, grain_map, neighbour_agreement
+from d2it.overlay import COARSE, FINE, beside, overlay
+
+RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
+TOP = math.log(256)
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """The embedded photographs, prepared and calibrated; tests run beside them."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        config = load()
+        photos = replace(config.data["photos"], train=350, test=210)
+        other = replace(
+            photos, train=28, test=0, crop=(0.2, 0.3), classes=0, thresholds_from="photos"
+        )
+        config = replace(config, data={"photos": photos, "other": other})
+        assert prepare(config, "photos") and calibrate(config, "photos")
+        yield config
+
+
+def maps_of(config, split: str, ratio: float) -> torch.Tensor:
+    images = open_images(config, "photos", split)
+    pixels = torch.from_numpy(images[np.arange(len(images))])
+    return grain_map(entropy_map(pixels, 8), cuts_of(config, "photos", ratio))
+
+
+def test_ratios_are_reached_on_photographs(calibrated):
+    for ratio in RATIOS:
+        assert fine_share(maps_of(calibrated, "train", ratio)) == pytest.approx(ratio, abs=0.002)
+        assert fine_share(maps_of(calibrated, "test", ratio)) == pytest.approx(ratio, abs=0.03)
+    assert neighbour_agreement(maps_of(calibrated, "train", 0.5)) > 0.7  # 0.5 if incoherent
+
+
+def test_three_grains_reach_their_shares(calibrated):
+    map = maps_of(calibrated, "train", [0.2, 0.3])
+    shares = [(map == grain).double().mean().item() for grain in range(3)]
+    assert shares == pytest.approx([0.5, 0.2, 0.3], abs=0.002)
+
+
+def test_constant_maps_need_no_thresholds(calibrated):
+    assert constant_cuts(0.0) == cuts_of(calibrated, "absent", 0.0) == [math.inf]
+    assert constant_cuts(1.0) == cuts_of(calibrated, "absent", 1.0) == [-math.inf]
+    assert constant_cuts([1.0, 0.0]) == [-math.inf, math.inf]
+    assert constant_cuts(0.5) is None and constant_cuts([0.5, 0.0]) is None
+    assert thresholds_of(calibrated, "photos").cut(1.0) == [-math.inf]
+    assert (
+        maps_of(calibrated, "test", 1.0).min() == 1 and maps_of(calibrated, "test", 0.0).max() == 0
+    )
+
+
+@pytest.mark.parametrize("regions", [1, 7, 1000, 100_000])
+def test_the_histogram_gives_the_quantiles(regions):
+    entropy = np.random.default_rng(0).gamma(9, 0.3, regions).clip(0, TOP).astype(np.float32)
+    table = np.array(quantile_table(count(entropy, TOP), TOP, 1000))
+    assert (np.diff(table) >= 0).all()
+    lower, upper = (
+        np.quantile(entropy, np.linspace(0, 1, 1001), method=method)
+        for method in ("inverted_cdf", "higher")
+    )
+    width = 1.01 * TOP / CELLS
+    assert (table >= np.minimum(lower, upper) - width).all()
+    assert (table <= np.maximum(lower, upper) + width).all()
+
+
+def test_histograms_of_blocks_add_up():
+    entropy = np.random.default_rng(1).uniform(0, TOP, 1000).astype(np.float32)
+    blocks = sum(count(block, TOP) for block in np.array_split(entropy, 7))
+    assert np.array_equal(blocks, count(entropy, TOP)) and blocks.sum() == 1000
+
+
+def test_tied_regions_do_not_break_the_table():
+    entropy = np.concatenate([np.full(900, 1.662), np.linspace(2, 3, 100)]).astype(np.float32)
+    table = quantile_table(count(entropy, TOP), TOP, 1000)
+    assert table[500] == pytest.approx(1.662, abs=1e-4) and table[950] == pytest.approx(
+        2.5, abs=0.02
+    )
+
+
+def test_thresholds_round_trip_and_calibrating_again_changes_nothing(calibrated):
+    path = paths.thresholds(calibrated, "photos")
+    before = path.read_bytes()
+    assert not calibrate(calibrated, "photos")
+    assert path.read_bytes() == before
+    stored = thresholds_of(calibrated, "photos")
+    assert stored.regions == 350 * 64 and len(stored.quantiles) == 1001
+    stored.save(path)
+    assert path.read_bytes() == before
+    path.unlink()
+    assert calibrate(calibrated, "photos")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("region", 16), ("bins", 32), ("sigma", 0.02), ("grey_range", [0, 1])]
+)
+def test_thresholds_measured_otherwise_are_refused(calibrated, tmp_path, key, value):
+    stored = json.loads(paths.thresholds(calibrated, "photos").read_text())
+    path = tmp_path / "photos" / "thresholds.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(stored | {key: value}))
+    with pytest.raises(UserError, match=rf"measured with {key} .*`d2it calibrate photos`"):
+        Thresholds.load(path, region=8, bins=256, sigma=0.01)
+    path.write_text(json.dumps({key: value for key, value in stored.items() if key != "regions"}))
+    with pytest.raises(UserError, match="lacks 'regions'"):
+        Thresholds.load(path, region=8, bins=256, sigma=0.01)
+
+
+def test_thresholds_of_other_images_are_refused_unless_asked_for(calibrated):
+    assert thresholds_of(calibrated, "other") == thresholds_of(calibrated, "photos")
+    alone = replace(calibrated.data["other"], thresholds_from=None)
+    config = replace(calibrated, data=calibrated.data | {"other": alone})
+    with pytest.raises(UserError, match=r"other/thresholds\.json is missing.*d2it calibrate other"):
+        thresholds_of(config, "other")
+    assert prepare(config, "other")
+    path = paths.thresholds(config, "other")
+    path.write_bytes(paths.thresholds(config, "photos").read_bytes())
+    with pytest.raises(UserError, match="measured on other images than those of other"):
+        thresholds_of(config, "other")
+    assert calibrate(config, "other")  # and so it is measured
+    assert (
+        thresholds_of(config, "other").images_digest
+        != thresholds_of(config, "photos").images_digest
+    )
+
+
+def test_calibrating_what_was_not_prepared(calibrated, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"manifest\.json is missing: make it with `d2it prepare"):
+        calibrate(calibrated, "photos")
+    with pytest.raises(UserError, match="has no data set 'photo'"):
+        calibrate(calibrated, "photo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overlays_are_red_where_fine():
+    image = np.full((32, 32, 3), 100, dtype=np.uint8)
+    drawn = overlay(image, np.array([[0, 1], [1, 2]]), k=3).astype(int)
+    assert drawn.shape == image.shape
+    fine, coarse = drawn[24, 24], drawn[8, 8]
+    assert fine[0] > fine[2] and coarse[2] > coarse[0]
+    assert np.array_equal(drawn[8, 24], drawn[24, 8])
+    assert (fine - coarse).tolist() == (0.4 * (FINE - COARSE)).tolist()
+    assert beside([image, image]).shape == (32, 72, 3)
+
+
+# The command that shows the grains of any photograph
+
+
+def grains(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "d2it", "grains", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
+
+
+def test_grains_of_a_photograph(tmp_path):
+    photo = str(source_path("rocket"))
+    done = grains(
+        photo, "--ratio", "0.3", "--ratio", "0.7", "--out", "r.png", "--json", cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["region"] == 16
+    shares = [entry["fine_share"] for entry in found["maps"]]
+    assert shares == pytest.approx([0.3, 0.7], abs=0.005)
+    assert np.mean(found["maps"][1]["map"]) == pytest.approx(shares[1])
+    with Image.open(tmp_path / "r.png") as drawn:
+        assert drawn.size == (3 * 256 + 2 * 8, 256)
+
+
+def test_grains_by_the_thresholds_of_a_data_set(calibrated, tmp_path, monkeypatch, capsys):
+    photo, file = str(source_path("rocket")), paths.thresholds(calibrated, "photos").resolve()
+    options = ["--factors", "8", "4", "--size", "64", "--json", "--thresholds", str(file)]
+    monkeypatch.chdir(tmp_path)
+    assert main(["grains", photo, *options]) == 0 and list(tmp_path.iterdir()) == []
+    assert json.loads(capsys.readouterr().out)["maps"][0]["fine_share"] < 0.4  # mostly sky
+    options[1:3] = ["16", "8"]
+    assert main(["grains", photo, *options]) == 2
+    assert "was measured with region 8, but 16 is asked for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nothing.png"], "There is no file nothing.png"),
+        (["text.png"], "text.png cannot be read as an image"),
+        (["text.png", "--ratio", "1.2"], "a share of regions lies in [0, 1]"),
+        (["text.png", "--ratio", "0.2,0.2"], "--ratio has 2 shares, but 2 grains need 1"),
+        (["text.png", "--factors", "16", "4"], "must halve from coarse to fine"),
+        (["text.png", "--size", "100"], "must be a multiple of the region of 16"),
+    ],
+)
+def test_bad_input_gets_one_sentence(tmp_path, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    Path("text.png").write_text("not a picture")
+    assert main(["grains", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["text.png"]
