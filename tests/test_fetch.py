@@ -9,9 +9,10 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ class Server(ThreadingHTTPServer):
         self.cut: list[int] = []  # one entry is used up by each answer
         self.down = False
         self.ranges = True
+        self.stall: Event | None = None  # keeps connections open
         self.claimed: int | None = None  # a Content-Length that is not true
         self.asked: list[tuple[str, str | None]] = []  # path and Range of every request
 
@@ -67,6 +69,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         end = start + self.server.cut.pop(0) if self.server.cut else len(content)
         self.wfile.write(content[start:end])
+        if self.server.stall:
+            self.server.stall.wait(30)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -181,6 +185,25 @@ def test_wrong_bytes_leave_nothing(folder, server, damage):
     before = files()
     assert_refused(command("fetch", "net"), "net could not be fetched", server.url("/net.pt"))
     assert files() == before
+
+
+def test_a_killed_command_goes_on_when_repeated_and_two_at_once_are_one_too_many(folder, server):
+    server.files["/net.pt"] = CONTENT
+    table(row(server.url("/net.pt")))
+    server.cut, server.stall = [200_000], Event()
+    part = Path("data/weights/net.pt.part")
+    first = subprocess.Popen([sys.executable, "-m", "d2it", "fetch", "net"])
+    deadline = time.monotonic() + 30
+    while not (part.exists() and part.stat().st_size == 200_000) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert_refused(command("fetch", "net"), "Another command is fetching net.pt")
+    first.kill()
+    first.wait()
+    server.stall.set()
+    server.asked.clear()
+    fetch(["net"])
+    assert server.asked == [("/net.pt", "bytes=200000-")]
+    assert weights_file("net").read_bytes() == CONTENT
 
 
 def test_mirrors_are_tried_in_turn(folder, server):

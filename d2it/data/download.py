@@ -141,7 +141,7 @@ def _chunks(url: str, response: HTTPResponse) -> Iterator[bytes]:
     """Reading errors are the connection's; writing errors (a full disk) stay the caller's."""
     while True:
         try:
-            chunk = response.read(CHUNK)
+            chunk = response.read1(CHUNK)  # what has arrived: a killed command keeps it
         except (OSError, HTTPException) as error:
             raise _Broken(f"{url}: the connection broke ({error})") from None
         if not chunk:
