@@ -1,4 +1,4 @@
-"""What each run's network looks like: the arguments of its constructor, known before torch is imported."""
+"""What each run's network looks like: its constructor's arguments, without torch."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ Architecture = dict[str, Any]
 
 
 def architecture(config: Config, run: str) -> Architecture:
-    """The constructor arguments of the network that `run` trains; they are stored beside its weights."""
+    """The constructor arguments of the network of `run`; they are stored beside its weights."""
     kind = kind_of(config, run)
     settings = getattr(config.runs, kind)[run]
     if kind == "dvae":
@@ -41,7 +41,8 @@ def num_classes(config: Config, dvae: str) -> int:
     data = config.runs.dvae[dvae].data
     if not config.data[data].classes:
         raise UserError(
-            f"A conditional run learns from {data!r}, which has no classes: set data.{data}.classes."
+            f"A conditional run learns from {data!r}, which has no classes: "
+            f"set data.{data}.classes."
         )
     return config.data[data].classes
 

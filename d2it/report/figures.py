@@ -25,7 +25,7 @@ from d2it.config.recipe import ratio_key, run_name
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.files import atomic_path, read_json
-from d2it.report.results import Gap, Result, published, result, scale_line
+from d2it.report.results import Gap, Result, made_with, published, result, scale_line
 from d2it.report.study import Curves, Ratios, Samples, Study, at_scale, heading, item_of
 
 # Okabe and Ito's vermilion and blue: told apart by every kind of colour vision, and in grey.
@@ -54,7 +54,7 @@ def write_figure(study: Study, name: str, config: Config) -> list[Path]:
         title = f"{heading(name)} (section {item.section}). {item.title}."
         if item.published:
             remarks.append(f"Hollow marks, published: {item.published}.")
-        add_caption(figure, [title, scale_line(config).replace("`", ""), *remarks])
+        add_caption(figure, [title, scale_line(config, "all_figures").replace("`", ""), *remarks])
         for suffix, metadata in METADATA.items():
             written.append(paths.figures(config) / f"{name}.{suffix}")
             with atomic_path(written[-1]) as path:
@@ -178,7 +178,8 @@ def draw_ratios(item: Ratios, config: Config) -> tuple[Figure, list[str]]:
         Line2D([], [], color=GREY, ls="--", label="published", **HOLLOW),
     ]
     figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
-    return figure, absent(item.runs, config)
+    how = made_with(result(config, run) for run in item.runs)
+    return figure, [*absent(item.runs, config), *how]
 
 
 def _curve(axes: Axes, points: pd.DataFrame, x: str, **style: Any) -> None:
@@ -225,9 +226,13 @@ def draw_curves(item: Curves, config: Config) -> tuple[Figure, list[str]]:
         for model, colour in COLOURS.items()
     ]
     figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
-    return figure, absent([curve.run for curve in item.curves], config)
+    runs = [curve.run for curve in item.curves]
+    how = made_with(result(config, run) for run in runs)
+    return figure, [*absent(runs, config), *how]
 
 
 def _thousands(images: float) -> str:
     """6400 -> 6.4 k, 1.8e9 -> 1,800 M."""
-    return f"{images / 1e6:,.4g} M" if images >= 1e6 else f"{images / 1e3:,.4g} k"
+    if images < 1e3:
+        return f"{images:g}"
+    return f"{images / 1e6:,g} M" if images >= 1e6 else f"{images / 1e3:,g} k"

@@ -1,6 +1,7 @@
 """The numbers that tables and figures are made of: our evaluations, and what others printed."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -76,7 +77,27 @@ def published(name: str) -> list[dict[str, str]]:
     )
 
 
-def scale_line(config: Config) -> str:
-    """What every table and figure says first of itself."""
-    how = "snakemake --profile slurm all_tables all_figures --config scale=paper"
+def scale_line(config: Config, target: str) -> str:
+    """What every table and figure says first of itself; `target` makes all of its kind."""
+    how = f"snakemake --profile slurm {target} --config scale=paper"
     return f"Scale {config.name}; the published scale: `{how}`. {config.caption}".rstrip()
+
+
+def made_with(found: Iterable[Result | Gap]) -> list[str]:
+    """Sentences on how our samples were made and measured."""
+    recipes = [one.recipe for one in found if isinstance(one, Result)]
+    if not recipes:
+        return []
+    how = {
+        f"n = {one['n']}, protocol {one['protocol']}, {one['steps']} {one['sampler']} steps"
+        for one in recipes
+    }
+    seeds = max(len(one["seeds"]) for one in recipes)
+    spread = f"± is the spread over {seeds} sampling seeds" if seeds > 1 else "one sampling seed"
+    lines = [f"Ours: {'; '.join(sorted(how))}; {spread}."]
+    if any(one.get("rank_deficient") for one in recipes):
+        lines.append(
+            "FID of fewer images than it has features: compare at equal n only, "
+            "never with published numbers."
+        )
+    return lines

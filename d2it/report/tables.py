@@ -12,7 +12,15 @@ import pandas as pd
 from d2it.config import paths
 from d2it.config.schema import Config
 from d2it.files import write_text
-from d2it.report.results import PUBLISHED_RATIO, Gap, Result, published, result, scale_line
+from d2it.report.results import (
+    PUBLISHED_RATIO,
+    Gap,
+    Result,
+    made_with,
+    published,
+    result,
+    scale_line,
+)
 from d2it.report.study import Row, Study, Table, heading, item_of
 from d2it.report.text import latex, markdown
 
@@ -105,29 +113,16 @@ def remarks(study: Study, name: str, config: Config) -> list[str]:
     """Sentences below a table: what the numbers are, and why a column is empty."""
     item = item_of(study, name)
     assert isinstance(item, Table)
-    found = [result(config, row.run, row.label) for row in item.rows]
-    recipes = [one.recipe for one in found if isinstance(one, Result)]
     lines = [f"Published: {item.published}."]
     lines += [f"{METRICS[metric].split()[0]}: {why}." for metric, why in item.gaps.items()]
-    how = {f"protocol {one['protocol']}, {one['steps']} {one['sampler']} steps" for one in recipes}
-    if how:
-        seeds = max(len(one["seeds"]) for one in recipes)
-        spread = f"± is the spread over {seeds}" if seeds > 1 else "no spread: one"
-        ending = "sampling seeds" if seeds > 1 else "sampling seed"
-        lines.append(f"Ours: {'; '.join(sorted(how))}; {spread} {ending}.")
-    if any(one.get("rank_deficient") for one in recipes):
-        lines.append(
-            "FID of fewer images than it has features: compare rows at equal n only, "
-            "never with the published ones."
-        )
-    return lines
+    return lines + made_with(result(config, row.run, row.label) for row in item.rows)
 
 
 def write_table(study: Study, name: str, config: Config) -> list[Path]:
     """results/<scale>/tables/<name>.{csv,md,tex}, the same bytes every time."""
     item = item_of(study, name)
     frame = table(study, name, config)
-    first, below = scale_line(config), remarks(study, name, config)
+    first, below = scale_line(config, "all_tables"), remarks(study, name, config)
     title = f"{heading(name)} (section {item.section}). {item.title}."
     texts = {
         "csv": f"# {first}\n" + frame.to_csv(index=False, lineterminator="\n"),
