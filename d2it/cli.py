@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -43,8 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     namespace = parser.parse_args(arguments)
     try:
         importlib.import_module(f"d2it.commands.{namespace.verb}").main(namespace)
+        sys.stdout.flush()  # a closed pipe is noticed here, not at exit
     except UserError as error:
         return _complain(str(error))
+    except BrokenPipeError:  # e.g. `d2it study | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _complain("The disk is full: free some space and run the same command again.")
@@ -53,8 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{error.filename or 'A file'} cannot be written or read: check its permissions."
             )
         raise
-    except BrokenPipeError:
-        return 0
     except KeyboardInterrupt:
         print("d2it: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130

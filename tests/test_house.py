@@ -115,6 +115,12 @@ def test_every_verb_explains_itself_without_torch():
         assert not heavy, f"d2it {verb} --help imports {heavy}"
 
 
+def test_a_reader_that_stops_early_is_no_error():
+    pipe = f"{sys.executable} -m d2it fetch | true; exit ${{PIPESTATUS[0]}}"
+    answer = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, cwd=ROOT)
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
 def test_the_command_lists_every_verb_in_order():
     answer = subprocess.run(
         [sys.executable, "-m", "d2it", "--help"], capture_output=True, text=True, cwd=ROOT
