@@ -1,7 +1,8 @@
-"""Cached latents: the posterior moments of every grain of every image, for both mirrors (docs/formats.md).
+"""Cached latents: posterior moments of every grain of every image and its mirror (docs/formats.md).
 
-Every grain is kept, so one encoding serves any ratio: maps come from the entropies and a ratio's cuts, and the
-posterior is drawn afresh whenever a code is used. Mirror 1 is the encoding of the mirrored image, not a mirrored code.
+Every grain is kept, so one encoding serves any ratio: maps come from the entropies and a ratio's
+cuts, and the posterior is drawn afresh whenever a code is used. Mirror 1 is the encoding of the
+mirrored image: the encoder does not commute with mirroring, so a mirrored code would be another.
 """
 
 from collections.abc import Sequence
@@ -25,10 +26,10 @@ Batch = dict[str, Tensor]
 
 
 def shard_arrays(header: dict[str, Any], count: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """The arrays of a shard of `count` images: file name ending → dtype and shape, C order, little-endian."""
+    """The arrays of a shard of `count` images: ending of the file's name → dtype and shape."""
     factors, side = header["factors"], header["side"]
     sides = [side * factors[-1] // factor for factor in factors]
-    arrays = {
+    arrays: dict[str, tuple[str, tuple[int, ...]]] = {
         f"grain{i}": ("<f2", (count, MIRRORS, 2, header["channels"], s, s))
         for i, s in enumerate(sides)
     }
@@ -64,10 +65,13 @@ class Latents:
         return cls(folder, split, header)
 
     def _map(self, shard: dict[str, Any]) -> dict[str, np.ndarray]:
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for ending, (dtype, shape) in shard_arrays(self.header, shard["count"]).items():
             path = self.folder / f"{shard['name']}-{ending}.bin"
-            if not path.is_file() or path.stat().st_size != self.header["files"][path.name]["bytes"]:
+            if (
+                not path.is_file()
+                or path.stat().st_size != self.header["files"][path.name]["bytes"]
+            ):
                 raise UserError(
                     f"{path} is missing or damaged: delete {self.folder} and run "
                     f"`d2it encode {self.folder.name}`."
@@ -114,7 +118,8 @@ class Latents:
         return self._ratio(ratio)["reached"]
 
     def fetch(self, indices: np.ndarray) -> Batch:
-        """Of n images: "mean_<i>" and "logvar_<i>" (n, 2 mirrors, C, H_i, W_i) float16, "entropy" (n, h, w), "label"."""
+        """Of n images: "entropy" (n, h, w), "label" (n,), and per grain i, coarse to fine,
+        "mean_<i>" and "logvar_<i>" (n, 2 mirrors, C, H_i, W_i) float16."""
         found = {ending: torch.from_numpy(array) for ending, array in self._gather(indices).items()}
         batch = {"entropy": found["entropy"], "label": found["labels"]}
         for grain in range(self.grains):
@@ -124,7 +129,7 @@ class Latents:
 
     def _gather(self, indices: np.ndarray, endings: Sequence[str] = ()) -> dict[str, np.ndarray]:
         indices = np.asarray(indices, dtype=np.int64)
-        if len(indices) and not (0 <= indices.min() and indices.max() < len(self)):
+        if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"{self.split} of {self.folder} has {len(self)} images")
         shards = np.searchsorted(self._starts, indices, side="right") - 1
         gathered = {}
@@ -160,8 +165,9 @@ def route_sample(
 ) -> tuple[Tensor, Tensor]:
     """What the second stage learns from: scaled codes on the finest grid, and their grain map.
 
-    batch: of Latents.fetch; noises: per grain (n, C, H_i, W_i); mirrored (n,) bool. -> (n, C, H_f, W_f), (n, h, w).
-    The posterior is sampled before neighbour copying, so that a coarse region's cells share one code.
+    batch: of Latents.fetch; noises: per grain (n, C, H_i, W_i); mirrored (n,) bool
+    -> (n, C, H_f, W_f), (n, h, w). The posterior is sampled before neighbour copying, so that a
+    coarse region's cells share one code.
     """
     map = grain_map(mirror(batch["entropy"], mirrored), cuts)
     rows, chosen = torch.arange(len(map), device=map.device), mirrored.long()

@@ -1,7 +1,8 @@
 """What the DVAE is trained with: L1 + LPIPS + KL + GAN.
 
-Paper does not say; we chose the losses of its lineage (VQGAN, LDM, DQ-VAE). Reductions: L1 and LPIPS are means over
-pixels and images, KL is a sum over codes per pixel value, the GAN terms are means over patches.
+Paper does not say; we chose the losses of its lineage (VQGAN, LDM, DQ-VAE). Reductions: L1 is a
+mean over pixel values, LPIPS over images, GAN terms over patches; KL is a sum over codes per pixel
+value.
 """
 
 from collections.abc import Sequence
@@ -17,10 +18,11 @@ EPSILON = 1e-4  # keeps the adaptive weight finite where the GAN has no gradient
 
 
 def kl_per_value(moments: Sequence[Moments], map: Tensor, pixels: int) -> Tensor:
-    """KL(posterior || N(0, 1)) of the codes in use: summed per image, divided by its pixel values, mean over images.
+    """KL(posterior || N(0, 1)): sum of an image's codes in use / its pixel values, mean of images.
 
-    A coarse region has a coarse code only, a fine one its fine codes: all others neither cost nor learn.
-    LDM's weight of 1e-6 is for the sum over codes against a sum over pixel values; here both are divided.
+    A coarse region has a coarse code only, a fine one its fine codes: all others neither cost nor
+    learn. LDM's weight 1e-6 is for the sum over codes beside a sum over pixel values, hence the
+    division: our other terms are means over pixel values.
     """
     total = torch.zeros((), device=map.device)
     for (mean, logvar), used in zip(moments, in_use(map, len(moments)), strict=True):
@@ -38,7 +40,7 @@ def hinge_generator(fake: Tensor) -> Tensor:
 
 
 def adaptive_weight(reconstruction: Tensor, gan: Tensor, cap: float) -> Tensor:
-    """How much the GAN may count: the ratio of both terms' gradients at the decoder's last layer (VQGAN), capped."""
+    """How much the GAN counts: ratio of gradients at the decoder's last layer (VQGAN), capped."""
     return (reconstruction.norm() / (gan.norm() + EPSILON)).clamp(max=cap).detach()
 
 
@@ -51,10 +53,16 @@ class Trunk(NamedTuple):
 
 
 ALEX = Trunk(
-    [(3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1), (256, 256, 3, 1, 1)],
+    [
+        (3, 64, 11, 4, 2),
+        (64, 192, 5, 1, 2),
+        (192, 384, 3, 1, 1),
+        (384, 256, 3, 1, 1),
+        (256, 256, 3, 1, 1),
+    ],
     {1: (3, 2), 2: (3, 2)},
     [0, 1, 2, 3, 4],
-)  # fmt: skip
+)
 VGG_WIDTHS = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
 VGG = Trunk(
     [(a, b, 3, 1, 1) for a, b in zip(VGG_WIDTHS, VGG_WIDTHS[1:], strict=False)],
@@ -109,7 +117,7 @@ class Lpips(nn.Module):
         return found
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distance of each pair of images in [-1, 1], (N, 3, H, W) -> (N,). Gradients flow into x only."""
+        """Distance of pairs of images in [-1, 1], (N, 3, H, W) -> (N,). Only x has gradients."""
         with torch.no_grad():
             targets = self.features(y)
         distance = torch.zeros(len(x), device=x.device)

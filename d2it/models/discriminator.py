@@ -1,6 +1,6 @@
 """PatchGAN: one logit per overlapping patch of the image.
 
-GroupNorm instead of the usual batch norm: its numbers do not depend on how a batch is cut into shards.
+GroupNorm instead of the usual batch norm: how a batch is cut into shards must not matter.
 """
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ SLOPE = 0.2
 
 
 class Discriminator(nn.Module):
-    """`layers` halvings of the resolution, then two convolutions; 3 layers see patches of 70 x 70 px, 2 of 34 x 34."""
+    """`layers` halvings, then two convolutions: 3 layers see patches of 70 px, 2 of 34 px."""
 
     def __init__(self, channels: int, layers: int, norm_groups: int) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """The Dynamic VAE (section 3.1): a hierarchical encoder with a head per grain, and one decoder.
 
-Paper does not say which layers; we chose Stable Diffusion's (its f = 8 VAE has 83.654 M parameters) with one more
-encoder stage and head per coarser factor: F = {16, 8} has 105.987 M. `warm_start` shows that SD's weights fit.
+Paper does not say which layers; we chose Stable Diffusion's f = 8 VAE (83.654 M parameters) with
+one more encoder stage and head per coarser factor: F = {16, 8} has 105.990 M. SD's weights fit as
+they are.
 """
 
 import math
@@ -74,9 +75,7 @@ def middle(channels: int, groups: int) -> nn.Sequential:
     return nn.Sequential(block1, Attention(channels, groups), block2)
 
 
-def stage(
-    inputs: int, outputs: int, blocks: int, attends: bool, groups: int
-) -> nn.Sequential:
+def stage(inputs: int, outputs: int, blocks: int, attends: bool, groups: int) -> nn.Sequential:
     """Residual blocks of one resolution, each followed by attention where that is asked for."""
     layers: list[nn.Module] = []
     for block in range(blocks):
@@ -206,10 +205,11 @@ class Dvae(nn.Module):
         )
 
     def encode(self, x: Tensor) -> list[Moments]:
-        """(N, 3, H, W) in [-1, 1] -> per grain, coarse to fine, mean and logvar (N, C, H/f_i, W/f_i)."""
+        """(N, 3, H, W) -> mean and logvar (N, C, H/f, W/f) per grain, coarse to fine."""
         if x.shape[1:] != (3, self.size, self.size):
             raise UserError(
-                f"The DVAE takes RGB images of {self.size} x {self.size} px, not {tuple(x.shape[1:])}."
+                f"The DVAE takes RGB images of {self.size} x {self.size} px, "
+                f"not {tuple(x.shape[1:])}."
             )
         return self.encoder(x)
 
@@ -227,6 +227,16 @@ class Dvae(nn.Module):
         moments = self.encode(x)
         codes = [sample(*moment, noise) for moment, noise in zip(moments, noises, strict=True)]
         return self.decode(route(codes, map)), moments
+
+
+def to_network(images: Tensor) -> Tensor:
+    """uint8 (N, H, W, 3) -> float (N, 3, H, W) in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Float (N, 3, H, W), about [-1, 1] -> the nearest uint8 (N, H, W, 3)."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def sample(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:

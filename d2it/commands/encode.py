@@ -1,0 +1,30 @@
+"""d2it encode DVAE [overrides]: cache its data set's latents, and measure them at its ratios."""
+
+import argparse
+
+from d2it.cli import add_config_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Example: d2it encode dvae scale=smoke. Run the same command again to go on after an "
+        "interruption, or to add ratios to latents that are there."
+    )
+    parser.add_argument("dvae", metavar="DVAE", help="a DVAE run that is trained, e.g. dvae")
+    add_config_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    from d2it.config import load, paths
+    from d2it.config.recipe import kind_of
+    from d2it.errors import UserError
+
+    config = load(arguments.params, arguments.overrides)
+    run = arguments.dvae
+    if kind_of(config, run) != "dvae":
+        raise UserError(f"{run} is no DVAE run: name one of {', '.join(config.runs.dvae)}.")
+
+    from d2it.encoding import encode
+
+    done = encode(config, run)
+    print(f"{paths.latents(config, run)}: {'encoded' if done else 'nothing was missing'}")
