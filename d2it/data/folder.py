@@ -88,8 +88,8 @@ def divide(
             f"but the folder holds {len(files)}: lower train or test."
         )
     order = stream(seed, "train").permutation(len(files))
-    parts = order[:train], order[len(files) - test :]
-    return tuple([files[i] for i in sorted(part)] for part in parts)
+    first, last = order[:train], order[len(files) - test :]
+    return [files[i] for i in sorted(first)], [files[i] for i in sorted(last)]
 
 
 def class_names(files: list[Path], root: Path, dataset: Dataset, name: str) -> list[str]:

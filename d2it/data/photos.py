@@ -54,12 +54,11 @@ def photo_collection(dataset: Dataset, seed: int, name: str) -> Collection:
 def draw_crop(photo: str, dataset: Dataset, seed: int, split: str, i: int) -> Crop:
     """Crop i of a split: its side and place depend on (seed, split, i) and on nothing else."""
     width, height = read_photo(photo).size
-    share, across, down, coin = stream(seed, split, i).random(4)
+    share, across, down, coin = stream(seed, split, i).random(4).tolist()
     low, high = dataset.crop
     side = (low + (high - low) * share) * min(width, height)
     left, top = across * (width - side), down * (height - side)
-    box = tuple(float(edge) for edge in (left, top, left + side, top + side))
-    return Crop(photo, box, bool(dataset.flip and coin < 0.5))
+    return Crop(photo, (left, top, left + side, top + side), dataset.flip and coin < 0.5)
 
 
 @lru_cache

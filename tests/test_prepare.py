@@ -1,0 +1,234 @@
+"""Folders of any make are packed; damaged ones get one sentence and leave nothing."""
+
+import copy
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from d2it.config.schema import Dataset
+from d2it.data.folder import centre_crop, folder_collection, list_images, read_rgb
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file and folder below, with the files' digests."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else ""
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def write_photos(folder: Path, names: list[str], side: int = 48, seed: int = 0) -> Path:
+    """Small pictures that differ, as JPEG or PNG."""
+    rng = np.random.default_rng(seed)
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        coarse.resize((side + 16, side), Image.Resampling.BICUBIC).save(path)
+    return folder
+
+
+# Folders
+
+
+def folder_dataset(source: Path, **changes) -> Dataset:
+    return replace(Dataset(source=str(source), size=16, test=2), **changes)
+
+
+def test_class_folders_give_labels(tmp_path):
+    write_photos(tmp_path, ["b/1.png", "a/x/2.jpg", "a/1.JPEG", "c/3.webp", "a/.hidden.png"])
+    (tmp_path / "notes.txt").write_text("not an image")
+    found = folder_collection(folder_dataset(tmp_path, classes=3, test=0), 0, "mine")
+    assert found.classes == ["a", "b", "c"]
+    assert [path.name for path in found.splits["train"].items] == [
+        "1.JPEG",
+        "2.jpg",
+        "1.png",
+        "3.webp",
+    ]
+    assert found.splits["train"].labels.tolist() == [0, 0, 1, 2]
+    unlabelled = folder_collection(folder_dataset(tmp_path, test=0), 0, "mine")
+    assert unlabelled.classes == [] and unlabelled.splits["train"].labels.tolist() == [0] * 4
+
+
+def test_one_folder_is_divided_and_two_are_not(tmp_path):
+    write_photos(tmp_path, [f"{i:02d}.png" for i in range(10)])
+    splits = folder_collection(folder_dataset(tmp_path, test=3), 0, "mine").splits
+    assert [len(splits[split].items) for split in ("train", "test")] == [7, 3]
+    assert not set(splits["train"].items) & set(splits["test"].items)
+    fewer = folder_collection(folder_dataset(tmp_path, test=3, train=4), 0, "mine").splits
+    assert set(fewer["train"].items) < set(splits["train"].items)
+    assert fewer["test"].items == splits["test"].items
+    two = tmp_path / "two"
+    write_photos(two / "train", [f"a/{i}.png" for i in range(3)])
+    write_photos(two / "val", [f"a/{i}.png" for i in range(4)])
+    splits = folder_collection(folder_dataset(two, classes=1, test=None), 0, "mine").splits
+    assert splits["train"].items == list_images(two / "train")
+    assert splits["test"].items == list_images(two / "val")
+
+
+def test_pictures_are_decoded_as_they_are_shown(tmp_path):
+    ramp = np.linspace(0, 255, 32).round().astype(np.uint8)
+    grey = np.broadcast_to(ramp, (24, 32))
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    Image.fromarray(grey).convert("P").save(tmp_path / "palette.png")
+    Image.fromarray(grey).convert("RGB").convert("CMYK").save(tmp_path / "cmyk.tif")
+    wanted = np.broadcast_to(grey[..., None], (24, 32, 3))
+    for name in ("grey.png", "16.png", "palette.png", "cmyk.tif"):
+        assert np.array_equal(np.asarray(read_rgb(tmp_path / name)), wanted), name
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    Image.fromarray(grey).convert("RGB").save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(np.asarray(read_rgb(tmp_path / "turned.png")), np.rot90(wanted, -1))
+
+    alpha = np.dstack([wanted, np.where(grey < 128, 0, 255).astype(np.uint8)])
+    Image.fromarray(alpha).save(tmp_path / "alpha.png")
+    on_white = np.where(grey[..., None] < 128, 255, wanted)
+    assert np.array_equal(np.asarray(read_rgb(tmp_path / "alpha.png")), on_white)
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (70, 64), (64, 700), (20, 30), (64, 64)])
+def test_centre_crop_is_square_and_central(shape):
+    width, height = shape
+    image = Image.new("RGB", shape)
+    image.paste("white", (width // 2 - 2, height // 2 - 2, width // 2 + 2, height // 2 + 2))
+    pixels = np.asarray(centre_crop(image, 64)).astype(float).mean(2)
+    assert pixels.shape == (64, 64)
+    centre = [(np.arange(64) + 0.5) @ pixels.sum(axis) / pixels.sum() for axis in (0, 1)]
+    assert np.abs(np.array(centre) - 32).max() < 1.5
+
+
+# Bad input, through the command
+
+
+@pytest.fixture(scope="module")
+def params(tmp_path_factory):
+    """A composed configuration to change, so that commands need not compose one."""
+    path = tmp_path_factory.mktemp("params") / "params.yaml"
+    done = subprocess.run(
+        [sys.executable, "-m", "d2it", "config", "--write", str(path)], timeout=60, check=True
+    )
+    assert done.returncode == 0
+    return yaml.safe_load(path.read_text())
+
+
+def run_prepare(params, folder: Path, cwd: Path, params_folder: Path, **changes):
+    composed = copy.deepcopy(params)
+    composed["data"]["photos"].update(
+        {
+            "source": str(folder),
+            "size": 64,
+            "crop": [1.0, 1.0],
+            "train": None,
+            "test": 1,
+            "classes": 0,
+        }
+        | changes
+    )
+    file = params_folder / "params.yaml"
+    file.write_text(yaml.safe_dump(composed))
+    command = [sys.executable, "-m", "d2it", "prepare", "photos", "--params", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
+
+
+def test_a_folder_of_photographs_is_packed(params, tmp_path):
+    source = write_photos(tmp_path / "mine", [f"{i}.jpg" for i in range(5)])
+    work = tmp_path / "work"
+    work.mkdir()
+    done = run_prepare(params, source, work, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "data/demo/photos/images is ready.\n"
+    manifest = json.loads((work / "data/demo/photos/images/manifest.json").read_text())
+    assert [manifest["splits"][split]["count"] for split in ("train", "test")] == [4, 1]
+    again = run_prepare(params, source, work, tmp_path)
+    assert again.stdout == "data/demo/photos/images is up to date.\n"
+
+
+def spoil(folder: Path, how: str) -> dict:
+    """Damage a folder of five pictures; returns settings to change."""
+    victim = folder / "3.jpg"
+    if how == "truncated":
+        victim.write_bytes(victim.read_bytes()[:-200])
+    elif how == "corrupt":
+        victim.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 400)
+    elif how == "text":
+        victim.write_text("not a picture")
+    elif how == "1x1":
+        Image.new("RGB", (1, 1)).save(victim)
+    elif how == "two":
+        victim.write_text("not a picture")
+        (folder / "4.jpg").write_bytes(b"")
+    elif how == "empty":
+        for path in folder.iterdir():
+            path.unlink()
+    elif how == "absent":
+        shutil.rmtree(folder)
+    return {"few": {"test": 5}, "classes": {"classes": 2}, "crop": {"crop": [0.7, 1.0]}}.get(
+        how, {}
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("truncated", "3.jpg (image file is truncated"),
+        ("corrupt", "Cannot read "),
+        ("text", "3.jpg (cannot identify image file"),
+        ("1x1", "3.jpg (1 x 1 px is too small, 8 are needed): replace or remove"),
+        ("two", "and 1 more of"),
+        ("empty", "holds no images: put some there"),
+        ("absent", "is not a folder: put the images there or set data.photos.source."),
+        ("few", "asks for 1 training and 5 held-out images, but the folder holds 5"),
+        ("classes", "holds images outside of class folders"),
+        ("crop", "leave it at [1.0, 1.0]"),
+    ],
+)
+def test_bad_folders_get_one_sentence_and_leave_nothing(params, tmp_path, how, sentence):
+    source = write_photos(tmp_path / "mine", [f"{i}.jpg" for i in range(5)])
+    changes = spoil(source, how)
+    work = tmp_path / "work"
+    work.mkdir()
+    done = run_prepare(params, source, work, tmp_path, **{"test": 0} | changes)
+    assert done.returncode == 2
+    assert done.stderr.startswith("d2it: error: ") and done.stderr.count("\n") == 1
+    assert sentence in done.stderr and "Traceback" not in done.stderr
+    assert tree(work) == {}
+
+
+def test_packed_images_survive_a_bad_folder(params, tmp_path):
+    source = write_photos(tmp_path / "mine", [f"{i}.jpg" for i in range(5)])
+    work = tmp_path / "work"
+    work.mkdir()
+    assert run_prepare(params, source, work, tmp_path).returncode == 0
+    before = tree(work)
+    spoil(source, "truncated")
+    assert run_prepare(params, source, work, tmp_path).returncode == 2
+    assert tree(work) == before
+
+
+def test_a_folder_that_cannot_be_written(params, tmp_path):
+    source = write_photos(tmp_path / "mine", [f"{i}.jpg" for i in range(5)])
+    done = run_prepare(params, source, Path("/sys"), tmp_path)  # nobody may write there, nor root
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "check its permissions" in done.stderr
+
+
+def test_unknown_data_sets_get_the_nearest_name(tmp_path):
+    command = [sys.executable, "-m", "d2it", "prepare", "photo"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "has no data set 'photo' (did you mean 'photos'?)" in done.stderr
+    assert tree(tmp_path) == {}
