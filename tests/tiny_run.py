@@ -5,6 +5,9 @@
 also under torchrun. It is what the fault tests start, kill and start again.
 """
 
+import json
+import os
+import resource
 import sys
 import time
 from dataclasses import replace
@@ -83,11 +86,20 @@ class TinyTask:
         return loss, {"error": error}
 
 
-def tiny_plan(folder: Path, images: int = 640, milestones: tuple[int, ...] = (208, 432), **settings) -> Plan:
+def tiny_plan(
+    folder: Path, images: int = 640, milestones: tuple[int, ...] = (208, 432), **settings
+) -> Plan:
     training = replace(TRAINING, images=images, **settings)
     marks = tuple(m for m in milestones if m < images)
     recipe = {"settings": {"learning_rate": training.learning_rate}}
     return Plan("tiny", "dit", folder, training, SEED, marks, recipe, {}, {"name": "tiny"})
+
+
+def beat(path: str) -> None:
+    """The heartbeat of a live process on another host."""
+    for count in range(1000):
+        Path(path).write_text(json.dumps({"host": "elsewhere", "pid": 1, "beat": count}))
+        time.sleep(0.2)
 
 
 def main(folder: str, *settings: str) -> int:
@@ -95,7 +107,10 @@ def main(folder: str, *settings: str) -> int:
     from d2it.training.stop import Stopped
 
     given = dict(setting.split("=") for setting in settings)
-    task_settings = {"fail_at": int(given.pop("fail_at", -1)), "pause": float(given.pop("pause", 0))}
+    task_settings = {
+        "fail_at": int(given.pop("fail_at", -1)),
+        "pause": float(given.pop("pause", 0)),
+    }
     wait = given.pop("wait", "no") == "yes"
     plan = tiny_plan(Path(folder), **{key: int(value) for key, value in given.items()})
     try:
@@ -106,6 +121,27 @@ def main(folder: str, *settings: str) -> int:
     except Stopped as stopped:
         return 128 + stopped.signum
     return 0
+
+
+def child(
+    folder: str, settings: tuple[str, ...], rank: int, world: int, port: int, limit: int
+) -> None:
+    """One process of a run, with at most `limit` bytes a file (0: any)."""
+    with open(f"{folder}.err", "a") as file:
+        os.dup2(file.fileno(), 2)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if world > 1:
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+    raise SystemExit(main(folder, *settings))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """runs/<run>-<digest8>: everything about a run that is not its result, and the lease of whoever trains it."""
 
 import fcntl
+import itertools
 import json
 import os
 import socket
@@ -159,31 +160,29 @@ def lease(folder: Path, wait: bool = False) -> Iterator[None]:
     heartbeat = folder / "heartbeat.json"
     with open(folder / "lock", "a") as lock:
         _acquire(lock.fileno(), heartbeat, wait)
+        _beat(heartbeat, 0)
         ended = threading.Event()
 
         def beat() -> None:
-            count = 0
-            while True:
-                value = {
-                    "host": socket.gethostname(),
-                    "pid": os.getpid(),
-                    "beat": count,
-                    "time": time.time(),
-                }
-                with suppress(OSError):  # a full disk stops training when it saves, not here
-                    write_json(heartbeat, value)
-                count += 1
+            for count in itertools.count(1):
                 if ended.wait(HEARTBEAT):
                     return
+                with suppress(OSError):  # a full disk stops training when it saves, not here
+                    _beat(heartbeat, count)
 
-        beat_thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        beat_thread.start()
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
         try:
             yield
         finally:
             ended.set()
-            beat_thread.join()
+            thread.join()
             heartbeat.unlink(missing_ok=True)
+
+
+def _beat(heartbeat: Path, count: int) -> None:
+    value = {"host": socket.gethostname(), "pid": os.getpid(), "beat": count, "time": time.time()}
+    write_json(heartbeat, value)
 
 
 def await_free(folder: Path, wait: bool) -> None:

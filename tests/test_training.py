@@ -1,0 +1,379 @@
+"""Whatever happens to a run, it ends with the weights of one to which nothing happened, or with a sentence."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from d2it.errors import UserError
+from d2it.training import run_folder, state
+from d2it.training.clock import Order, crossed, generator, milestone, seed_of
+from d2it.training.ema import Ema
+from d2it.training.publish import finished, publish
+
+sys.path.insert(0, str(Path(__file__).parent))
+import tiny_run  # noqa: E402
+
+# Real processes that can be killed, but forked from one that has imported torch: no seconds to start.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    ["d2it.training.engine", "torch._dynamo", "torch.distributed.tensor"]
+)
+SLOW = "pause=0.01"  # 40 steps in half a second: time to be killed in
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(folder: Path, *settings: str, world: int = 1, limit: int = 0) -> list:
+    port = free_port()
+    started = [
+        PROCESSES.Process(
+            target=tiny_run.child, args=(str(folder), settings, rank, world, port, limit)
+        )
+        for rank in range(world)
+    ]
+    for process in started:
+        process.start()
+    return started
+
+
+def end(started: list) -> int:
+    """The first exit code that is not 0 (negative: killed by that signal)."""
+    for process in started:
+        process.join(60)
+        assert process.exitcode is not None, "a process hangs"
+    return next((p.exitcode for p in started if p.exitcode), 0)
+
+
+def run(folder: Path, *settings: str, world: int = 1, limit: int = 0) -> int:
+    return end(start(folder, *settings, world=world, limit=limit))
+
+
+def errors(folder: Path) -> str:
+    return Path(f"{folder}.err").read_text()
+
+
+def await_images(folder: Path, images: int) -> None:
+    """Wait until a run has saved its state at `images`, or later."""
+    for _ in range(600):
+        if any(int(p.name) >= images for p in (folder / "state").glob("[0-9]*")):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{folder} does not reach {images} images: {errors(folder)}")
+
+
+def fingerprint(folder: Path, images: int = 640) -> dict[str, bytes]:
+    """All that must not depend on what happened on the way."""
+    root = folder / "state"
+    files = [folder / "done.json", *(root / f"{images:012d}").iterdir()]
+    files += [path for mark in root.glob("milestone-*") for path in mark.iterdir()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert run(folder) == 0, errors(folder)
+    found = fingerprint(folder)
+    assert len(found) == 1 + 4 + 2 * 2
+    return found
+
+
+def test_killed_at_any_time(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    moments = random.Random(0)
+    killed = 0
+    for _ in range(12):
+        [process] = start(tmp_path / "run", SLOW)
+        process.join(moments.uniform(0.05, 0.6))
+        if process.exitcode is None:
+            process.kill()
+            killed += 1
+        if end([process]) == 0:
+            break
+    assert killed >= 3
+    assert run(tmp_path / "run") == 0
+    assert fingerprint(tmp_path / "run") == undisturbed
+
+
+def test_killed_while_saving(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """Every step is saved, so most kills hit a save."""
+    moments = random.Random(1)
+    for _ in range(4):
+        [process] = start(tmp_path / "run", "save_images=16")
+        process.join(moments.uniform(0.1, 0.5))
+        process.kill()
+        end([process])
+    assert run(tmp_path / "run") == 0
+    assert fingerprint(tmp_path / "run") == undisturbed
+    assert not list((tmp_path / "run" / "state").glob(".*"))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_signal_saves_and_stops(tmp_path: Path, undisturbed: dict[str, bytes], signum: int) -> None:
+    [process] = start(tmp_path / "run", SLOW)
+    await_images(tmp_path / "run", 80)
+    os.kill(process.pid, signum)
+    assert end([process]) == 128 + signum
+    assert not (tmp_path / "run" / "done.json").exists()
+    stopped_at = max(int(p.name) for p in (tmp_path / "run" / "state").glob("[0-9]*"))
+    assert run(tmp_path / "run") == 0
+    assert f"resumed at {stopped_at}/640" in (tmp_path / "run" / "log.txt").read_text()
+    assert fingerprint(tmp_path / "run") == undisturbed
+
+
+def test_two_processes_are_one(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    assert run(tmp_path / "run", world=2) == 0, errors(tmp_path / "run")
+    assert fingerprint(tmp_path / "run") == undisturbed
+
+
+def test_number_of_processes_changes(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """2 → 1 → 2: stopped by a signal to one of two, killed alone, finished by two."""
+    folder = tmp_path / "run"
+    both = start(folder, SLOW, world=2)
+    await_images(folder, 80)
+    os.kill(both[1].pid, signal.SIGTERM)
+    assert end(both) == 128 + signal.SIGTERM, errors(folder)
+    alone = start(folder, SLOW)
+    await_images(folder, 320)
+    alone[0].kill()
+    assert end(alone) == -signal.SIGKILL
+    assert run(folder, world=2) == 0, errors(folder)
+    assert fingerprint(folder) == undisturbed
+    starts = json.loads((folder / "provenance.json").read_text())["starts"]
+    assert [s["processes"] for s in starts] == [2, 1, 2]
+
+
+def test_one_of_two_is_killed(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    folder = tmp_path / "run"
+    both = start(folder, SLOW, world=2)
+    await_images(folder, 160)
+    both[1].kill()
+    assert end(both) != 0
+    assert all(p.exitcode for p in both)  # the other does not go on alone
+    assert run(folder) == 0
+    assert fingerprint(folder) == undisturbed
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
+@pytest.mark.parametrize("name", ["raw.safetensors", "state.json"])
+def test_damaged_state_falls_back(
+    tmp_path: Path, undisturbed: dict[str, bytes], damage, name
+) -> None:
+    folder = tmp_path / "run"
+    assert run(folder, "images=400") == 0
+    if damage is flip and name == "state.json":
+        (folder / "state" / f"{400:012d}" / name).write_text("{}")
+    else:
+        damage(folder / "state" / f"{400:012d}" / name)
+    assert run(folder) == 0
+    assert "Falling back" in errors(folder)
+    assert "resumed at 320/640" in errors(folder)
+    assert fingerprint(folder) == undisturbed
+
+
+def test_damaged_milestone_is_made_again(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    folder = tmp_path / "run"
+    assert run(folder, "images=400") == 0
+    flip(folder / "state" / "milestone-208" / "model.safetensors")
+    assert run(folder) == 0
+    assert "starts from the beginning" in errors(folder)  # older states are gone
+    assert fingerprint(folder) == undisturbed
+
+
+def test_second_process_gets_one_sentence(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    folder = tmp_path / "run"
+    first = start(folder, "pause=0.2")
+    for _ in range(300):
+        if (folder / "heartbeat.json").exists():
+            break
+        time.sleep(0.02)
+    assert run(folder) == 2
+    said = [line for line in errors(folder).splitlines() if line.startswith("d2it: error")]
+    assert len(said) == 1 and f"process {first[0].pid} on" in said[0]
+    waiting = start(folder, "wait=yes")
+    first[0].kill()
+    assert end(waiting) == 0
+    assert fingerprint(folder) == undisturbed
+
+
+def test_heartbeat_from_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where locks do not reach, a live heartbeat refuses and a silent one does not."""
+    monkeypatch.setattr(run_folder, "HEARTBEAT", 0.3)
+    path = tmp_path / "heartbeat.json"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "beat": 7}))
+    with run_folder.lease(tmp_path):
+        assert json.loads(path.read_text())["host"] == socket.gethostname()
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "beat": 7}))
+    other = PROCESSES.Process(target=tiny_run.beat, args=(str(path),))
+    other.start()
+    try:
+        with pytest.raises(UserError, match="process 1 on elsewhere"), run_folder.lease(tmp_path):
+            pass
+    finally:
+        other.kill()
+        other.join()
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_loss_that_is_not_finite(tmp_path: Path, world: int) -> None:
+    """It stops everywhere, also where the bad shard was not; what is on disk is from before."""
+    folder = tmp_path / "run"
+    assert run(folder, "fail_at=320", world=world) == 2
+    assert "not finite in step 20" in errors(folder)
+    dump = json.loads((folder / "bad-step-20.json").read_text())
+    assert dump["images"] == 320
+    assert dump["indices"] == Order(tiny_run.SEED, 100).indices(320, 16).tolist()
+    newest = state.latest(folder / "state", 640, (), print)
+    assert newest is not None and newest.images == 320
+    for stem in ("model", "raw", "rest"):
+        assert all(torch.isfinite(t).all() for t in newest.tensors(stem).values())
+
+
+def test_masked_updates_leave_everything_as_it_was(tmp_path: Path) -> None:
+    """From the first bad step on, nothing changes although the host does not look."""
+    from d2it.training.engine import Loop, _accelerator
+
+    plan = tiny_run.tiny_plan(tmp_path, milestones=())
+    task = tiny_run.TinyTask(plan.training, fail_at=320)
+    loop = Loop(plan, task, _accelerator(plan, "cpu"), 0.0)
+    loop.feed.start(0, 640)
+    before = None
+    for images in range(0, 640, 16):
+        if images == 320:
+            contents = loop.trainer.contents()
+            before = {(s, k): t.clone() for s, ts in contents.items() for k, t in ts.items()}
+        loop.trainer.step(loop.feed.take(), images)
+    loop.feed.close()
+    assert before is not None and int(loop.trainer.first_bad) == 20
+    for stem, tensors in loop.trainer.contents().items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, before[stem, name]), name
+
+
+def test_longer_run_extends(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """Also from an end that is no multiple of the log interval."""
+    folder = tmp_path / "run"
+    assert run(folder, "images=496") == 0
+    assert json.loads((folder / "done.json").read_text())["images"] == 496
+    assert run(folder) == 0
+    assert "resumed at 496/640" in errors(folder)
+    assert fingerprint(folder) == undisturbed
+
+
+def test_full_disk(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    folder = tmp_path / "run"
+    assert run(folder, "images=160") == 0
+    assert run(folder, limit=5000) == 2  # bytes a file may have: less than one of a state
+    assert "free some space" in errors(folder)
+    assert not list((folder / "state").glob(".*"))
+    assert run(folder) == 0
+    assert "resumed at 160/640" in errors(folder)
+    assert fingerprint(folder) == undisturbed
+
+
+def test_another_recipe_or_changed_data(tmp_path: Path) -> None:
+    plan = tiny_run.tiny_plan(tmp_path)
+    run_folder.claim(plan)
+    run_folder.claim(replace(plan, training=replace(plan.training, images=1280)))
+    with pytest.raises(UserError, match="settings.learning_rate differs"):
+        run_folder.claim(replace(plan, recipe={"settings": {"learning_rate": 1.0}}))
+    plan = replace(plan, folder=tmp_path / "data", inputs={"images": "a"})
+    run_folder.claim(plan)
+    with pytest.raises(UserError, match="images has changed since"):
+        run_folder.claim(replace(plan, inputs={"images": "b"}))
+
+
+def test_shards_and_processes_must_fit(tmp_path: Path) -> None:
+    assert run(tmp_path / "run", "shards=1", world=2) == 2
+    assert "2 processes cannot share the 1 shards" in errors(tmp_path / "run")
+
+
+def test_metrics_have_one_line_per_interval(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for _ in range(2):
+        [process] = start(folder, SLOW)
+        process.join(0.4)
+        process.kill()
+        end([process])
+    assert run(folder) == 0
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["images"] for line in lines] == [*range(48, 640, 48), 640]
+    assert lines[-1]["loss/model"] < lines[0]["loss/model"]
+    assert {"grad_norm/critic", "images_per_second", "data_wait", "memory_bytes"} <= set(lines[-1])
+
+
+def test_published_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from d2it.models import store
+
+    folder = tmp_path / "run"
+    assert run(folder) == 0
+    plan = tiny_run.tiny_plan(folder)
+    done = finished(plan, print)
+    assert done is not None
+    assert finished(tiny_run.tiny_plan(folder, images=1280), print) is None
+    publish(plan, done, tmp_path / "model")
+    publish(plan, done, tmp_path / "model")  # again, over the first
+    header = store.read_model(tmp_path / "model")
+    assert header["images"] == 640 and header["extra"]["final"]["error"] > 0
+    assert store.weights_name(header) == "model"
+    assert store.weights_name(header, weights="raw") == "raw"
+    assert store.weights_name(header, at=208 / 640) == "milestone-208"
+    task = tiny_run.TinyTask(plan.training)
+    task.players[0].module.load_state_dict(store.load_weights(tmp_path / "model", "milestone-208"))
+    flip(tmp_path / "model" / "model.safetensors")
+    with pytest.raises(UserError, match="is damaged"):
+        store.load_weights(tmp_path / "model")
+
+
+def test_order_is_a_permutation_per_epoch() -> None:
+    order = Order(0, 10)
+    stream = order.indices(0, 50)
+    assert all(sorted(stream[i : i + 10]) == list(range(10)) for i in range(0, 50, 10))
+    assert len({tuple(stream[i : i + 10]) for i in range(0, 50, 10)}) == 5
+    assert np.array_equal(Order(0, 10).indices(7, 23), stream[7:30])
+    assert not np.array_equal(Order(1, 10).indices(0, 50), stream)
+
+
+def test_clock() -> None:
+    assert milestone(0.34, 6400, 32) == 2176
+    assert milestone(0.0, 6400, 32) == 32
+    assert milestone(1.0, 1000, 32) == 992
+    assert [i for i in range(16, 161, 16) if crossed(i, 16, 48)] == [48, 96, 144]
+    assert seed_of(0, "a", 1) != seed_of(0, "a", 2)
+    draw = torch.randn(4, generator=generator(0, "dit", 5))
+    assert torch.equal(draw, torch.randn(4, generator=generator(0, "dit", 5)))
+
+
+def test_average_forgets_half_in_a_half_life() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(module.weight)
+    ema = Ema(module, half_life=320, batch=32)
+    torch.nn.init.zeros_(module.weight)
+    for _ in range(10):
+        ema.update(torch.tensor(1.0))
+    assert ema.state_dict()["weight"].item() == pytest.approx(0.5)
+    assert Ema(module, 0, 32).state_dict()["weight"].item() == 0
