@@ -1,0 +1,101 @@
+"""Figures show measured and published points, say what is missing, and are byte-stable."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2it.config import load, paths
+from d2it.errors import UserError
+from d2it.report.figures import (
+    colour_map,
+    curve_points,
+    overlay,
+    ratio_points,
+    write_figure,
+)
+from d2it.report.study import FIGURES, load_study
+from tests.fake_results import write_gallery, write_results
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return load()
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load_study()
+
+
+def test_figure_files_are_equal_on_a_second_run(config, study):
+    write_results(config, fid=4.0)
+    write_gallery(config, "d2it_l", "one_map", 8, shared=True)
+    write_gallery(config, "d2it_xl_classes", "main", 16, shared=False)
+    for name in FIGURES:
+        written = write_figure(study, name, config)
+        assert [path.suffix for path in written] == [".png", ".svg"]
+        before = [path.read_bytes() for path in written]
+        assert [path.read_bytes() for path in write_figure(study, name, config)] == before
+        picture = Image.open(written[0])
+        assert picture.width > 900 and np.asarray(picture).std() > 5
+        assert "<svg" in written[1].read_text()
+        assert "dc:date" not in written[1].read_text()
+
+
+def test_points_of_figure_5_are_those_of_the_evaluations(config, study):
+    write_results(config)
+    points = ratio_points(study.figure_5, config)
+    assert len(points) == 12
+    for point in points.to_dict("records"):
+        run = point["run"].rpartition("-")[0]
+        found = json.loads(paths.evaluation(config, run).read_text())["evaluations"]
+        values = [one["metrics"].get(point["metric"]) for one in found.values()]
+        assert point["value"] in values
+    fid = points[points["metric"] == "fid"]
+    assert sorted(fid["ratio"]) == [0.0, 0.3, 0.5, 0.7, 0.9, 1.0]
+    assert set(points[points["metric"] == "rfid"]["run"]) == {points["run"].iloc[1]}  # one DVAE
+
+
+def test_curves_of_figure_6_run_along_the_training(config, study):
+    write_results(config)
+    points = curve_points(study.figure_6, config)
+    assert len(points) == 6 * 3
+    for _, curve in points.groupby("run"):
+        assert list(curve["images"]) == sorted(set(curve["images"]))
+        assert curve["images"].iloc[-1] == config.training.dit.images
+
+
+def test_missing_evaluations_leave_points_out_and_missing_runs_are_named(config, study):
+    content = {name: run for name, run in config.runs.content.items() if name == "d2it_b"}
+    smaller = replace(config, runs=replace(config.runs, content=content, dit={}))
+    assert ratio_points(study.figure_5, smaller).empty
+    write_results(smaller)
+    assert list(ratio_points(study.figure_5, smaller)["ratio"]) == [0.5, 0.5]
+    assert curve_points(study.figure_6, smaller).empty
+    for name in FIGURES:  # a person still gets a figure, which says what it lacks
+        assert all(path.stat().st_size > 1000 for path in write_figure(study, name, smaller))
+
+
+def test_red_is_fine_and_blue_is_coarse():
+    fine, coarse = colour_map(np.array([[1, 0]]))[0]
+    assert fine[0] > 0.8 > fine[2] and coarse[2] > 0.6 > coarse[0]
+    picture = np.full((4, 8, 3), 100, np.uint8)
+    mixed = overlay(picture, np.array([[1, 0]]))
+    assert mixed.shape == picture.shape and 0 <= mixed.min() <= mixed.max() <= 1
+    assert (mixed[:, :4] == mixed[0, 0]).all() and (mixed[:, 4:] == mixed[0, 7]).all()
+    middle = colour_map(np.array([[0, 1, 2]]))[0, 1]  # of three grains the middle lies between
+    assert np.allclose(middle, (fine + coarse) / 2)
+
+
+def test_a_gallery_that_is_missing_or_torn_is_named_with_its_command(config, study):
+    with pytest.raises(UserError, match="d2it evaluate d2it_l"):
+        write_figure(study, "figure_3", config)
+    write_gallery(config, "d2it_l", "one_map", 8, shared=True)
+    (paths.gallery(config, "d2it_l") / "one_map-3.png").unlink()
+    with pytest.raises(UserError, match="d2it evaluate d2it_l"):
+        write_figure(study, "figure_3", config)
+    assert not paths.figures(config).exists()

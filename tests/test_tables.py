@@ -1,0 +1,210 @@
+"""Tables hold measured and printed numbers only, say where each comes from, and are byte-stable."""
+
+import csv
+import json
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from d2it.config import load, paths
+from d2it.config.recipe import run_name
+from d2it.report.results import published
+from d2it.report.study import TABLES, item_of, load_study
+from d2it.report.tables import table, write_table
+from d2it.report.text import escape
+from tests.fake_results import write_evaluation, write_results
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """The demo, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return load()
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load_study()
+
+
+def numbers(value) -> set[float]:
+    """Every number in a JSON value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return set().union(*map(numbers, value))
+    return {value} if isinstance(value, (int, float)) and not isinstance(value, bool) else set()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_differences_are_ours_minus_published(config, study, name):
+    write_results(config)
+    frame = table(study, name, config)
+    checked = 0
+    for metric in item_of(study, name).metrics:
+        for line in frame.to_dict("records"):
+            ours, printed = line[f"{metric}_ours"], line[f"{metric}_published"]
+            if pd.isna(ours) or printed is None:
+                assert pd.isna(line[f"{metric}_difference"])
+            else:
+                assert math.isclose(
+                    line[f"{metric}_difference"], ours - float(printed), abs_tol=1e-6
+                )
+                checked += 1
+    assert checked >= 2
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_number_of_ours_is_in_the_evaluation_of_the_run_it_names(config, study, name):
+    write_results(config, fid=0.25)
+    frame = table(study, name, config)
+    own = [column for column in frame if column.endswith(("_ours", "_spread"))]
+    lines = [line for line in frame.to_dict("records") if not pd.isna(line["run"])]
+    assert len(lines) == len({line["row"] + str(line.get("group")) for line in lines}) >= 2
+    for line in lines:
+        run = line["run"].rpartition("-")[0]
+        assert line["run"] == run_name(config, run)
+        evaluation = json.loads(paths.evaluation(config, run).read_text())
+        found = numbers(evaluation)
+        found |= {evaluation["parameters"]["trainable"] / 1e6}
+        for column in [*own, "n"]:
+            assert pd.isna(line[column]) or line[column] in found, (line["row"], column)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_without_evaluations_there_are_gaps_and_no_numbers(config, study, name):
+    frame = table(study, name, config)
+    own = [column for column in frame if column.endswith(("_ours", "_spread", "_difference"))]
+    assert frame[[*own, "n", "run"]].isna().all(axis=None)
+    assert set(frame["note"]) <= {"published only", "not evaluated yet"}
+    assert "not evaluated yet" in set(frame["note"])
+
+
+def test_a_run_that_the_scale_does_not_train_is_a_gap(config, study):
+    write_results(config)
+    smaller = replace(config, runs=replace(config.runs, dit={}))
+    lines = table(study, "table_3", smaller).to_dict("records")
+    assert lines[0]["note"] == "not at this scale" and pd.isna(lines[0]["fid_ours"])
+    assert not pd.isna(lines[1]["fid_ours"])
+    for path in write_table(study, "table_3", smaller):
+        assert "not at this scale" in path.read_text()
+
+
+def test_a_number_made_with_other_settings_is_not_shown(config, study):
+    write_results(config)
+    other = load(overrides=["training.content.learning_rate=0.5"])
+    lines = table(study, "table_3", other).to_dict("records")
+    assert [line["note"] for line in lines] == ["", *3 * ["evaluated with other settings"]]
+    assert pd.isna(lines[3]["fid_ours"])
+
+
+def test_a_ratio_other_than_the_published_one_is_said_in_the_row(config, study):
+    other = load(overrides=["ratio=0.7"])
+    write_results(other)
+    notes = list(table(study, "table_3", other)["note"])
+    assert notes == ["", "r = 0.7", "r = 0.7", "r = 0.7"]  # DiT has no ratio
+
+
+def test_the_guidance_of_lowest_fid_is_chosen_and_named(config, study):
+    write_results(config)
+    path = paths.evaluation(config, "d2it_xl_classes")
+    value = json.loads(path.read_text())
+    value["evaluations"]["guided_150"]["metrics"]["fid"] = 99.0
+    value["evaluations"]["guided_200"]["metrics"]["fid"] = 98.0
+    path.write_text(json.dumps(value))
+    frame = table(study, "table_2", config).set_index("row")
+    line = frame.loc["D²iT-XL-G"]
+    assert line["fid_ours"] == 98.0 and line["evaluation"] == "guided_200"
+    assert line["note"] == "guidance 2.0; lowest FID of guided_150, guided_200"
+    assert frame.loc["D²iT-XL"]["evaluation"] == "main"
+
+
+def test_inception_score_is_a_gap_with_its_reason(config, study):
+    write_results(config)
+    frame = table(study, "table_2", config)
+    assert frame["inception_score_ours"].isna().all()
+    text = write_table(study, "table_2", config)[1].read_text()
+    assert "IS: the classifier head of Inception is not among the fetched weights." in text
+
+
+def test_table_4_fills_both_groups_and_prints_costs(config, study):
+    write_results(config)
+    frame = table(study, "table_4", config)
+    assert len(frame) == 8  # 12+0 stands in both groups, with fixed and with learnable positions
+    assert frame["fid_ours"].notna().all()
+    both = frame[frame["row"].str.startswith("12+0")]
+    assert set(both["fid_published"]) == {"25.15"} and len(both) == 4
+    costs = frame.set_index("row")
+    assert costs.loc["12+4"]["parameters_ours"] > costs.loc["12+2"]["parameters_ours"]
+    assert costs.loc["8+4"]["gmacs_dense_ours"] > costs.loc["8+4"]["gmacs_sparse_ours"]
+
+
+def test_files_are_equal_on_a_second_run_and_name_scale_and_command(config, study):
+    write_results(config, fid=0.5)
+    for name in TABLES:
+        written = write_table(study, name, config)
+        assert [path.suffix for path in written] == [".csv", ".md", ".tex"]
+        before = [path.read_bytes() for path in written]
+        assert [path.read_bytes() for path in write_table(study, name, config)] == before
+        for path in written:
+            first = path.read_text().splitlines()[0]
+            assert "Scale demo" in first and config.caption in first
+            assert "snakemake --profile slurm all_tables --config scale=paper" in first
+        lines = written[0].read_text().splitlines()
+        assert lines[0].startswith("# ") and written[2].read_text().startswith("% ")
+        rows = list(csv.DictReader(lines[1:]))
+        assert len(rows) == len(table(study, name, config))
+        assert "± 0.50" in written[1].read_text()
+
+
+def test_latex_is_escaped_and_balanced(config, study):
+    write_results(config)
+    assert escape("a_b & 50 % of #1 {x} D²iT ↓ –") == (
+        r"a\_b \& 50 \% of \#1 \{x\} D$^2$iT $\downarrow$ --"
+    )
+    for name in TABLES:
+        text = write_table(study, name, config)[2].read_text()
+        assert text.isascii() and r"\toprule" in text
+        body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+        header = text.split(r"\toprule")[1].split(r"\midrule")[0].strip()
+        for line in [header, *body]:
+            assert line.replace(r"\&", "").count("&") == header.count("&")
+            assert line.endswith(r"\\")
+        assert text.replace(r"\{", "").count("{") == text.replace(r"\}", "").count("}")
+
+
+def test_an_evaluation_of_another_version_is_refused(config, study):
+    from d2it.errors import UserError
+
+    write_evaluation(config, "dit_b")
+    path = paths.evaluation(config, "dit_b")
+    path.write_text(path.read_text().replace('"version": 1', '"version": 99'))
+    with pytest.raises(UserError, match="d2it evaluate dit_b"):
+        table(study, "table_3", config)
+
+
+def test_published_numbers_are_the_papers():
+    found = {
+        name: {(row.get("group"), row["row"]): row["fid"] for row in published(name)}
+        for name in TABLES
+    }
+    first = {name: list(values.values()) for name, values in found.items()}
+    assert first["table_1"] == ["11.4", "13.06", "28.5", "9.57", "5.54", "4.98", "6.26", "4.47"]
+    assert first["table_3"] == ["34.67", "29.10", "27.62", "22.11"]
+    assert first["table_4"] == ["25.15", "22.11", "26.53", "25.15", "20.99", "19.96"]
+    assert first["table_5"] == ["15.93", "4.35", "4.47"]
+    assert len(first["table_2"]) == 21
+    best = next(row for row in published("table_2") if row["row"] == "D²iT-XL-G")
+    assert [best[key] for key in ("fid", "inception_score", "precision", "recall")] == (
+        ["1.73", "307.89", "0.87", "0.56"]
+    )
+    # What the text says of the tables (section 4.2): 23.8 % over DiT-XL, 28.6 % over DiT-L.
+    assert round(100 * (2.27 - 1.73) / 2.27, 1) == 23.8
+    assert round(100 * (6.26 - 4.47) / 6.26, 1) == 28.6
+    points = {row["ratio"]: row for row in published("figure_5")}
+    assert points["0.5"]["fid"] == "22.11" and points["0.7"]["rfid"] == "1.83"
+    # Figure 6's ends: 7 M steps of 256 images, and 800 epochs of ImageNet.
+    ends = {row["row"]: float(row["million_images"]) for row in published("figure_6")}
+    assert ends == {"DiT-XL": 7 * 256, "D²iT-XL": round(800 * 1.281167)}
