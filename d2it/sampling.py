@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from d2it.calibration import constant_cuts
 from d2it.config import Config, paths
@@ -20,12 +20,11 @@ from d2it.config.schema import Measured, Ratio
 from d2it.diffusion import NoiseSource, Schedule, guided, sample, sample_maps
 from d2it.errors import UserError
 from d2it.grains import grain_map, mean_within, random_map
-from d2it.latents import Latents
 from d2it.models.store import load_model, read_model, weights_name
 from d2it.training.clock import milestone, seed_of
+from d2it.training.second_stage import FINE, open_latents
 
 Device = torch.device | str
-FINE: Ratio = 1.0  # a DiT's latents: every region of the finest grain
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def trained(config: Config, run: str) -> dict[str, Any]:
 class Part:
     """One trained network with the file that its weights came from."""
 
-    network: nn.Module
+    network: Any
     architecture: dict[str, Any]
     images: int  # seen in training when these weights were taken
     sha256: str
@@ -110,7 +109,7 @@ class Maps:
         device: Device,
     ) -> None:
         self.config, self.ratio, self.device = config, ratio, device
-        self.latents = Latents.open(paths.latents(config, dvae), "train")
+        self.latents = open_latents(config, dvae, "train")
         data = config.data[config.runs.dvae[dvae].data]
         self.side, self.flip = data.size // self.latents.factors[0], data.flip
         self.cuts = constant_cuts(ratio)  # None where maps differ between regions
@@ -179,6 +178,11 @@ class Painter:
         ratio = spec.ratio if content else FINE
         grain = spec.grain if content else None
         self.maps = Maps(config, spec.latents, ratio, measured.maps, grain, device)
+        if self.maps.latents.header["dvae_digest"] != self.dvae.sha256:
+            raise UserError(
+                f"The latents of {spec.latents} were made with other weights than it has now: "
+                f"run `d2it encode {spec.latents}` and train {run} again."
+            )
         self.scale = self.maps.latents.scale(ratio)
         self.grains = len(self.maps.latents.factors)
 

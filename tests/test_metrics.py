@@ -28,7 +28,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def gaussian(mean: torch.Tensor, covariance: torch.Tensor) -> Gaussian:
-    return Gaussian(10**6, mean.double(), covariance=covariance.double())
+    return Gaussian(10**6, mean.double(), covariance.double())
 
 
 def test_closed_forms() -> None:
@@ -62,7 +62,7 @@ def test_low_rank_form_equals_the_covariances_form() -> None:
     """Fewer images than dimensions: factors and full covariances give the same number."""
     a, b = points(1, 20, 64), points(2, 300, 64, scale=0.7)
     full = [Moments.empty(64).add(x).gaussian() for x in (a, b)]
-    assert Gaussian.of(a).rank_deficient and not Gaussian.of(b).rank_deficient
+    assert Gaussian.of(a).factored and not Gaussian.of(b).factored
     assert distance(a, b) == pytest.approx(frechet_distance(*full), rel=1e-6)
     assert distance(b, a) == pytest.approx(distance(a, b), rel=1e-9)
 

@@ -11,9 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Example: d2it reference photos, after d2it prepare photos. D2IT_THREADS sets the number "
         "of CPU threads (default 1)."
     )
-    parser.add_argument(
-        "data", metavar="DATA", help="a prepared data set, e.g. photos"
-    )
+    parser.add_argument("data", metavar="DATA", help="a prepared data set, e.g. photos")
     add_config_arguments(parser)
 
 

@@ -1,6 +1,6 @@
 """Distances between two sets of features: FID, KID, precision and recall. fp64, no chance."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -34,10 +34,10 @@ class Moments:
     def gaussian(self) -> "Gaussian":
         mean = self.total / self.n
         scatter = self.outer - self.n * torch.outer(mean, mean)
-        return Gaussian(self.n, mean, covariance=scatter / (self.n - 1))
+        return Gaussian(self.n, mean, scatter / (self.n - 1))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Gaussian:
     """Mean and covariance of n features; the covariance as itself or as a factor F with C = FᵀF.
 
@@ -46,8 +46,8 @@ class Gaussian:
 
     n: int
     mean: Tensor  # (d,)
-    covariance: Tensor | None = None  # (d, d)
-    factor: Tensor | None = field(default=None, repr=False)  # (m, d)
+    matrix: Tensor  # covariance (d, d), or a factor of it (m, d)
+    factored: bool = False
 
     @classmethod
     def of(cls, features: np.ndarray | Tensor) -> "Gaussian":
@@ -64,26 +64,20 @@ class Gaussian:
             return moments.gaussian()
         x = x.double()
         mean = x.mean(0)
-        return cls(n, mean, factor=(x - mean) / (n - 1) ** 0.5)
-
-    @property
-    def rank_deficient(self) -> bool:
-        """Fewer images than make a covariance of full rank: comparable at equal n only."""
-        return self.n <= len(self.mean)
+        return cls(n, mean, (x - mean) / (n - 1) ** 0.5, factored=True)
 
     @property
     def variance(self) -> Tensor:
         """Trace of the covariance."""
-        if self.factor is not None:
-            return self.factor.square().sum()
-        return self.covariance.trace()
+        return self.matrix.square().sum() if self.factored else self.matrix.trace()
 
-    def root(self) -> Tensor:
-        """A factor, made from the covariance where there is none yet (and kept)."""
-        if self.factor is None:
-            values, vectors = torch.linalg.eigh(self.covariance)
-            self.factor = values.clamp(min=0).sqrt()[:, None] * vectors.T
-        return self.factor
+    def factor(self) -> "Gaussian":
+        """The same with its covariance factored."""
+        if self.factored:
+            return self
+        values, vectors = torch.linalg.eigh(self.matrix)
+        root = values.clamp(min=0).sqrt()[:, None] * vectors.T
+        return Gaussian(self.n, self.mean, root, factored=True)
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
@@ -97,11 +91,11 @@ def _trace_root(a: Gaussian, b: Gaussian) -> Tensor:
     With A = FᵀF the eigenvalues of AB are those of F B Fᵀ; where also B = GᵀG, their roots are the
     singular values of F Gᵀ. For two small sets that is an n x n matrix: exact, in milliseconds.
     """
-    left, right = sorted((a, b), key=lambda side: side.factor is None)  # the factor at hand, if any
-    root = left.root()
-    if right.factor is not None:
-        return torch.linalg.svdvals(root @ right.factor.T).sum()
-    return torch.linalg.eigvalsh(root @ right.covariance @ root.T).clamp(min=0).sqrt().sum()
+    left, right = (a, b) if a.factored else (b.factor(), a)
+    if right.factored:
+        return torch.linalg.svdvals(left.matrix @ right.matrix.T).sum()
+    product = left.matrix @ right.matrix @ left.matrix.T
+    return torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,0 +1,114 @@
+"""Evaluation of a DVAE run: how well held-out images survive coding, at every ratio it serves."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from d2it.calibration import constant_cuts, cuts_of
+from d2it.config.recipe import ratio_key
+from d2it.config.schema import Ratio
+from d2it.data.images import PackedImages, open_images
+from d2it.errors import UserError
+from d2it.evaluation.features import BLOCK
+from d2it.evaluation.judge import PICTURES, Evaluated, Judge, rank_deficient
+from d2it.evaluation.metrics import Gaussian, frechet_distance
+from d2it.evaluation.reconstruction import numbers_per_image, reconstruct, reconstruction_metrics
+from d2it.grains import entropy_map, fine_share, grain_map
+from d2it.sampling import Drawn, Part
+
+CHUNK = 16 * BLOCK  # images in memory at once
+
+
+def first_stage(judge: Judge) -> dict[str, Evaluated]:
+    """rFID against the very images that were coded, PSNR and SSIM, by ratio."""
+    coder = Coder(judge)
+    ratios = {ratio_key(ratio): ratio for ratio in judge.config.runs.dvae[judge.run].ratios}
+    return {f"r{key}": coder.evaluate(f"r{key}", ratio) for key, ratio in ratios.items()}
+
+
+class Coder:
+    """Codes and decodes the first `evaluation.n` held-out images."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge, self.config, self.n = judge, judge.config, judge.config.evaluation.n
+        self.part = Part.load(self.config, judge.run, judge.device)
+        self.images = judged_images(judge, self.n)
+
+    def evaluate(self, label: str, ratio: Ratio) -> Evaluated:
+        recipe = self.recipe(ratio)
+
+        def compute(parts: Path) -> Evaluated:
+            maps = torch.cat([self.maps(images, ratio) for _, images in self.chunks("maps")])
+            numbers = numbers_per_image(self.part.network, maps)
+            features, sums, shown = [], dict[str, float](), []
+            for indices, images in self.chunks(label):
+                coded = reconstruct(self.part.network, images, maps[indices])
+                features.append(self.judge.extractor(coded))
+                for name, value in reconstruction_metrics(images, coded, numbers).items():
+                    sums[name] = sums.get(name, 0.0) + value * len(images)
+                labels = self.images.labels[indices]
+                shown.append(Drawn(coded, maps[indices].numpy(), labels)[:PICTURES])
+            metrics = {name: value / self.n for name, value in sums.items()} | {
+                "rfid": frechet_distance(Gaussian.of(np.concatenate(features)), self.originals),
+                "fine_share": fine_share(maps, len(self.part.architecture["factors"])),
+            }
+            return Evaluated(metrics, dict.fromkeys(metrics), recipe, shown[0])
+
+        return self.judge.remember(label, recipe, compute)
+
+    @cached_property
+    def originals(self) -> Gaussian:
+        chunks = self.chunks("originals")
+        return Gaussian.of(np.concatenate([self.judge.extractor(images) for _, images in chunks]))
+
+    def chunks(self, what: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(indices, images) in turn, with a progress bar."""
+        name = f"{self.judge.run} {what}"
+        with tqdm(total=self.n, unit="image", desc=name, disable=None) as bar:
+            for start in range(0, self.n, CHUNK):
+                indices = np.arange(start, min(start + CHUNK, self.n))
+                yield indices, self.images[indices]
+                bar.update(len(indices))
+
+    def maps(self, images: np.ndarray, ratio: Ratio) -> Tensor:
+        """Each image's own grain map (n, h, w)."""
+        config = self.config
+        region = self.part.architecture["factors"][0]
+        entropy = entropy_map(torch.from_numpy(images), region, config.sigma, config.bins)
+        return grain_map(entropy, cuts_of(config, config.runs.dvae[self.judge.run].data, ratio))
+
+    def recipe(self, ratio: Ratio) -> dict[str, Any]:
+        data = self.config.runs.dvae[self.judge.run].data
+        constant = constant_cuts(ratio) is not None
+        return self.judge.protocol | {
+            "n": self.n,
+            "ratio": ratio,
+            "cuts": None if constant else cuts_of(self.config, data, ratio),
+            "split": self.images.split,
+            "images": self.part.images,
+            "weights": "ema",
+            "weights_sha256": self.part.sha256,
+            "reference": f"the same images of {data}",
+            "reference_n": self.n,
+            "reference_digest": self.images.digest,
+            "rank_deficient": rank_deficient(self.n),
+        }
+
+
+def judged_images(judge: Judge, n: int) -> PackedImages:
+    """The held-out images; where a data set has none (FFHQ's 70,000 train), the training images."""
+    data = judge.config.runs.dvae[judge.run].data
+    test = open_images(judge.config, data, "test")
+    images = test if len(test) else open_images(judge.config, data, "train")
+    if len(images) < n:
+        raise UserError(
+            f"{data} has {len(images)} {images.split} images, but evaluation.n asks for {n}: raise "
+            f"data.{data}.{images.split} or lower evaluation.n."
+        )
+    return images

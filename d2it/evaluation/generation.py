@@ -1,0 +1,189 @@
+"""Evaluations of content and DiT runs: sample, extract features, compare. Resumes by shards."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
+
+from d2it.calibration import constant_cuts
+from d2it.config.recipe import ratio_key
+from d2it.config.schema import Measured
+from d2it.evaluation.epsilon import epsilon_error
+from d2it.evaluation.features import BLOCK
+from d2it.evaluation.judge import (
+    PICTURES,
+    Evaluated,
+    Judge,
+    check_metrics,
+    compare,
+    over_seeds,
+    rank_deficient,
+)
+from d2it.files import atomic_path
+from d2it.grains import entropy_map, grain_map
+from d2it.latents import Latents
+from d2it.sampling import Drawn, Painter, schedule_of
+
+SHARD = 1024  # images whose features are saved together: what a kill costs at most
+ERRORS = 1024  # held-out images whose noise is predicted, at most
+OF_ONE_MAP = 8  # images
+
+Arrays = dict[str, np.ndarray]
+
+
+def samples(judge: Judge, shard: int = SHARD) -> dict[str, Evaluated]:
+    """Every evaluation of the run, by label."""
+    config = judge.config
+    check_metrics(config.evaluation.metrics)
+    measured = getattr(config.runs, judge.kind)[judge.run].evaluations
+    return {label: evaluate_samples(judge, label, one, shard) for label, one in measured.items()}
+
+
+def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = SHARD) -> Evaluated:
+    painter = Painter(judge.config, judge.run, measured, judge.device)
+    settings = judge.config.evaluation
+    n = measured.n or settings.n
+    recipe = recipe_of(judge, painter, n)
+
+    def compute(parts: Path) -> Evaluated:
+        found, pictures = [], []
+        for seed in settings.seeds:
+            name = f"{judge.run} {label}, seed {seed}"
+            with tqdm(total=n, unit="image", desc=name, disable=None) as bar:
+                drawn = features(judge, painter, seed, n, shard, parts, bar)
+            metrics = compare(
+                settings.metrics, drawn["features"], judge.reference, settings.neighbours
+            )
+            if "obedience" in drawn:
+                metrics["obedience"] = float(drawn["obedience"].mean())
+            found.append(metrics)
+            pictures.append(Drawn(drawn["images"], drawn["maps"], drawn["labels"]))
+        metrics, spread = over_seeds(found)
+        held_out = noise_errors(judge, painter, n)
+        nothing = dict.fromkeys(held_out)
+        return Evaluated(metrics | held_out, spread | nothing, recipe, pictures[0])
+
+    return judge.remember(label, recipe, compute)
+
+
+def recipe_of(judge: Judge, painter: Painter, n: int) -> dict[str, Any]:
+    """All that decides the numbers, digests of weights included."""
+    sampling, settings = judge.config.sampling, judge.config.evaluation
+    measured, reference, grain = painter.measured, judge.reference, painter.maps.grain
+    return judge.protocol | {
+        "n": n,
+        "seeds": settings.seeds,
+        "metrics": settings.metrics,
+        "neighbours": settings.neighbours,
+        "sampler": sampling.sampler,
+        "steps": sampling.steps,
+        "eta": sampling.eta,
+        "block": sampling.block,
+        "guidance": measured.guidance,
+        "guided_channels": sampling.guided_channels,
+        "maps": painter.maps.source if judge.kind == "content" else None,
+        "grain_steps": sampling.grain_steps if grain else None,
+        "at": measured.at,
+        "images": painter.network.images,
+        "weights": measured.weights,
+        "weights_sha256": painter.network.sha256,
+        "dvae_sha256": painter.dvae.sha256,
+        "grain_sha256": grain.sha256 if grain else None,
+        "latent_scale": painter.scale,
+        "reference": judge.data,
+        "reference_n": len(reference.features),
+        "reference_digest": reference.digest,
+        "rank_deficient": rank_deficient(n, len(reference.features)),
+    }
+
+
+def features(
+    judge: Judge, painter: Painter, seed: int, n: int, shard: int, parts: Path, bar: tqdm
+) -> Arrays:
+    """Features, and what else is kept, of images 0 .. n-1 of `seed`; finished shards are read."""
+    step = math.lcm(judge.config.sampling.block, BLOCK)  # a block of sampling and of features
+    length = step * max(1, shard // step)
+    shards = []
+    for start in range(0, n, length):
+        path = parts / f"seed{seed}-{start:08d}-{length}.safetensors"
+        if not path.exists():
+            span = range(start, min(start + length, n))
+            with atomic_path(path) as temporary:
+                save_file(one_shard(judge, painter, seed, span, step, bar), temporary)
+        else:
+            bar.update(min(start + length, n) - start)
+        shards.append(load_file(path))
+    joined = {name: np.concatenate([one[name] for one in shards]) for name in shards[0]}
+    return joined
+
+
+def one_shard(
+    judge: Judge, painter: Painter, seed: int, span: range, step: int, bar: tqdm
+) -> Arrays:
+    blocks = []
+    for start in range(span.start, span.stop, step):
+        indices = np.arange(start, min(start + step, span.stop))
+        drawn = painter.draw(seed, indices)
+        block = {"features": judge.extractor(drawn.images)}
+        if judge.kind == "content" and painter.maps.cuts is None:
+            block["obedience"] = obedience(judge, painter, drawn)
+        shown = drawn[: max(0, PICTURES - start)]
+        block |= {"images": shown.images, "maps": shown.maps, "labels": shown.labels}
+        blocks.append(block)
+        bar.update(len(indices))
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def obedience(judge: Judge, painter: Painter, drawn: Drawn) -> np.ndarray:
+    """Share of each image's regions whose own thresholded entropy is the grain that was asked for.
+
+    (n,) float64: what Figure 3 shows, as a number.
+    """
+    config, latents = judge.config, painter.maps.latents
+    images = torch.from_numpy(drawn.images).to(judge.device)
+    entropy = entropy_map(images, latents.factors[0], config.sigma, config.bins)
+    found = grain_map(entropy, latents.cuts(painter.maps.ratio))
+    agree = found.cpu() == torch.from_numpy(drawn.maps)
+    return agree.double().mean((1, 2)).numpy()
+
+
+def noise_errors(judge: Judge, painter: Painter, n: int) -> dict[str, float]:
+    """Errors of the predicted noise on held-out images; 1 is the error of predicting none.
+
+    A DiT's are also told apart by the regions that are coarse and fine at the main ratio, so that
+    they can be compared with a D²iT's.
+    """
+    config, maps = judge.config, painter.maps
+    held_out = Latents.open(maps.latents.folder, "test")
+    if not len(held_out):
+        return {}
+    known = ratio_key(config.ratio) in held_out.header["ratios"]
+    found = epsilon_error(
+        painter.network.network,
+        held_out,
+        maps.ratio,
+        schedule_of(config),
+        min(n, ERRORS),
+        seed=config.evaluation.seeds[0],
+        shared_noise=config.diffusion.shared_noise,
+        regions=config.ratio if judge.kind == "dit" and known else None,
+    )
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def of_one_map(judge: Judge, pictures: dict[str, Drawn]) -> dict[str, Drawn]:
+    """Figure 3: several images for one map. Nothing where a run's maps are constant."""
+    runs = judge.config.runs.content
+    if judge.run not in runs or constant_cuts(runs[judge.run].ratio) is not None:
+        return {}
+    label, shown = next(iter(pictures.items()))
+    painter = Painter(judge.config, judge.run, runs[judge.run].evaluations[label], judge.device)
+    # the map that has most of both grains
+    levels = shown.maps.reshape(len(shown.maps), -1)
+    chosen = shown.maps[levels.var(1).argmax()]
+    indices = np.arange(OF_ONE_MAP)
+    return {"one_map": painter.draw(judge.config.evaluation.seeds[0], indices, chosen)}

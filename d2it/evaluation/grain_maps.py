@@ -1,0 +1,72 @@
+"""Evaluation of a grain run: do its maps look like those of images?"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2it.errors import UserError
+from d2it.evaluation.judge import PICTURES, Evaluated, Judge, over_seeds
+from d2it.grains import fine_share, neighbour_agreement
+from d2it.sampling import Drawn, Maps, Part
+
+
+def grain_maps(judge: Judge) -> dict[str, Evaluated]:
+    """Share of fine regions and agreement of neighbours: of drawn maps, and of the data's."""
+    config = judge.config
+    run = config.runs.grain[judge.run]
+    maps = Maps(config, run.latents, run.ratio, "predicted", judge.run, judge.device)
+    if maps.grain is None:
+        raise UserError(
+            f"All maps of ratio {run.ratio} are alike: leave {judge.run} out of the scale's runs."
+        )
+    recipe = recipe_of(judge, maps.grain)
+    classes = maps.grain.architecture["classes"]
+
+    def compute(parts: Path) -> Evaluated:
+        true = maps.latents.maps(run.ratio, np.arange(len(maps.latents)))
+        data = {f"{name}_data": value for name, value in measure(true, maps).items()}
+        drawn = [draw(maps, classes, seed, recipe["n"]) for seed in recipe["seeds"]]
+        metrics, spread = over_seeds([measure(each, maps) for each in drawn])
+        shown = drawn[0][:PICTURES].numpy()
+        no_images = np.empty((0, 1, 1, 3), np.uint8)
+        labels = np.arange(len(shown)) % max(classes, 1)
+        nothing = dict.fromkeys(data)
+        return Evaluated(metrics | data, spread | nothing, recipe, Drawn(no_images, shown, labels))
+
+    return {"main": judge.remember("main", recipe, compute)}
+
+
+def recipe_of(judge: Judge, grain: Part) -> dict[str, Any]:
+    config = judge.config
+    return {
+        "n": config.evaluation.n,
+        "seeds": config.evaluation.seeds,
+        "sampler": "ancestral",
+        "steps": config.sampling.grain_steps,
+        "block": config.sampling.block,
+        "images": grain.images,
+        "weights": "ema",
+        "weights_sha256": grain.sha256,
+    }
+
+
+def draw(maps: Maps, classes: int, seed: int, n: int) -> Tensor:
+    """The maps 0 .. n-1 of `seed`, (n, h, w)."""
+    block = maps.config.sampling.block
+    starts = np.arange(0, n, block)[:, None]
+    with torch.inference_mode():
+        blocks = [
+            maps.draw(seed, indices, indices % classes if classes else None)
+            for indices in starts + np.arange(block)
+        ]
+    return torch.cat(blocks)[:n].cpu()
+
+
+def measure(map: Tensor, maps: Maps) -> dict[str, float]:
+    return {
+        "fine_share": fine_share(map, len(maps.latents.factors)),
+        "neighbour_agreement": neighbour_agreement(map),
+    }

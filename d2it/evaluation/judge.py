@@ -1,0 +1,139 @@
+"""What the evaluations of one run share, and the memory that lets a killed one go on."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from d2it.config import Config, paths
+from d2it.config.build import nearest
+from d2it.config.recipe import VERSIONS, digest, kind_of
+from d2it.data.sources import find_source
+from d2it.device import choose_device
+from d2it.errors import UserError
+from d2it.evaluation.features import DIMENSIONS, Inception
+from d2it.evaluation.metrics import (
+    Gaussian,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
+from d2it.evaluation.reference import Reference, open_reference
+from d2it.files import atomic_folder, read_json, write_json
+from d2it.sampling import Drawn
+
+PICTURES = 16  # of an evaluation, kept for the gallery
+KNOWN = ("fid", "kid", "precision", "recall")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One finished evaluation."""
+
+    metrics: dict[str, float]
+    spread: dict[str, float | None]  # standard deviation over seeds
+    recipe: dict[str, Any]
+    pictures: Drawn  # the first few
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        return {"metrics": self.metrics, "spread": self.spread, "recipe": self.recipe}
+
+
+class Judge:
+    """The feature extractor and the reference of one run, loaded when first needed."""
+
+    def __init__(self, config: Config, run: str) -> None:
+        self.config, self.run, self.kind = config, run, kind_of(config, run)
+        self.device = choose_device()
+
+    @cached_property
+    def extractor(self) -> Inception:
+        return Inception(self.config.evaluation.protocol, self.device)
+
+    @property
+    def data(self) -> str:
+        """The data set that the run is compared with."""
+        spec = getattr(self.config.runs, self.kind)[self.run]
+        data: str | None = getattr(spec, "data", None)
+        return data or self.config.runs.dvae[spec.latents].data
+
+    @cached_property
+    def reference(self) -> Reference:
+        return open_reference(self.config, self.data)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The part of a recipe that says how features are made and which network makes them."""
+        return {
+            "version": VERSIONS["evaluation"],
+            "protocol": self.config.evaluation.protocol,
+            "inception_sha256": find_source("inception").sha256,
+        }
+
+    @property
+    def memory(self) -> Path:
+        return paths.run_folder(self.config, self.run) / "evaluations"
+
+    def remember(
+        self, label: str, recipe: dict[str, Any], compute: Callable[[Path], Evaluated]
+    ) -> Evaluated:
+        """The evaluation `label`, from the run folder where it was finished before.
+
+        `compute` is given a folder for parts of the work, so that it goes on where it was stopped.
+        """
+        folder = self.memory / f"{label}-{digest(recipe)[:8]}"
+        if not (folder / "evaluation.json").exists():
+            parts = self.memory / f"{folder.name}-parts"
+            done = compute(parts)
+            with atomic_folder(folder) as temporary:
+                arrays = {name: np.ascontiguousarray(a) for name, a in vars(done.pictures).items()}
+                save_file(arrays, temporary / "pictures.safetensors")
+                write_json(temporary / "evaluation.json", done.entry)
+            for part in parts.glob("*.safetensors"):
+                part.unlink()
+        entry = read_json(folder / "evaluation.json", made_by=f"d2it evaluate {self.run}")
+        return Evaluated(**entry, pictures=Drawn(**load_file(folder / "pictures.safetensors")))
+
+
+def check_metrics(names: Sequence[str]) -> None:
+    for name in names:
+        if name not in KNOWN:
+            raise UserError(
+                f"There is no metric {name!r}{nearest(name, KNOWN)}: mend evaluation.metrics."
+            )
+
+
+def compare(
+    names: Sequence[str], samples: np.ndarray, reference: Reference, neighbours: int
+) -> dict[str, float]:
+    """The metrics `names` of features (n, 2048) against the reference."""
+    found: dict[str, float] = {}
+    if "fid" in names:
+        found["fid"] = frechet_distance(Gaussian.of(samples), reference.gaussian)
+    if "kid" in names:
+        found["kid"] = kernel_distance(samples, reference.manifold)
+    if {"precision", "recall"} & set(names):
+        shares = precision_recall(samples, reference.manifold, neighbours)
+        found |= dict(zip(("precision", "recall"), shares, strict=True))
+    return {name: found[name] for name in names}
+
+
+def rank_deficient(*counts: int) -> bool:
+    """Whether a covariance of so many features lacks rank: comparable at equal n only."""
+    return min(counts) <= DIMENSIONS
+
+
+def over_seeds(
+    found: Sequence[dict[str, float]],
+) -> tuple[dict[str, float], dict[str, float | None]]:
+    """Mean and standard deviation of each metric; no deviation of a single seed."""
+    columns = {name: [one[name] for one in found] for name in found[0]}
+    means = {name: statistics.fmean(values) for name, values in columns.items()}
+    many = len(found) > 1
+    return means, {n: statistics.stdev(v) if many else None for n, v in columns.items()}
