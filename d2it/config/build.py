@@ -46,6 +46,8 @@ def _join(where: str, key: Any) -> str:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     """`value` as the type `hint`, or a sentence that says what was expected."""
+    if hint is Any:
+        return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         for option in arguments:

@@ -1,0 +1,21 @@
+"""images → entropy thresholds (Eq 2-3)."""
+
+
+rule calibrate:
+    input:
+        manifest(paths.images(CONFIG, "{data}")),
+    output:
+        str(paths.thresholds(CONFIG, "{data}")),
+    log:
+        f"{LOGS}/calibrate/{{data}}.log",
+    resources:
+        head=1,
+    params:
+        region=CONFIG.model.factors[0],
+        sigma=CONFIG.sigma,
+        bins=CONFIG.bins,
+        quantiles=CONFIG.quantiles,
+    message:
+        "Measuring the entropy of {wildcards.data}"
+    shell:
+        "d2it calibrate {wildcards.data} --params {PARAMS} 2>&1 | tee {log}"

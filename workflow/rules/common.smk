@@ -1,0 +1,89 @@
+"""The configuration, composed once, and the names that all rules share."""
+
+import os
+import sys
+
+from d2it.config import paths, recipe
+from d2it.data.sources import find_source
+from d2it.errors import UserError
+from d2it.launch import load_launcher
+from d2it.report import study
+from d2it import workflow as wiring
+
+try:
+    # How a machine runs jobs is no setting of the study: profiles name the launcher, commands read it here.
+    if "launcher" in config:
+        os.environ["D2IT_LAUNCHER"] = config["launcher"]
+    CONFIG, PARAMS = wiring.configure(
+        {key: value for key, value in config.items() if key != "launcher"}
+    )
+    STUDY = study.load_study()
+    LAUNCHER = load_launcher()
+    if "help" in sys.argv[1:]:  # answered while this is read: it needs no --cores
+        print(wiring.help_text(CONFIG))
+        sys.exit(0)
+    print(wiring.scale_line(CONFIG, "all"), file=sys.stderr)
+except UserError as error:
+    sys.exit(f"d2it: error: {error}")
+
+TRAINS_HERE = LAUNCHER.cluster == "local"
+LOGS = f"logs/{CONFIG.name}"
+
+
+def manifest(folder):
+    """Large artefacts are folders; rules name their small manifest, which holds every file's digest."""
+    return str(folder / "manifest.json")
+
+
+def weights(name):
+    return str(find_source(name).file)
+
+
+def files_of(*items):
+    """What the rules table and figure make for e.g. `table_3`."""
+    files = []
+    for item in items:
+        folder, kinds = paths.tables(CONFIG), ("csv", "md", "tex")
+        if item in study.FIGURES:
+            folder, kinds = paths.figures(CONFIG), ("png", "svg")
+        files += [str(folder / f"{item}.{kind}") for kind in kinds]
+    return files
+
+
+def any_of(kind):
+    """The wildcard `run`, for the names of one kind of run."""
+    return f"{{run,{wiring.one_of(getattr(CONFIG.runs, kind))}}}"
+
+
+def latents_of(kind):
+    """Manifest of the latents that a run learns from."""
+    return lambda wildcards: manifest(
+        paths.latents(CONFIG, getattr(CONFIG.runs, kind)[wildcards.run].latents)
+    )
+
+
+def processes_of(kind):
+    """Cores that a training takes here: none to speak of where it only waits for a cluster's job."""
+    return LAUNCHER.of(kind).processes if TRAINS_HERE else 1
+
+
+def first_stage_of(kind):
+    """Manifest of the DVAE that decodes a run's samples."""
+    return lambda wildcards: manifest(
+        paths.model(CONFIG, getattr(CONFIG.runs, kind)[wildcards.run].latents)
+    )
+
+
+def reference_of(kind):
+    """Manifest of the features that a run's samples are compared with."""
+    return lambda wildcards: manifest(
+        paths.reference(CONFIG, getattr(CONFIG.runs, kind)[wildcards.run].data)
+    )
+
+
+def images_of_dvae(wildcards):
+    return manifest(paths.images(CONFIG, CONFIG.runs.dvae[wildcards.run].data))
+
+
+def thresholds_of_dvae(wildcards):
+    return str(paths.thresholds(CONFIG, CONFIG.runs.dvae[wildcards.run].thresholds))

@@ -1,0 +1,21 @@
+"""images and DVAE → cached latents with their grain maps."""
+
+
+rule encode:
+    input:
+        images_of_dvae,
+        thresholds_of_dvae,
+        manifest(paths.model(CONFIG, "{run}")),
+    output:
+        manifest(paths.latents(CONFIG, any_of("dvae"))),
+    log:
+        f"{LOGS}/encode/{{run}}.log",
+    resources:
+        head=1,
+    params:
+        recipe=lambda wildcards: recipe.digest(recipe.latents_recipe(CONFIG, wildcards.run))[:16],
+        ratios=lambda wildcards: wiring.measured_ratios(CONFIG, wildcards.run),
+    message:
+        "Encoding the images with {wildcards.run}"
+    shell:
+        "d2it encode {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"

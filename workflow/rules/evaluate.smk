@@ -1,0 +1,93 @@
+"""models → samples → metrics and a gallery. One process per run, all its evaluations together."""
+
+
+def grain_model_of_content(wildcards):
+    """The network that draws a run's grain maps, unless its ratio makes them constant."""
+    grain = CONFIG.runs.content[wildcards.run].grain
+    return manifest(paths.model(CONFIG, grain)) if grain else []
+
+
+rule evaluate_dvae:
+    input:
+        manifest(paths.model(CONFIG, "{run}")),
+        images_of_dvae,
+        thresholds_of_dvae,
+        reference_of("dvae"),
+        weights("inception"),
+    output:
+        str(paths.evaluation(CONFIG, any_of("dvae"))),
+        manifest(paths.gallery(CONFIG, any_of("dvae"))),
+    params:
+        settings=lambda wildcards: wiring.evaluation_digest(CONFIG, wildcards.run),
+    log:
+        f"{LOGS}/evaluate/{{run}}.log",
+    resources:
+        head=1,
+    message:
+        "Evaluating {wildcards.run}"
+    shell:
+        "d2it evaluate {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"
+
+
+rule evaluate_grain:
+    input:
+        manifest(paths.model(CONFIG, "{run}")),
+        latents_of("grain"),
+    output:
+        str(paths.evaluation(CONFIG, any_of("grain"))),
+        manifest(paths.gallery(CONFIG, any_of("grain"))),
+    params:
+        settings=lambda wildcards: wiring.evaluation_digest(CONFIG, wildcards.run),
+    log:
+        f"{LOGS}/evaluate/{{run}}.log",
+    resources:
+        head=1,
+    message:
+        "Evaluating {wildcards.run}"
+    shell:
+        "d2it evaluate {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"
+
+
+rule evaluate_content:
+    input:
+        manifest(paths.model(CONFIG, "{run}")),
+        first_stage_of("content"),
+        grain_model_of_content,
+        latents_of("content"),
+        reference_of("content"),
+        weights("inception"),
+    output:
+        str(paths.evaluation(CONFIG, any_of("content"))),
+        manifest(paths.gallery(CONFIG, any_of("content"))),
+    params:
+        settings=lambda wildcards: wiring.evaluation_digest(CONFIG, wildcards.run),
+    log:
+        f"{LOGS}/evaluate/{{run}}.log",
+    resources:
+        head=1,
+    message:
+        "Evaluating {wildcards.run}"
+    shell:
+        "d2it evaluate {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"
+
+
+rule evaluate_dit:
+    input:
+        manifest(paths.model(CONFIG, "{run}")),
+        first_stage_of("dit"),
+        latents_of("dit"),
+        reference_of("dit"),
+        weights("inception"),
+    output:
+        str(paths.evaluation(CONFIG, any_of("dit"))),
+        manifest(paths.gallery(CONFIG, any_of("dit"))),
+    params:
+        settings=lambda wildcards: wiring.evaluation_digest(CONFIG, wildcards.run),
+    log:
+        f"{LOGS}/evaluate/{{run}}.log",
+    resources:
+        head=1,
+    message:
+        "Evaluating {wildcards.run}"
+    shell:
+        "d2it evaluate {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"

@@ -1,0 +1,16 @@
+"""sources → images, packed at the training resolution."""
+
+
+rule prepare:
+    output:
+        manifest(paths.images(CONFIG, "{data}")),
+    log:
+        f"{LOGS}/prepare/{{data}}.log",
+    resources:
+        head=1,
+    params:
+        recipe=lambda wildcards: recipe.digest(recipe.images_recipe(CONFIG, wildcards.data))[:16],
+    message:
+        "Packing the images of {wildcards.data}"
+    shell:
+        "d2it prepare {wildcards.data} --params {PARAMS} 2>&1 | tee {log}"

@@ -1,0 +1,20 @@
+"""images → the Inception features that samples are compared with."""
+
+
+rule reference:
+    input:
+        manifest(paths.images(CONFIG, "{data}")),
+        weights("inception"),
+    output:
+        manifest(paths.reference(CONFIG, "{data}")),
+    log:
+        f"{LOGS}/reference/{{data}}.log",
+    resources:
+        head=1,
+    params:
+        images=lambda wildcards: CONFIG.data[wildcards.data].reference,
+        protocol=CONFIG.evaluation.protocol,
+    message:
+        "Computing the reference features of {wildcards.data}"
+    shell:
+        "d2it reference {wildcards.data} --params {PARAMS} 2>&1 | tee {log}"

@@ -1,0 +1,35 @@
+"""evaluations → tables, ours beside the published numbers."""
+
+
+rule table:
+    input:
+        lambda wildcards: [
+            str(path) for path in study.inputs(STUDY, f"table_{wildcards.number}", CONFIG)
+        ],
+        "params/study.yaml",
+        "data/published/table_{number}.csv",
+    output:
+        report(
+            str(paths.tables(CONFIG) / r"table_{number,\d}.csv"),
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{number}", "as": "table"},
+        ),
+        report(
+            str(paths.tables(CONFIG) / r"table_{number,\d}.md"),
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{number}", "as": "text"},
+        ),
+        str(paths.tables(CONFIG) / r"table_{number,\d}.tex"),
+    log:
+        f"{LOGS}/table/{{number}}.log",
+    resources:
+        head=1,
+    params:
+        title=lambda wildcards: study.item_of(STUDY, f"table_{wildcards.number}").title,
+        scale=CONFIG.caption,
+    message:
+        "Writing Table {wildcards.number}"
+    shell:
+        "d2it table {wildcards.number} --params {PARAMS} 2>&1 | tee {log}"

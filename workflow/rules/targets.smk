@@ -1,0 +1,30 @@
+"""Names for people: `snakemake --cores 2 table_3`, or the name of any run."""
+
+
+def explain(wildcards):
+    sys.exit(f"d2it: error: {wiring.explain_target(CONFIG, wildcards.target)}")
+
+
+for item in study.ITEMS:
+
+    rule:
+        name:
+            item
+        input:
+            files_of(item),
+
+
+for run_name in wiring.run_names(CONFIG):
+
+    rule:
+        name:
+            run_name
+        input:
+            str(paths.evaluation(CONFIG, run_name)),
+
+
+rule unknown:
+    input:
+        explain,
+    output:
+        f"{{target,{wiring.unknown_targets(CONFIG)}}}",
