@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Plan:
 def make_plan(config: Config, run: str) -> Plan:
     kind = recipe.kind_of(config, run)
     training: Training = getattr(config.training, kind)
+    training = replace(training, images=recipe.training_images(config, run))
     if training.batch % training.shards:
         raise UserError(
             f"training.{kind}.batch is {training.batch}, which its {training.shards} shards do not divide: "
