@@ -201,7 +201,7 @@ def test_coarse_cells_one_by_one_for_independent_noise():
 def test_wrong_input_is_one_sentence():
     network = build()
     z, t, y, map = inputs(network)
-    with pytest.raises(UserError, match="grain maps of 4 x 4"):
+    with pytest.raises(UserError, match="4 x 4 grain maps"):
         network(z, t, y, map[:, :2])
     with pytest.raises(UserError, match="grains 0"):
         network(z, t, y, map + 1)

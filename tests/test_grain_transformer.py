@@ -1,6 +1,4 @@
-"""The Dynamic Grain Transformer learns how regions belong together, which one shot from noise
-cannot.
-"""
+"""The Dynamic Grain Transformer learns how regions belong together; one shot from noise cannot."""
 
 import math
 
@@ -15,9 +13,7 @@ SIDE = 8
 
 
 def half_planes(n: int, generator: torch.Generator) -> torch.Tensor:
-    """Maps cut by a line through the middle, fine on a random side: any region is fine half the
-    time.
-    """
+    """Maps cut by a line through the middle: every region is fine half the time."""
     angle = 2 * math.pi * torch.rand(n, 1, 1, generator=generator)
     place = torch.arange(SIDE) - (SIDE - 1) / 2
     return (place * angle.cos() + place[:, None] * angle.sin() > 0).long()
@@ -25,12 +21,12 @@ def half_planes(n: int, generator: torch.Generator) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def trained():
-    """A small network after a short training on half-planes, and its last losses by t."""
+    """A small network after a short training on half-planes."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network = GrainTransformer(SIDE, 2, width=48, depth=3, heads=3, classes=0)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0)
-    generator, schedule, steps = torch.Generator().manual_seed(0), Schedule(), 350
+    network = GrainTransformer(SIDE, 2, width=32, depth=2, heads=2, classes=0)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0)
+    generator, schedule, steps = torch.Generator().manual_seed(0), Schedule(), 300
     for step in range(steps):
         map = half_planes(32, generator)
         t = torch.randint(1000, (32,), generator=generator)
@@ -39,7 +35,7 @@ def trained():
         optimiser.zero_grad()
         loss.backward()
         for group in optimiser.param_groups:
-            group["lr"] = 2e-3 * (1 - step / steps)
+            group["lr"] = 4e-3 * (1 - step / steps)
         optimiser.step()
     return network.eval()
 
@@ -54,9 +50,8 @@ def source(n: int, seed: int = 0):
 
 def test_sampled_maps_have_the_statistics_of_the_data(trained):
     data = half_planes(512, torch.Generator().manual_seed(7))
-    maps = sample_maps(trained, source(128), 40)
-    assert maps.shape == (128, SIDE, SIDE) and set(maps.unique().tolist()) <= {0, 1}
-    print(fine_share(maps), fine_share(data), neighbour_agreement(maps), neighbour_agreement(data))
+    maps = sample_maps(trained, source(96), 30)
+    assert maps.shape == (96, SIDE, SIDE) and set(maps.unique().tolist()) <= {0, 1}
     assert abs(fine_share(maps) - fine_share(data)) < 0.03
     assert abs(neighbour_agreement(maps) - neighbour_agreement(data)) < 0.05
     per_region = maps.double().mean(0)
@@ -69,7 +64,6 @@ def test_one_shot_from_noise_fails_the_same_statistics(trained):
         logits = trained(source(128)(0), torch.full((128,), 999))
     probability = logits.softmax(1)[:, 1]
     drawn = (torch.rand(probability.shape) < probability).long()
-    print(neighbour_agreement(drawn))
     assert neighbour_agreement(drawn) < neighbour_agreement(data) - 0.2
 
 
@@ -83,7 +77,7 @@ def test_maps_depend_on_the_noise_alone(trained):
 
 
 def test_drawing_from_the_last_logits_is_their_argmax(trained):
-    maps = sample_maps(trained, source(64), 40)
+    maps = sample_maps(trained, source(64), 30)
     x = Schedule().q_sample(one_hot(maps, 2), torch.zeros(64, dtype=torch.long), source(64)(1))
     with torch.no_grad():
         probability = trained(x, torch.zeros(64)).softmax(1)

@@ -122,6 +122,13 @@ class Condition(nn.Module):
         return c + self.label(y)
 
 
+class HeadNorm(nn.RMSNorm):
+    """Bounds queries and keys, in float32 whatever the precision: keeps long bf16 runs stable."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
 class Attention(nn.Module):
     """Self-attention among the tokens of a row; a bias is added to the scores (Eq 10)."""
 
@@ -134,8 +141,8 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = linear(width, 3 * width)
         self.proj = linear(width, width)
-        self.q_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.q_norm = HeadNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.k_norm = HeadNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (B, T, h), bias broadcastable to (B, heads, T, T) -> (B, T, h)."""

@@ -266,14 +266,15 @@ class ContentTransformer(nn.Module):
         self.check(z, map)
         c = self.condition(t, y)
         tokens = self.multi_grained(z, c, self.grain(map).flatten(1, 2), self.checkpointing)  # Eq 6
-        noise = self.one_code(self.router(tokens, c, map), map)  # Eq 7
+        noise = self.router(tokens, c, map).to(z.dtype)  # autocast ends here
+        noise = self.one_code(noise, map)  # Eq 7
         cells = to_grid(map, self.patch)[:, None]  # (N, 1, H, W)
         for i, refine in enumerate(self.refine):
             own_c = self.refine_condition[i](t, y) if self.refine_condition else c
             own_grain = self.refine_grain[i] if self.refine_grain else self.grain
             change = refine(noise, z, own_c, own_grain, map, self.checkpointing)  # Eq 8
-            change = torch.where(cells >= refine.grain, change, 0)  # Eq 9
-            noise = noise + self.one_code(change, map)
+            change = torch.where(cells >= refine.grain, change.to(z.dtype), 0)
+            noise = noise + self.one_code(change, map)  # Eq 9
         return noise
 
     def one_code(self, noise: Tensor, map: Tensor) -> Tensor:
@@ -289,11 +290,9 @@ class ContentTransformer(nn.Module):
             )
         if map.shape != (len(z), regions, regions):
             raise UserError(
-                f"{len(z)} latents of this network need grain maps of {regions} x {regions} regions, "
+                f"{len(z)} latents of this network need {regions} x {regions} grain maps, "
                 f"but the map is {tuple(map.shape)}."
             )
         # On a GPU looking would wait for it; there the maps come from `grains` and are right.
         if map.device.type == "cpu" and not 0 <= int(map.min()) <= int(map.max()) < self.grains:
-            raise UserError(
-                f"A grain map holds grains 0 (coarse) to {self.grains - 1} (fine) only."
-            )
+            raise UserError(f"A grain map holds grains 0 (coarse) to {self.grains - 1} (fine).")
