@@ -80,3 +80,5 @@ def write_gallery(config: Config, run: str, label: str, n: int, shared: bool) ->
         ].astype(int)
         Image.fromarray(picture.astype(np.uint8)).save(folder / f"{label}-{i}.png")
     write_json(folder / "maps.json", {label: maps.tolist()})
+    header = {"format": "d2it-gallery", "version": 1, "classes": {label: list(range(n))}}
+    write_json(folder / "manifest.json", header)

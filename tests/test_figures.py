@@ -10,10 +10,10 @@ from PIL import Image
 from d2it.config import load, paths
 from d2it.errors import UserError
 from d2it.report.figures import (
-    colour_map,
+    colours,
     curve_points,
-    overlay,
     ratio_points,
+    read_gallery,
     write_figure,
 )
 from d2it.report.study import FIGURES, load_study
@@ -81,14 +81,19 @@ def test_missing_evaluations_leave_points_out_and_missing_runs_are_named(config,
 
 
 def test_red_is_fine_and_blue_is_coarse():
-    fine, coarse = colour_map(np.array([[1, 0]]))[0]
-    assert fine[0] > 0.8 > fine[2] and coarse[2] > 0.6 > coarse[0]
-    picture = np.full((4, 8, 3), 100, np.uint8)
-    mixed = overlay(picture, np.array([[1, 0]]))
-    assert mixed.shape == picture.shape and 0 <= mixed.min() <= mixed.max() <= 1
-    assert (mixed[:, :4] == mixed[0, 0]).all() and (mixed[:, 4:] == mixed[0, 7]).all()
-    middle = colour_map(np.array([[0, 1, 2]]))[0, 1]  # of three grains the middle lies between
-    assert np.allclose(middle, (fine + coarse) / 2)
+    coarse, fine = colours(np.array([[0, 1]]), 2)[0].astype(int)
+    assert fine[0] > 200 > fine[2] and coarse[2] > 200 > coarse[0]
+    middle = colours(np.array([[0, 1, 2]]), 3)[0, 1]
+    assert np.abs(middle - (fine + coarse) / 2).max() <= 1
+
+
+def test_pictures_come_with_their_own_maps_and_classes(config, study):
+    write_gallery(config, "d2it_xl_classes", "main", 3, shared=False)
+    shown = read_gallery(study.figure_4, config)
+    assert shown.classes == [0, 1, 2] and len(shown.pictures) == len(shown.maps) == 3
+    for picture, map in zip(shown.pictures, shown.maps, strict=True):
+        bright = picture.mean(axis=2).reshape(8, 8, 8, 8).mean(axis=(1, 3)) > 100
+        assert (bright == map).all()
 
 
 def test_a_gallery_that_is_missing_or_torn_is_named_with_its_command(config, study):

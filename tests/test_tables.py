@@ -121,6 +121,15 @@ def test_the_guidance_of_lowest_fid_is_chosen_and_named(config, study):
     assert frame.loc["D²iT-XL"]["evaluation"] == "main"
 
 
+def test_the_fid_of_raw_weights_stands_beside_the_averaged_ones(config, study):
+    raw = load(overrides=["runs.content.d2it_b.evaluations={main:{},raw:{weights:raw}}"])
+    write_results(raw)
+    found = json.loads(paths.evaluation(raw, "d2it_b").read_text())["evaluations"]
+    line = table(study, "table_4", raw).set_index("row").loc["10+2"]
+    assert line["fid_ours"] == found["main"]["metrics"]["fid"]
+    assert f"FID {found['raw']['metrics']['fid']:.2f} without averaged weights" in line["note"]
+
+
 def test_inception_score_is_a_gap_with_its_reason(config, study):
     write_results(config)
     frame = table(study, "table_2", config)

@@ -4,6 +4,7 @@ Filled marks are ours, hollow ones published; what a scale does not have is said
 """
 
 import textwrap
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -24,15 +25,17 @@ from d2it.config import paths
 from d2it.config.recipe import ratio_key, run_name
 from d2it.config.schema import Config
 from d2it.errors import UserError
-from d2it.files import atomic_path, read_json
+from d2it.files import atomic_path, read_format, read_json
+from d2it.overlay import COARSE, FINE, overlay
 from d2it.report.results import Gap, Result, made_with, published, result, scale_line
 from d2it.report.study import Curves, Ratios, Samples, Study, at_scale, heading, item_of
 
 # Okabe and Ito's vermilion and blue: told apart by every kind of colour vision, and in grey.
-FINE, COARSE, GREY = "#D55E00", "#0072B2", "#555555"
-COLOURS = {"DiT": COARSE, "D²iT": FINE}
+VERMILION, BLUE, GREY = "#D55E00", "#0072B2", "#555555"
+COLOURS = {"DiT": BLUE, "D²iT": VERMILION}
 MARKS = {"DiT": "s", "D²iT": "o"}
 HOLLOW: dict[str, Any] = {"marker": "o", "fillstyle": "none", "markersize": 8}
+ACROSS = 8  # pictures in a row
 FACTOR = 3.0  # published numbers further from ours than this get an axis of their own
 STYLE: Any = {"svg.hashsalt": "d2it", "font.family": "DejaVu Sans", "axes.titlesize": 10}
 METADATA: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}}
@@ -78,29 +81,24 @@ def absent(runs: list[str], config: Config) -> list[str]:
 # Figures 3 and 4: pictures and their grain maps
 
 
-def gallery(item: Samples, config: Config) -> tuple[list[np.ndarray], np.ndarray]:
-    """Pictures (h, w, 3) uint8 of a run's gallery, and the grain map of each (n, rows, columns)."""
+@dataclass(frozen=True)
+class Gallery:
+    pictures: list[np.ndarray]  # (h, w, 3) uint8 each
+    maps: np.ndarray  # (n, rows, columns), 0 is coarsest
+    classes: list[int]
+
+
+def read_gallery(item: Samples, config: Config) -> Gallery:
+    """The pictures of one label in a run's gallery."""
     folder = paths.gallery(config, item.run)
     made_by = f"d2it evaluate {item.run}"
+    header = read_format(folder / "manifest.json", "d2it-gallery", 1, made_by=made_by)
     maps = read_json(folder / "maps.json", made_by=made_by).get(item.gallery, [])
     files = [folder / f"{item.gallery}-{i}.png" for i in range(len(maps))]
     if not files or not all(file.is_file() for file in files):
         raise UserError(f"{folder} lacks {item.gallery} samples: make it again with `{made_by}`.")
-    return [np.asarray(Image.open(file).convert("RGB")) for file in files], np.asarray(maps)
-
-
-def overlay(picture: np.ndarray, grains: np.ndarray) -> np.ndarray:
-    """The picture in grey below the colours of its grain map, (h, w, 3) in [0, 1]."""
-    cell = picture.shape[0] // grains.shape[0]
-    colours = colour_map(grains).repeat(cell, axis=0).repeat(cell, axis=1)
-    grey = picture.mean(axis=2, keepdims=True) / 255
-    return np.asarray(0.5 * grey + 0.5 * colours)
-
-
-def colour_map(grains: np.ndarray) -> np.ndarray:
-    """(rows, columns) -> (rows, columns, 3): blue is coarsest, red is finest."""
-    share = grains[..., None] / max(int(grains.max()), 1)
-    return np.asarray((1 - share) * to_rgb(COARSE) + share * to_rgb(FINE))
+    pictures = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    return Gallery(pictures, np.asarray(maps), header["classes"][item.gallery])
 
 
 def draw_samples(item: Samples, config: Config) -> tuple[Figure, list[str]]:
@@ -109,25 +107,38 @@ def draw_samples(item: Samples, config: Config) -> tuple[Figure, list[str]]:
         figure = Figure(figsize=(8.0, 1.0))
         figure.text(0.5, 0.5, "not at this scale", ha="center", va="center", color=GREY)
         return figure, absent([item.run], config)
-    pictures, maps = gallery(item, config)
-    shared = len(pictures) > 1 and bool((maps == maps[0]).all())
-    across, lead = 8, int(shared)
-    rows = 2 * -(-len(pictures) // across)
-    figure = Figure(figsize=(across + lead, rows + 0.35), layout="constrained")
-    grid = figure.subplots(rows, across + lead, squeeze=False)
+    shown, run = read_gallery(item, config), config.runs.content[item.run]
+    grains = len(config.runs.dvae[run.latents].factors or config.model.factors)
+    shared = len(shown.maps) > 1 and bool((shown.maps == shown.maps[0]).all())
+    lead = int(shared)
+    rows = 2 * -(-len(shown.pictures) // ACROSS)
+    figure = Figure(figsize=(ACROSS + lead, rows + 0.35), layout="constrained")
+    grid = figure.subplots(rows, ACROSS + lead, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for i, (picture, grains) in enumerate(zip(pictures, maps, strict=True)):
-        row, column = 2 * (i // across), lead + i % across
-        grid[row, column].imshow(picture, interpolation="nearest")
-        grid[row + 1, column].imshow(overlay(picture, grains), interpolation="nearest")
+    for i, (picture, map) in enumerate(zip(shown.pictures, shown.maps, strict=True)):
+        upper, lower = grid[2 * (i // ACROSS) : 2 * (i // ACROSS) + 2, lead + i % ACROSS]
+        upper.imshow(picture, interpolation="nearest")
+        lower.imshow(overlay(picture, map, grains), interpolation="nearest")
+        if run.conditional:
+            upper.set_title(f"class {shown.classes[i]}", fontsize=7, pad=2)
     if shared:
-        grid[0, 0].imshow(colour_map(maps[0]), interpolation="nearest")
+        grid[0, 0].imshow(colours(shown.maps[0], grains), interpolation="nearest")
         grid[0, 0].set_title("the one map")
-    keys = [Patch(color=FINE, label="fine region"), Patch(color=COARSE, label="coarse region")]
+    keys = [
+        Patch(color=to_hex(FINE / 255), label="fine region"),
+        Patch(color=to_hex(COARSE / 255), label="coarse region"),
+    ]
     figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
     what = "upper rows are samples, lower rows the same with their grain maps"
     return figure, [f"Run {run_name(config, item.run)}: {what}."]
+
+
+def colours(map: np.ndarray, grains: int) -> np.ndarray:
+    """(rows, columns) -> (rows, columns, 3) uint8: red is finest, blue is coarsest."""
+    share = (map / (grains - 1))[..., None]
+    mixed = share * FINE + (1 - share) * COARSE
+    return np.asarray(mixed.round().astype(np.uint8))
 
 
 # Figures 5 and 6: points and curves
@@ -166,7 +177,7 @@ def _point(found: Result | Gap, name: str, **where: Any) -> list[dict[str, Any]]
 def draw_ratios(item: Ratios, config: Config) -> tuple[Figure, list[str]]:
     figure = Figure(figsize=(8.0, 3.2), layout="constrained")
     points, printed = ratio_points(item, config), published("figure_5")
-    panels = {"rfid": ("Reconstruction: rFID ↓", COARSE), "fid": ("Generation: FID ↓", FINE)}
+    panels = {"rfid": ("Reconstruction: rFID ↓", BLUE), "fid": ("Generation: FID ↓", VERMILION)}
     for axes, (metric, (title, colour)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         ours = points[points["metric"] == metric].sort_values("ratio")
         theirs = [(float(row["ratio"]), float(row[metric])) for row in printed if row[metric]]

@@ -29,6 +29,9 @@ class Result:
     recipe: dict[str, Any]
     header: dict[str, Any]  # the rest of the file: ratio, images, parameters, gmacs, ...
     tried: tuple[str, ...]  # labels that this one was chosen from
+    raw: dict[
+        str, float
+    ]  # metrics of the weights that were not averaged, where they were evaluated
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def result(config: Config, run: str, label: str = "main") -> Result | Gap:
         recipe=found["recipe"],
         header=header,
         tried=tried,
+        raw=evaluations.get("raw", {}).get("metrics", {}) if best == "main" else {},
     )
 
 

@@ -104,8 +104,8 @@ def _notes(ours: Result) -> list[str]:
         notes.append(f"guidance {ours.recipe['guidance']}")
     if len(ours.tried) > 1:
         notes.append(f"lowest FID of {', '.join(ours.tried)}")
-    if ours.recipe.get("weights", "ema") != "ema":
-        notes.append(f"{ours.recipe['weights']} weights")
+    if "fid" in ours.raw:  # after few steps the average still holds some of the initial network
+        notes.append(f"FID {ours.raw['fid']:.2f} without averaged weights")
     return notes
 
 
