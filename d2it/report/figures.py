@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -126,8 +125,8 @@ def draw_samples(item: Samples, config: Config) -> tuple[Figure, list[str]]:
         grid[0, 0].imshow(colours(shown.maps[0], grains), interpolation="nearest")
         grid[0, 0].set_title("the one map")
     keys = [
-        Patch(color=to_hex(FINE / 255), label="fine region"),
-        Patch(color=to_hex(COARSE / 255), label="coarse region"),
+        Patch(color="#" + bytes(FINE.tolist()).hex(), label="fine region"),
+        Patch(color="#" + bytes(COARSE.tolist()).hex(), label="coarse region"),
     ]
     figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
     what = "upper rows are samples, lower rows the same with their grain maps"
