@@ -68,9 +68,10 @@ def test_cells_of_a_code_are_equal(form):
     assert fine.unique().numel() == fine.numel()  # fine cells each have their own
 
 
+@pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_all_coarse_leaves_refinenet_idle(form):
-    network = build(**form)
+def test_all_coarse_leaves_refinenet_idle(form, skip):
+    network = build(**form, skip_windows=skip)
     z, t, y, map = inputs(network, constant_map(2, network.side // network.patch, 0))
     noise = network(z, t, y, map)
     noise.square().sum().backward()

@@ -60,7 +60,7 @@ class DiT(nn.Module):
         return unpatchify(self.head(tokens, c), self.patch)
 
 
-# Names in the released DiT checkpoints -> ours. Their positions have a leading batch dimension of 1.
+# Names in the released checkpoints -> ours. Their positions have a leading batch dimension of 1.
 RELEASED_NAMES = (
     (r"^x_embedder\.", "patch_embed."),
     (r"^pos_embed$", "positions"),
