@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from PIL import Image
 
 from d2it.config import paths
@@ -222,6 +222,8 @@ def draw_curves(item: Curves, config: Config) -> tuple[Figure, list[str]]:
         for model in COLOURS:
             curve = points[(points["size"] == size) & (points["model"] == model)]
             _curve(axes, curve, "images", color=COLOURS[model], marker=MARKS[model])
+        if size not in set(points["size"]):
+            axes.text(0.5, 0.5, "none of ours", transform=axes.transAxes, ha="center", color=GREY)
     for row in printed:
         model = row["row"].partition("-")[0]
         images, style = 1e6 * float(row["million_images"]), HOLLOW | {"marker": MARKS[model]}
@@ -229,7 +231,7 @@ def draw_curves(item: Curves, config: Config) -> tuple[Figure, list[str]]:
     panels[-1].set(title="XL, published", xlim=(0, 2.2e9), ylim=(0, 12))
     for axes in panels:
         axes.set(xlabel="training images", ylabel="FID ↓" if axes in panels[[0, -1]] else "")
-        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.xaxis.set_major_locator(MaxNLocator(3) if axes.lines else NullLocator())
         axes.xaxis.set_major_formatter(lambda x, _: _thousands(x))
     keys = [
         Line2D([], [], color=colour, marker=MARKS[model], label=model)
