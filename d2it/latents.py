@@ -50,7 +50,8 @@ class Latents:
         shards = header["splits"][split]["shards"]
         self._starts = np.cumsum([0, *(shard["count"] for shard in shards)])
         self._shards = [self._map(shard) for shard in shards]
-        self.labels = np.concatenate([shard["labels"] for shard in self._shards])
+        labels = [shard["labels"] for shard in self._shards]
+        self.labels = np.concatenate([np.zeros(0, np.int64), *labels])  # a split may be empty
 
     @classmethod
     def open(cls, folder: Path | str, split: str) -> "Latents":
