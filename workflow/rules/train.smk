@@ -22,6 +22,7 @@ rule train_dvae:
     resources:
         head=1 if TRAINS_HERE else 0,
     threads: processes_of("dvae")
+    priority: 1  # all else waits for it
     message:
         "Training {wildcards.run}"
     shell:
