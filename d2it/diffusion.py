@@ -9,6 +9,7 @@ Shapes: z, noise (N, C, H, W); t (N,).
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -121,22 +122,22 @@ def guided(
     variance is the class's own.
     """
 
-    def plain(x: Tensor, t: Tensor) -> Tensor:
-        return network(x, t, y) if map is None else network(x, t, y, map)
+    maps = () if map is None else (map,)
+    if guidance == 1:
+        return lambda x, t: network(x, t, y, *maps)
+    classes = cast(int, network.classes)
+    if y is None or not classes:
+        raise UserError("Guidance needs a class-conditional network and labels: set guidance to 1.")
+    labels = torch.cat([y, torch.full_like(y, classes)])
+    twice = tuple(m.repeat(2, 1, 1) for m in maps)
 
     def with_guidance(x: Tensor, t: Tensor) -> Tensor:
-        labels = torch.cat([y, torch.full_like(y, network.classes)])
-        maps = () if map is None else (map.repeat(2, 1, 1),)
-        given, null = network(x.repeat(2, 1, 1, 1), t.repeat(2), labels, *maps).chunk(2)
+        given, null = network(x.repeat(2, 1, 1, 1), t.repeat(2), labels, *twice).chunk(2)
         some = slice(0, channels or x.shape[1])
         result = given.clone()
         result[:, some] = null[:, some] + guidance * (given[:, some] - null[:, some])
         return result
 
-    if guidance == 1:
-        return plain
-    if y is None or not network.classes:
-        raise UserError("Guidance needs a class-conditional network and labels: set guidance to 1.")
     return with_guidance
 
 

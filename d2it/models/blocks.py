@@ -41,7 +41,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(channels, width, patch, stride=patch)
         nn.init.xavier_uniform_(self.proj.weight.view(width, -1))  # as the linear layer it is
-        nn.init.zeros_(self.proj.bias)
+        self.proj.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x).flatten(2).transpose(1, 2)

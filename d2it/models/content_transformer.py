@@ -12,6 +12,8 @@ or finer. k = 2 is the paper.
 Shapes: z and noise (N, C, H, W); map (N, h, w) with H = 2^(k-1) h; tokens (N, T, width).
 """
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +36,7 @@ class MultiGrainedNet(nn.Module):
     """T_M = Patchify(z_noised, P_L, c) and DiT blocks (Eq 6); the map enters token by token."""
 
     def __init__(
-        self, side: int, channels: int, patch: int, depth: int, learned: bool, **block
+        self, side: int, channels: int, patch: int, depth: int, learned: bool, **block: Any
     ) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(channels, block["width"], patch)
@@ -77,6 +79,8 @@ class PositionBias(nn.Module):
     diagonal.
     """
 
+    index: Tensor  # (windows, N): the raster indices of each window's tokens
+
     def __init__(self, kind: str, heads: int, side: int, window: int) -> None:
         super().__init__()
         self.kind = kind
@@ -89,7 +93,7 @@ class PositionBias(nn.Module):
         """places (L,), where in the image each window lies -> (1, heads, N, N) or (L, 1, N, N)."""
         if self.kind == "window":
             return self.matrix[None]
-        index = self.index[places]  # (L, N): the raster indices of the windows' tokens
+        index = self.index[places]  # (L, N)
         return self.matrix[index[:, :, None], index[:, None, :]][:, None]
 
 
@@ -128,7 +132,7 @@ class RefineNet(nn.Module):
         bias: str,
         learned: bool,
         skip: bool,
-        **block,
+        **block: Any,
     ) -> None:
         super().__init__()
         width, tokens = block["width"], side // patch
@@ -183,9 +187,11 @@ class RefineNet(nn.Module):
     def live_windows(self, cells: Tensor) -> Tensor:
         """Indices of the windows to compute: all, or with `skip` those with such regions."""
         finest = to_windows(cells[..., None], self.window).amax(dim=(1, 2))
-        if self.skip:
-            return (finest >= self.grain).nonzero()[:, 0]
-        return torch.arange(len(finest), device=cells.device)
+        if not self.skip:
+            return torch.arange(len(finest), device=cells.device)
+        live = (finest >= self.grain).nonzero()[:, 0]
+        # never none, so that every parameter has a gradient in every step, if only of zeros
+        return live if len(live) else live.new_zeros(1)
 
 
 class ContentTransformer(nn.Module):
@@ -269,7 +275,7 @@ class ContentTransformer(nn.Module):
         noise = self.router(tokens, c, map).to(z.dtype)  # autocast ends here
         noise = self.one_code(noise, map)  # Eq 7
         cells = to_grid(map, self.patch)[:, None]  # (N, 1, H, W)
-        for i, refine in enumerate(self.refine):
+        for i, refine in enumerate(cast(list[RefineNet], self.refine)):
             own_c = self.refine_condition[i](t, y) if self.refine_condition else c
             own_grain = self.refine_grain[i] if self.refine_grain else self.grain
             change = refine(noise, z, own_c, own_grain, map, self.checkpointing)  # Eq 8
