@@ -168,10 +168,8 @@ class RefineNet(nn.Module):
         x = to_windows(x.unflatten(1, (self.side, self.side)), self.window)
         live = self.live_windows(cells)
         per_image = (self.side // self.window) ** 2
-        images, places = (
-            live // per_image,
-            live % per_image,
-        )  # adaLN: once per image, not per window
+        # adaLN's vectors are computed once per image and shared by its windows
+        images, places = live // per_image, live % per_image
         refined = x[live] if self.skip else x  # (L, window^2, width)
         for block, bias in zip(self.blocks, self.biases, strict=True):
             refined = run_block(
