@@ -6,15 +6,17 @@ rule calibrate:
         manifest(paths.images(CONFIG, "{data}")),
     output:
         str(paths.thresholds(CONFIG, "{data}")),
-    log:
-        f"{LOGS}/calibrate/{{data}}.log",
-    resources:
-        head=1,
     params:
         region=CONFIG.model.factors[0],
         sigma=CONFIG.sigma,
         bins=CONFIG.bins,
         quantiles=CONFIG.quantiles,
+    log:
+        f"{LOGS}/calibrate/{{data}}.log",
+    resources:
+        head=1,
+    # Short, and the DVAE waits for it: with both cores `reference` cannot overtake it.
+    threads: 2
     message:
         "Measuring the entropy of {wildcards.data}"
     shell:

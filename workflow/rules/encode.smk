@@ -8,13 +8,13 @@ rule encode:
         manifest(paths.model(CONFIG, "{run}")),
     output:
         manifest(paths.latents(CONFIG, any_of("dvae"))),
+    params:
+        recipe=lambda wildcards: recipe.digest(recipe.latents_recipe(CONFIG, wildcards.run))[:16],
+        ratios=lambda wildcards: wiring.measured_ratios(CONFIG, wildcards.run),
     log:
         f"{LOGS}/encode/{{run}}.log",
     resources:
         head=1,
-    params:
-        recipe=lambda wildcards: recipe.digest(recipe.latents_recipe(CONFIG, wildcards.run))[:16],
-        ratios=lambda wildcards: wiring.measured_ratios(CONFIG, wildcards.run),
     message:
         "Encoding the images with {wildcards.run}"
     shell:

@@ -15,13 +15,13 @@ rule figure:
             labels={"figure": "{number}"},
         ),
         str(paths.figures(CONFIG) / r"figure_{number,\d}.svg"),
+    params:
+        title=lambda wildcards: study.item_of(STUDY, f"figure_{wildcards.number}").title,
+        scale=CONFIG.caption,
     log:
         f"{LOGS}/figure/{{number}}.log",
     resources:
         head=1,
-    params:
-        title=lambda wildcards: study.item_of(STUDY, f"figure_{wildcards.number}").title,
-        scale=CONFIG.caption,
     message:
         "Drawing Figure {wildcards.number}"
     shell:

@@ -4,12 +4,12 @@
 rule prepare:
     output:
         manifest(paths.images(CONFIG, "{data}")),
+    params:
+        recipe=lambda wildcards: recipe.digest(recipe.images_recipe(CONFIG, wildcards.data))[:16],
     log:
         f"{LOGS}/prepare/{{data}}.log",
     resources:
         head=1,
-    params:
-        recipe=lambda wildcards: recipe.digest(recipe.images_recipe(CONFIG, wildcards.data))[:16],
     message:
         "Packing the images of {wildcards.data}"
     shell:

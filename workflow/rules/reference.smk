@@ -7,13 +7,13 @@ rule reference:
         weights("inception"),
     output:
         manifest(paths.reference(CONFIG, "{data}")),
+    params:
+        images=lambda wildcards: CONFIG.data[wildcards.data].reference,
+        protocol=CONFIG.evaluation.protocol,
     log:
         f"{LOGS}/reference/{{data}}.log",
     resources:
         head=1,
-    params:
-        images=lambda wildcards: CONFIG.data[wildcards.data].reference,
-        protocol=CONFIG.evaluation.protocol,
     message:
         "Computing the reference features of {wildcards.data}"
     shell:

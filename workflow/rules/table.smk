@@ -22,13 +22,13 @@ rule table:
             labels={"table": "{number}", "as": "text"},
         ),
         str(paths.tables(CONFIG) / r"table_{number,\d}.tex"),
+    params:
+        title=lambda wildcards: study.item_of(STUDY, f"table_{wildcards.number}").title,
+        scale=CONFIG.caption,
     log:
         f"{LOGS}/table/{{number}}.log",
     resources:
         head=1,
-    params:
-        title=lambda wildcards: study.item_of(STUDY, f"table_{wildcards.number}").title,
-        scale=CONFIG.caption,
     message:
         "Writing Table {wildcards.number}"
     shell:
