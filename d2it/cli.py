@@ -41,7 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subparser = verbs.add_parser(verb, help=help, description=help[0].upper() + help[1:] + ".")
         if arguments and arguments[0] == verb:
             importlib.import_module(f"d2it.commands.{verb}").add_arguments(subparser)
-    namespace = parser.parse_args(arguments)
+    namespace, rest = parser.parse_known_args(arguments)
+    if any(word.startswith("-") or not hasattr(namespace, "overrides") for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # overrides after an option, which argparse does not join with those before it
+        namespace.overrides = [*namespace.overrides, *rest]
     try:
         importlib.import_module(f"d2it.commands.{namespace.verb}").main(namespace)
         sys.stdout.flush()  # a closed pipe is noticed here, not at exit

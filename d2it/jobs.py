@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # lines of a failed process's log
 REQUEUES = 1000  # submitit's own limit, 3, would end a week-long run on its third day
+POLL = 0.2  # seconds between two looks at what a job left; Slurm itself is asked less often
 YEAR = 365 * 24 * 60  # minutes
 
 
 @dataclass
 class Job:
-    """The work of one process. submitit pickles it, calls it, and requeues what `checkpoint` returns."""
+    """The work of one process. submitit pickles it, calls it, requeues what `checkpoint` gives."""
 
     config: Config
     run: str
@@ -78,7 +79,9 @@ def _end_with(alive: Path) -> None:
     """Stop, as if asked to, once the process that has locked `alive` is gone, be it by kill -9."""
     with open(alive, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        os.kill(os.getpid(), signal.SIGTERM)
+        while True:  # submitit drops signals until training takes them
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
 
 
 def run_here(plan: Plan, job: Job, processes: int, gpus: int) -> None:
@@ -99,23 +102,27 @@ def run_here(plan: Plan, job: Job, processes: int, gpus: int) -> None:
             named = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
             executor.update_parameters(local_visible_gpus=tuple(int(name) for name in named))
         os.environ |= {"MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": str(job.threads)}
-        # Ctrl-C reaches all processes of a terminal. Children inherit that it is ignored; the workers
-        # then take signals up again, and submitit's own process between us must not end before they do.
+        # Ctrl-C reaches all processes of a terminal. Children inherit that it is ignored; workers
+        # take signals up again, and submitit's process between us must not end before them.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         submitted = executor.submit(job)
         received: list[int] = []
 
-        def forward(signum: int, _: Any) -> None:
+        def note(signum: int, _: Any) -> None:
             received.append(signum)
-            submitted._process.send_signal(signal.SIGTERM)
 
         signal.signal(signal.SIGINT, handler)
-        handlers = {signum: signal.signal(signum, forward) for signum in SIGNALS}
+        handlers = {signum: signal.signal(signum, note) for signum in SIGNALS}
         try:
             with _follow(plan) as show:
                 while not submitted.done():
                     show()
-                    time.sleep(0.1)
+                    time.sleep(POLL)
+                    if (
+                        received
+                    ):  # again and again: submitit drops signals until training takes them
+                        with suppress(ProcessLookupError):  # a local job is named by its process
+                            os.kill(int(submitted.job_id), signal.SIGTERM)
         finally:
             for signum, previous in handlers.items():
                 signal.signal(signum, previous)
@@ -134,23 +141,13 @@ def _free_port() -> int:
 
 
 def run_on_slurm(plan: Plan, job: Job, resources: "Resources") -> None:
-    """Submit a job, or find the one submitted before, and wait for it. A signal only ends the waiting."""
-    import submitit
-
+    """Submit a job, or find the one submitted before, and wait. A signal only ends the waiting."""
     from d2it.training.stop import SIGNALS, Stopped
 
     record = plan.folder / "job.json"
-    folder = (plan.folder / "submitit").resolve()
+    submitted = _recorded(plan, record) or _submit(plan, job, resources)
     tasks = resources.nodes * resources.processes
-    submitted = None
-    if record.is_file():
-        known = read_json(record, made_by=f"d2it train {plan.run}")
-        submitted = submitit.SlurmJob(folder, known["job"], tasks=range(known["tasks"]))
-        if submitted.done(force_check=True):
-            submitted = None
-    if submitted is None:
-        submitted = _submit(plan, job, resources, folder)
-        write_json(record, {"job": submitted.job_id, "tasks": tasks})
+    write_json(record, {"job": submitted.job_id, "tasks": tasks})
     print(f"{plan.run}: Slurm job {submitted.job_id}", file=sys.stderr)
 
     def detach(signum: int, _: Any) -> None:
@@ -162,7 +159,7 @@ def run_on_slurm(plan: Plan, job: Job, resources: "Resources") -> None:
         with _follow(plan) as show:
             while not submitted.done():
                 show()
-                time.sleep(2)
+                time.sleep(10 * POLL)
     finally:
         for signum, previous in handlers.items():
             signal.signal(signum, previous)
@@ -170,13 +167,27 @@ def run_on_slurm(plan: Plan, job: Job, resources: "Resources") -> None:
     _settle(plan, submitted)
 
 
-def _submit(plan: Plan, job: Job, resources: "Resources", folder: Path) -> "submitit.Job[Any]":
+def _recorded(plan: Plan, record: Path) -> "submitit.Job[Any] | None":
+    """The job that an earlier command submitted, if it is still pending or running."""
+    import submitit
+
+    if not record.is_file():
+        return None
+    known = read_json(record, made_by=f"d2it train {plan.run}")
+    folder = (plan.folder / "submitit").resolve()
+    job: submitit.Job[Any] = submitit.SlurmJob(folder, known["job"], range(known["tasks"]))
+    return None if job.done(force_check=True) else job
+
+
+def _submit(plan: Plan, job: Job, resources: "Resources") -> "submitit.Job[Any]":
     import submitit
 
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UserError(
-            "There is no Slurm here (sbatch was not found): log in to a submit node, or use --launcher local."
+            "There is no Slurm here (sbatch was not found): log in to a submit node, or use "
+            "--launcher local."
         )
+    folder = (plan.folder / "submitit").resolve()
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=REQUEUES)
     options = {"requeue": True, "comment": str(plan.folder.resolve())}
     if resources.account:
@@ -240,8 +251,8 @@ def _settle(plan: Plan, submitted: "submitit.Job[Any]") -> None:
             print("".join(log.read_text().splitlines(keepends=True)[-SHOWN:]), file=sys.stderr)
         rank = tasks.index(failed[0])
         raise UserError(
-            f"Process {rank} of the training of {plan.run} died (its log: {log}): the same command goes "
-            "on from the last saved state."
+            f"Process {rank} of the training of {plan.run} died (its log: {log}): the same command "
+            "goes on from the last saved state."
         )
     for result in results:
         if "stopped" in result:

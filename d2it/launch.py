@@ -1,6 +1,6 @@
 """Where a run is trained: in this process, in several on this machine, or on a Slurm cluster.
 
-Which one is a matter of machines (params/launcher/), outside every recipe: the weights are the same.
+Which one is a matter of machines (params/launcher/), outside every recipe: the weights are equal.
 No torch is imported here, so a process that only waits for a job stays small.
 """
 
@@ -58,7 +58,8 @@ def load_launcher(name: str | None = None) -> Launcher:
     except FileNotFoundError:
         known = sorted(path.stem for path in folder.glob("*.yaml"))
         raise UserError(
-            f"There is no launcher {name!r}{nearest(name, known)}: choose {' or '.join(known)}, or a YAML file."
+            f"There is no launcher {name!r}{nearest(name, known)}: choose {' or '.join(known)}, "
+            "or a YAML file."
         ) from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML ({' '.join(str(error).split())}).") from None
@@ -75,8 +76,8 @@ def launch(
 ) -> None:
     """Train `run` to its end, or go on with it, and publish its model.
 
-    Raises Stopped when a signal ended it early; its state is saved then. With `wait`, a process that is
-    training this run already is waited for; without, it is a UserError.
+    Raises Stopped when a signal ended it early; its state is saved then. With `wait`, a process
+    that is training this run already is waited for; without, it is a UserError.
     """
     plan = make_plan(config, run)
     published = paths.model(config, run)
@@ -86,7 +87,8 @@ def launch(
         done = finished(plan, _warn)
         if done is None:
             raise UserError(
-                f"{plan.folder} is not finished, though its training ended: run the same command again."
+                f"{plan.folder} is not finished, though its training ended: run the same command "
+                "again."
             )
         print(f"{run}: trained to {plan.images} images, published in {published}")
     else:

@@ -1,4 +1,4 @@
-"""Whatever happens to a run, it ends with the weights of one to which nothing happened, or with a sentence."""
+"""Whatever happens to a run, it ends with the weights of an undisturbed one, or with a sentence."""
 
 import json
 import multiprocessing
@@ -24,7 +24,7 @@ from d2it.training.publish import finished, publish
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_run  # noqa: E402
 
-# Real processes that can be killed, but forked from one that has imported torch: no seconds to start.
+# Real processes that can be killed, but forked from one that has imported torch: quick to start.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     ["d2it.training.engine", "torch._dynamo", "torch.distributed.tensor"]

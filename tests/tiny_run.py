@@ -1,4 +1,4 @@
-"""A training run of milliseconds with everything a real one has: two players, drawn noise, milestones.
+"""A training run of milliseconds with all a real one has: two players, drawn noise, milestones.
 
     python tests/tiny_run.py FOLDER images=640 [fail_at=320] [pause=0.01] [half_life=100] ...
 

@@ -10,8 +10,8 @@ from d2it.launch import launch, load_launcher
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Example: d2it train d2it_b scale=smoke. To resume, run the same command again; to train longer, "
-        "raise training.<kind>.images."
+        "Example: d2it train d2it_b scale=smoke. To resume, run the same command again; to train "
+        "longer, raise training.<kind>.images."
     )
     parser.add_argument(
         "run", help="an experiment of params/experiment/, e.g. d2it_b; `d2it study` lists them"
@@ -44,7 +44,8 @@ def main(arguments: argparse.Namespace) -> None:
         launch(config, arguments.run, launcher, arguments.wait, arguments.processes)
     except Stopped as stopped:
         print(
-            f"d2it: {stopped} ended the training of {arguments.run}: run the same command again to go on.",
+            f"d2it: {stopped} ended the training of {arguments.run}: run the same command again to "
+            "go on.",
             file=sys.stderr,
         )
         raise SystemExit(128 + stopped.signum) from None

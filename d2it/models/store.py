@@ -10,6 +10,7 @@ results/<scale>/models/<run>/
 
 import importlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def save_model(
     images: int,
     batch: int,
     inputs: dict[str, str],
-    weights: dict[str, "dict[str, Tensor] | Path"],
+    weights: Mapping[str, "Mapping[str, Tensor] | Path"],
     extra: dict[str, Any] | None = None,
 ) -> None:
     """Write a model folder at once: `weights` maps a file's stem to a state dict or to a file."""
@@ -78,7 +79,7 @@ def save_model(
         write_json(temporary / "manifest.json", manifest)
 
 
-def _save(state: "dict[str, Tensor]", path: Path) -> None:
+def _save(state: "Mapping[str, Tensor]", path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
@@ -91,7 +92,7 @@ def read_model(folder: Path | str) -> dict[str, Any]:
 
 
 def weights_name(header: dict[str, Any], at: float = 1.0, weights: str = "ema") -> str:
-    """The stem of the file with the weights after the share `at` of the training ("ema" or "raw")."""
+    """The stem of the file with the "ema" or "raw" weights after the share `at` of the training."""
     images = milestone(at, header["images"], header["batch"])
     if images == header["images"]:
         return "model" if weights == "ema" else "raw"
@@ -118,9 +119,9 @@ def load_weights(folder: Path | str, weights: str = "model") -> "dict[str, Tenso
 
 
 def load_model(folder: Path | str, weights: str = "model") -> "nn.Module":
-    """The network with the weights of `<weights>.safetensors`, on the CPU, frozen, in evaluation mode."""
+    """The network with the weights of `<weights>.safetensors`: on the CPU, frozen, evaluating."""
     header = read_model(folder)
     module, name = BUILDERS[header["kind"]].split(":")
-    network: "nn.Module" = getattr(importlib.import_module(module), name)(**header["architecture"])
+    network: nn.Module = getattr(importlib.import_module(module), name)(**header["architecture"])
     network.load_state_dict(load_weights(folder, weights))
     return network.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The one clock of training: images seen. Order and randomness are functions of it, so any resume is exact."""
+"""The one clock of training: images seen. Order and randomness follow it, so resuming is exact."""
 
 import functools
 import hashlib
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def seed_of(*identity: object) -> int:
-    """A seed for whatever is named: 63 bits of a digest, so that neighbouring names share nothing."""
+    """A seed for whatever is named: 63 bits of a digest, so neighbouring names share nothing."""
     text = "/".join(str(part) for part in identity)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -24,12 +24,12 @@ def generator(seed: int, kind: str, step: int) -> "torch.Generator":
 
 
 def milestone(at: float, images: int, batch: int) -> int:
-    """Images seen after the share `at` of a run of `images`: a whole number of steps, at least one."""
+    """Images seen after the share `at` of a run of `images`: whole steps, at least one."""
     return max(1, round(at * images / batch)) * batch
 
 
 def crossed(images: int, batch: int, every: int) -> bool:
-    """Whether the step that ended at `images` reached or passed a multiple of `every` (0: always)."""
+    """Whether the step that ended at `images` reached a multiple of `every` (0: always)."""
     return every == 0 or images // every > (images - batch) // every
 
 

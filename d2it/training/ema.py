@@ -1,11 +1,11 @@
-"""The average of the weights over images seen, as a half-life: the same average at any batch size."""
+"""The average of the weights, as a half-life in images seen: the same at any batch size."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Ema:
-    """Exponential moving average of a network's parameters, in fp32. Half-life 0: the weights themselves."""
+    """Exponential moving average of a network's parameters, in fp32. Half-life 0: no averaging."""
 
     def __init__(self, module: nn.Module, half_life: float, batch: int):
         # An average over h images forgets half of its past in h: decay = 0.5^(batch/h) a step.

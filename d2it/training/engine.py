@@ -1,4 +1,4 @@
-"""The training loop: resumes by itself, survives any kill, ends with the same weights as if nothing had happened.
+"""The training loop: it ends with the same weights whether or not it was killed and resumed.
 
 DVAE, grain, content and DiT runs all go through `train`, in one process or in many, on CPU or GPU.
 """
@@ -37,7 +37,7 @@ STALLED = timedelta(minutes=10)  # a process that waits longer for the others gi
 def train(
     plan: Plan, make_task: Callable[[], Task], device: str = "auto", wait: bool = False
 ) -> None:
-    """Train until `plan.images`, from the newest state. Raises Stopped when a signal ended it early."""
+    """Train until `plan.images`, from the newest state. Raises Stopped if a signal ended it."""
     began = time.perf_counter()
     accelerator = _accelerator(plan, device)
     with _alone(accelerator, plan, wait):
@@ -45,11 +45,11 @@ def train(
 
 
 def _accelerator(plan: Plan, device: str) -> Accelerator:
-    """Processes and device. Rendezvous is in the environment (MASTER_ADDR, RANK, ...) when there are many."""
+    """Processes and device; for many processes, MASTER_ADDR, RANK, ... are in the environment."""
     cuda = torch.cuda.is_available()
     if device == "cuda" and not cuda:
         raise UserError(
-            "The launcher demands a CUDA GPU, but torch sees none: check the driver, or use device: cpu."
+            "The launcher demands a CUDA GPU, but torch sees none: check the driver or use the CPU."
         )
     threads = int(os.environ.get("D2IT_THREADS", "1"))
     cpu = device == "cpu" or not cuda
@@ -127,7 +127,9 @@ class Loop:
             self.journal.close()
         if self.main:
             write_done(self.plan, self.task, self.final)
-        self.accelerator.wait_for_everyone()
+        if self.accelerator.num_processes > 1:
+            self.accelerator.wait_for_everyone()
+            self.accelerator.end_training()
 
     def _device_name(self) -> str:
         device = self.accelerator.device
@@ -221,8 +223,9 @@ class Loop:
             write_json(path, {"step": bad, "images": bad * batch, "indices": indices.tolist()})
         self.journal.say(f"loss or gradient not finite in step {bad}", terminal=False)
         raise UserError(
-            f"The loss or a gradient of {self.plan.run} is not finite in step {bad} (its items are in {path}): "
-            f"the last good state is in {self.plan.state}; try a lower learning rate, a clip, or fp32."
+            f"The loss or a gradient of {self.plan.run} is not finite in step {bad} (its items are "
+            f"in {path}): the last good state is in {self.plan.state}; try a lower learning rate, "
+            "a clip, or fp32."
         )
 
     def _save(self, images: int) -> None:

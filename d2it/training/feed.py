@@ -16,7 +16,7 @@ Shards = list[dict[str, Tensor]]
 
 
 class Feed:
-    """The shards of this process, step after step. Every step is a function of images seen alone."""
+    """The shards of this process, step after step, each a function of images seen alone."""
 
     def __init__(
         self, task: Task, order: Order, seed: int, batch: int, shards: int, mine: range, pin: bool
@@ -42,7 +42,7 @@ class Feed:
             self.next += self.batch
 
     def _prepare(self, images: int) -> Shards:
-        """The items of this process's shards, and its slice of the global batch's random numbers."""
+        """The items of this process's shards, with their slice of the batch's random numbers."""
         rows = slice(self.mine.start * self.size, self.mine.stop * self.size)
         items = self.task.fetch(self.order.indices(images, self.batch)[rows])
         random = generator(self.seed, self.task.kind, images // self.batch)

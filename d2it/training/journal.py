@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl for programs, log.txt for people, a progress bar for whoever watches."""
+"""What a run tells: metrics.jsonl for programs, log.txt for people, a bar for whoever watches."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from d2it.files import write_text
 
 
 class Sums:
-    """Running sums of logged scalars per shard, on the device: nothing waits for them until they are read.
+    """Running sums of logged scalars per shard, on the device: nothing waits until they are read.
 
     Per shard, so that any number of processes sums in the same order and reads the same bits.
     """
@@ -26,7 +26,7 @@ class Sums:
         self.tables: dict[str, torch.Tensor] = {}
 
     def add(self, terms: dict[str, torch.Tensor], trust: torch.Tensor) -> None:
-        """Add a step's terms, each (this process's shards,), unless it was not finite (`trust` 0)."""
+        """Add a step's terms, each (this process's shards,), unless it was bad (`trust` 0)."""
         key = ",".join(terms)
         values = torch.stack(list(terms.values())).double()
         if key not in self.tables:
@@ -37,7 +37,7 @@ class Sums:
         table[1] += trust
 
     def total(self, reduce: Any) -> dict[str, torch.Tensor]:
-        """The tables of all processes: every entry is non-zero in one process only, so sums are exact."""
+        """The tables of all processes: an entry is non-zero in one only, so the sum is exact."""
         return {key: reduce(self.tables[key].clone(), "sum") for key in sorted(self.tables)}
 
     @staticmethod

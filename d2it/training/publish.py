@@ -33,7 +33,7 @@ def write_done(plan: Plan, task: "Task", final: dict[str, float]) -> None:
 
 
 def finished(plan: Plan, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """done.json, if this run has been trained as long as it should be and all its weights are sound."""
+    """done.json, if this run has been trained as long as it should be and its weights are sound."""
     path = plan.folder / "done.json"
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""runs/<run>-<digest8>: everything about a run that is not its result, and the lease of whoever trains it."""
+"""runs/<run>-<digest8>: all of a run but its result, and the lease of whoever trains it."""
 
 import fcntl
 import itertools
@@ -60,8 +60,8 @@ def make_plan(config: Config, run: str) -> Plan:
     training = replace(training, images=recipe.training_images(config, run))
     if training.batch % training.shards:
         raise UserError(
-            f"training.{kind}.batch is {training.batch}, which its {training.shards} shards do not divide: "
-            "change one of them."
+            f"training.{kind}.batch is {training.batch}, which its {training.shards} shards do not "
+            "divide: change one of them."
         )
     evaluations = getattr(getattr(config.runs, kind)[run], "evaluations", {})
     end = milestone(1.0, training.images, training.batch)
@@ -105,14 +105,14 @@ def claim(plan: Plan) -> None:
         if canonical_digest(theirs["recipe"]) != canonical_digest(plan.recipe):
             where = _difference(theirs["recipe"], plan.recipe)
             raise UserError(
-                f"{plan.folder} was made with another recipe ({where} differs): move it away and run the "
-                "same command again."
+                f"{plan.folder} was made with another recipe ({where} differs): move it away and "
+                "run the same command again."
             )
         for name, digest in plan.inputs.items():
             if theirs["inputs"].get(name) != digest:
                 raise UserError(
-                    f"{name} has changed since {plan.folder} was begun: put it back, or delete that folder "
-                    "to train anew."
+                    f"{name} has changed since {plan.folder} was begun: put it back, or delete "
+                    "that folder to train anew."
                 )
     else:
         write_json(path, mine)
@@ -154,8 +154,8 @@ def record_start(plan: Plan, **facts: Any) -> None:
 def lease(folder: Path, wait: bool = False) -> Iterator[None]:
     """Be the only one who trains in `folder`, or say who is.
 
-    A lock settles it on one machine, also after kill -9. On network file systems locks may be local to a
-    host, so the holder also leaves a heartbeat: one from another host must fall silent before it is dead.
+    A lock settles it on one machine, also after kill -9. On network file systems locks may be local
+    to a host, so the holder also leaves a heartbeat: it must fall silent before we believe it dead.
     """
     folder.mkdir(parents=True, exist_ok=True)
     heartbeat = folder / "heartbeat.json"
@@ -234,6 +234,6 @@ def _in_use(heartbeat: Path) -> UserError:
     holder = _read_heartbeat(heartbeat)
     who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
     return UserError(
-        f"{heartbeat.parent} is being trained by {who}: wait for it (`--wait` does), or stop it, and run the "
-        "same command again."
+        f"{heartbeat.parent} is being trained by {who}: wait for it (`--wait` does), or stop it, "
+        "and run the same command again."
     )

@@ -2,7 +2,7 @@
 
     state/<images>/model.safetensors      averaged weights (EMA) of the published network
                    raw.safetensors        its weights as optimised
-                   rest.safetensors       optimisers, other networks, sums for the next line of the log
+                   rest.safetensors       optimisers, other networks, sums for the next log line
                    state.json             images seen, and the sha256 of the files above
     state/milestone-<images>/             model.safetensors and state.json alone, kept for good
 
@@ -129,8 +129,8 @@ def latest(
 ) -> State | None:
     """The newest sound state up to `images` that has every milestone before it; None: start anew.
 
-    A damaged state falls back to the one before. A milestone may be missing because it is damaged, or
-    because a longer run puts its milestones elsewhere: then training takes up where it can still be had.
+    A damaged state falls back to the one before. A milestone may be missing because it is damaged,
+    or because a longer run puts them elsewhere: training then takes up where it can still be had.
     """
     lost = next(
         (m for m in sorted(milestones) if not _sound(milestone_folder(root, m), warn)), None

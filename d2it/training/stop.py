@@ -1,4 +1,4 @@
-"""Signals that ask a run to end soon: finish the step, save, leave. All processes leave at the same step."""
+"""Signals that ask a run to end: finish the step, save, leave, all processes at the same step."""
 
 import signal
 from types import FrameType
@@ -16,7 +16,7 @@ class Stopped(Exception):
 
 
 class Stop:
-    """While entered, signals are only noted. `asked()`, called once a step, says which one to obey."""
+    """While entered, signals are only noted; `asked`, called once a step, says which to obey."""
 
     def __init__(self, processes: int) -> None:
         from torch import distributed
@@ -43,7 +43,7 @@ class Stop:
         self.received = self.received or signum
 
     def asked(self) -> int:
-        """The signal to obey after this step, or 0: agreed between processes one step late, at no wait."""
+        """The signal to obey after this step, or 0. Processes agree one step late, at no wait."""
         if self.group is None:
             return self.received
         import torch

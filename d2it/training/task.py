@@ -1,6 +1,6 @@
-"""What a kind of run tells the training loop: its networks, its data, its randomness and its losses.
+"""What a kind of run tells the training loop: its networks, data, randomness and losses.
 
-The loop (engine.py) knows nothing of images or grains; a task knows nothing of processes, devices or files.
+The loop (engine.py) knows nothing of images or grains; a task nothing of processes or devices.
 """
 
 from dataclasses import dataclass
@@ -23,11 +23,12 @@ class Player:
 
 
 class Task(Protocol):
-    """One kind of run. All data and randomness are functions of the index and of images seen: never of
+    """One kind of run. Data and randomness are functions of the index and of images seen: never of
     the process, of the global generator or of what was called before.
 
-    In a step, the losses of all players are computed in order, then all players are updated. `players[0]`
-    is averaged (EMA) and published. Every trainable parameter of a player takes part in each of its losses.
+    In a step, the losses of all players are computed in order, then all players are updated.
+    `players[0]` is averaged (EMA) and published. Every trainable parameter of a player takes part
+    in each of its losses.
     """
 
     kind: str
@@ -39,7 +40,7 @@ class Task(Protocol):
     extra: dict[str, Any]  # more for model.json
 
     def fetch(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """CPU tensors of these items, first dimension len(indices). Called ahead of time in a thread."""
+        """CPU tensors of these items, first dimension len(indices). Called ahead in a thread."""
         ...
 
     def draw(self, generator: Generator, n: int, images_seen: int) -> dict[str, Tensor]:
@@ -58,8 +59,8 @@ class Task(Protocol):
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Loss (a scalar; None: this player rests in this step) of one shard, and scalars to log.
 
-        `networks[player]` is wrapped for its gradients to be shared between processes: call it, not its
-        parts. The other networks are plain and frozen during this call. Shards are of equal size, so a
-        mean over the shard is right; any other normaliser is a constant.
+        `networks[player]` is wrapped for its gradients to be shared between processes: call it, not
+        its parts. The other networks are plain and frozen during this call. Shards are of equal
+        size, so a mean over the shard is right; any other normaliser is a constant.
         """
         ...

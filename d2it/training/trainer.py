@@ -18,10 +18,10 @@ from d2it.training.task import Player, Task
 
 
 class Trainer:
-    """The global batch is `shards` micro-batches; each process computes an equal, contiguous part of them.
+    """The global batch is `shards` micro-batches; each process computes an equal, contiguous part.
 
-    Gradients are averaged over the shards of a process by accumulation and over processes by DDP. Two
-    halves commute and halving is exact, so with two shards one and two processes agree bitwise.
+    Gradients are averaged over the shards of a process by accumulation and over processes by DDP.
+    Two halves commute and halving is exact, so with two shards one and two processes agree bitwise.
     """
 
     def __init__(self, plan: Plan, task: Task, accelerator: Accelerator):
@@ -51,7 +51,7 @@ class Trainer:
                 if isinstance(blocks, nn.ModuleList):
                     for block in blocks:
                         block.compile()
-        with warnings.catch_warnings():  # torch renames `broadcast_buffers`; accelerate does not yet
+        with warnings.catch_warnings():  # torch renamed `broadcast_buffers`; accelerate did not
             warnings.simplefilter("ignore", FutureWarning)
             prepared: nn.Module = self.accelerator.prepare(player.module)
         return prepared
@@ -66,7 +66,7 @@ class Trainer:
             norm = self._clip(self.players[name])
             bad |= ~torch.isfinite(norm)
             terms[f"grad_norm/{name}"] = norm.expand(self.local)
-        # From the first bad step on, all updates are masked: the weights before it stay as they were.
+        # From the first bad step on all updates are masked: the weights before it stay.
         number = images // batch
         self.first_bad = torch.where((self.first_bad < 0) & bad, number, self.first_bad)
         masked = (self.first_bad >= 0).float()
@@ -74,13 +74,14 @@ class Trainer:
             optimiser = self.optimisers[name]
             for group in optimiser.param_groups:
                 group["lr"] = self.learning_rate(name, images + batch)
-            optimiser.found_inf = masked  # type: ignore[attr-defined]  # fused AdamW then does nothing
+            # where this is 1, fused AdamW does nothing
+            optimiser.found_inf = masked  # type: ignore[attr-defined]
             optimiser.step()
         self.ema.update(1 - masked)
         self.sums.add(terms, 1 - masked)
 
     def _backward(self, name: str, shards: Shards, images: int, terms: dict[str, Tensor]) -> bool:
-        """Gradients of one player's loss, averaged over all shards; False if it rests in this step."""
+        """Gradients of one player's loss, averaged over all shards; False if it rests now."""
         self.optimisers[name].zero_grad(set_to_none=True)
         networks = {n: player.module for n, player in self.players.items()}
         for n, module in networks.items():
@@ -94,7 +95,7 @@ class Trainer:
                 loss, logs = self.task.loss(name, networks, batch, images)
                 if loss is None:
                     return False
-                # A loss that is not finite must show in every process: through the shared gradients.
+                # Shared gradients tell every process of a loss that is not finite.
                 finite = torch.isfinite(loss.detach())
                 (loss * torch.where(finite, 1 / self.local, torch.nan)).backward()
             for key, value in {f"loss/{name}": loss, **logs}.items():
@@ -122,7 +123,7 @@ class Trainer:
         return player.learning_rate * (min(1.0, images / warmup) if warmup else 1.0)
 
     def contents(self) -> dict[str, Tensors]:
-        """Everything that the steps to come depend on, by file of the state. All processes call it."""
+        """All that the steps to come depend on, by file of the state. All processes call it."""
         rest: Tensors = {}
         for name, player in self.players.items():
             if player is not self.published:
