@@ -20,6 +20,7 @@ from d2it.config.schema import Measured, Ratio
 from d2it.diffusion import NoiseSource, Schedule, guided, sample, sample_maps
 from d2it.errors import UserError
 from d2it.grains import grain_map, mean_within, random_map
+from d2it.models.dvae import to_pixels
 from d2it.models.store import load_model, read_model, weights_name
 from d2it.training.clock import milestone, seed_of
 from d2it.training.second_stage import FINE, open_latents
@@ -239,5 +240,4 @@ class Painter:
                 "The samples are not finite numbers, so the training of one of the networks has "
                 "diverged: look at its metrics.jsonl, lower its learning rate, train it again."
             )
-        pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+        return to_pixels(images).cpu().numpy()

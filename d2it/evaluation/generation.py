@@ -63,7 +63,7 @@ def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = 
             found.append(metrics)
             pictures.append(Drawn(drawn["images"], drawn["maps"], drawn["labels"]))
         metrics, spread = over_seeds(found)
-        held_out = noise_errors(judge, painter, n)
+        held_out = noise_errors(judge, painter, recipe["epsilon_images"])
         nothing = dict.fromkeys(held_out)
         return Evaluated(metrics | held_out, spread | nothing, recipe, pictures[0])
 
@@ -94,6 +94,7 @@ def recipe_of(judge: Judge, painter: Painter, n: int) -> dict[str, Any]:
         "dvae_sha256": painter.dvae.sha256,
         "grain_sha256": grain.sha256 if grain else None,
         "latent_scale": painter.scale,
+        "epsilon_images": min(n, ERRORS, painter.maps.latents.header["splits"]["test"]["count"]),
         "reference": judge.data,
         "reference_n": len(reference.features),
         "reference_digest": reference.digest,
@@ -117,8 +118,7 @@ def features(
         else:
             bar.update(min(start + length, n) - start)
         shards.append(load_file(path))
-    joined = {name: np.concatenate([one[name] for one in shards]) for name in shards[0]}
-    return joined
+    return joined(shards)
 
 
 def one_shard(
@@ -135,7 +135,11 @@ def one_shard(
         block |= {"images": shown.images, "maps": shown.maps, "labels": shown.labels}
         blocks.append(block)
         bar.update(len(indices))
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    return joined(blocks)
+
+
+def joined(parts: list[Arrays]) -> Arrays:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def obedience(judge: Judge, painter: Painter, drawn: Drawn) -> np.ndarray:
@@ -157,22 +161,23 @@ def noise_errors(judge: Judge, painter: Painter, n: int) -> dict[str, float]:
     A DiT's are also told apart by the regions that are coarse and fine at the main ratio, so that
     they can be compared with a D²iT's.
     """
-    config, maps = judge.config, painter.maps
-    held_out = Latents.open(maps.latents.folder, "test")
-    if not len(held_out):
-        return {}
-    known = ratio_key(config.ratio) in held_out.header["ratios"]
+    config, ratio, known = judge.config, painter.maps.ratio, judge.noise_errors
+    if not n or painter.network.sha256 in known:
+        return known.get(painter.network.sha256, {})
+    held_out = Latents.open(painter.maps.latents.folder, "test")
+    measured = ratio_key(config.ratio) in held_out.header["ratios"]
     found = epsilon_error(
         painter.network.network,
         held_out,
-        maps.ratio,
+        ratio,
         schedule_of(config),
-        min(n, ERRORS),
+        n,
         seed=config.evaluation.seeds[0],
         shared_noise=config.diffusion.shared_noise,
-        regions=config.ratio if judge.kind == "dit" and known else None,
+        regions=config.ratio if judge.kind == "dit" and measured else None,
     )
-    return {name: value for name, value in found.items() if value is not None}
+    known[painter.network.sha256] = {k: error for k, error in found.items() if error is not None}
+    return known[painter.network.sha256]
 
 
 def of_one_map(judge: Judge, pictures: dict[str, Drawn]) -> dict[str, Drawn]:
@@ -180,7 +185,8 @@ def of_one_map(judge: Judge, pictures: dict[str, Drawn]) -> dict[str, Drawn]:
     runs = judge.config.runs.content
     if judge.run not in runs or constant_cuts(runs[judge.run].ratio) is not None:
         return {}
-    label, shown = next(iter(pictures.items()))
+    label = "main" if "main" in pictures else next(iter(pictures))
+    shown = pictures[label]
     painter = Painter(judge.config, judge.run, runs[judge.run].evaluations[label], judge.device)
     # the map that has most of both grains
     levels = shown.maps.reshape(len(shown.maps), -1)

@@ -51,6 +51,7 @@ class Judge:
     def __init__(self, config: Config, run: str) -> None:
         self.config, self.run, self.kind = config, run, kind_of(config, run)
         self.device = choose_device()
+        self.noise_errors: dict[str, dict[str, float]] = {}  # by sha256 of the weights
 
     @cached_property
     def extractor(self) -> Inception:

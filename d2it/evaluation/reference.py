@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from d2it.config import Config, paths
-from d2it.config.recipe import VERSIONS
+from d2it.config.recipe import VERSIONS, digest, images_recipe
 from d2it.data.images import open_images
 from d2it.data.prepare import find_dataset
 from d2it.data.sources import find_source
@@ -47,7 +47,7 @@ class Reference:
 
     @property
     def manifold(self) -> np.ndarray:
-        """The features that precision, recall and KID compare with: at most 50,000, evenly spread."""
+        """What precision, recall and KID compare with: at most 50,000, evenly spread."""
         return np.array(self.features[:: -(-len(self.features) // MANIFOLD)])
 
     @classmethod
@@ -87,38 +87,46 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return read_format(folder / "manifest.json", FORMAT, VERSION, made_by=made_by)
 
 
-def reference_recipe(config: Config, data: str, images_digest: str, weights: str) -> dict[str, Any]:
-    """All that decides the features; `weights` is the sha256 of the network."""
+def reference_recipe(config: Config, data: str) -> dict[str, Any]:
+    """All that decides the features, known before anything is read."""
     return {
         "stage": "reference",
         "version": VERSIONS["evaluation"],
         "data": data,
-        "images_digest": images_digest,
+        "inputs": {"images": digest(images_recipe(config, data))},
         "images": config.data[data].reference,  # None: all
         "protocol": config.evaluation.protocol,
-        "weights_sha256": weights,
+        "inception_sha256": find_source("inception").sha256,
     }
 
 
 def open_reference(config: Config, data: str) -> Reference:
     """The reference of `data`, which must be made as this configuration asks."""
     folder = paths.reference(config, data)
-    found, images = read_manifest(folder)["recipe"], open_images(config, data, "train")
-    if found != reference_recipe(config, data, images.digest, found["weights_sha256"]):
+    if read_manifest(folder)["recipe"] != reference_recipe(config, data):
         raise UserError(
-            f"{folder} was made of other images or settings than data.{data} has now: "
+            f"{folder} was made of other images or settings than {data} has now: "
             f"run `d2it reference {data}`."
         )
     return Reference.open(folder)
 
 
+def is_current(folder: Path, recipe: dict[str, Any], images_digest: str) -> bool:
+    """Whether the folder holds this very reference, whole."""
+    try:
+        manifest = read_manifest(folder)
+        Reference.open(folder)
+    except UserError:
+        return False
+    return bool(manifest["recipe"] == recipe and manifest["images_digest"] == images_digest)
+
+
 def make_reference(config: Config, data: str) -> bool:
     """Write the reference folder of `data`; False where it is there already."""
     find_dataset(config, data)
-    folder = paths.reference(config, data)
+    folder, recipe = paths.reference(config, data), reference_recipe(config, data)
     images = open_images(config, data, "train")
-    recipe = reference_recipe(config, data, images.digest, find_source("inception").sha256)
-    if (folder / "manifest.json").exists() and read_manifest(folder)["recipe"] == recipe:
+    if is_current(folder, recipe, images.digest):
         return False
     n = min(len(images), recipe["images"] or len(images))
     if n < 2:
@@ -138,7 +146,7 @@ def make_reference(config: Config, data: str) -> bool:
         features.flush()
         if n > DIMENSIONS:
             _save(Gaussian.of(features), temporary)
-        files = folder_files(temporary)
-        header = {"format": FORMAT, "version": VERSION, "recipe": recipe, "n": n, "files": files}
+        header = {"format": FORMAT, "version": VERSION, "recipe": recipe, "n": n}
+        header |= {"images_digest": images.digest, "files": folder_files(temporary)}
         write_json(temporary / "manifest.json", header)
     return True

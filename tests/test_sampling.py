@@ -1,0 +1,148 @@
+"""Samples are functions of (seed, i) and of what was asked for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from d2it.config import Config, load, paths
+from d2it.config.schema import Measured
+from d2it.errors import UserError
+from d2it.files import file_digest, read_json, write_json
+from d2it.grains import copy_within
+from d2it.sampling import Drawn, Maps, Painter
+from tests.tiny_world import OVERRIDES, build_world, enter
+
+RUNS = ["grain", "grain_classes", "d2it_l", "d2it_b_r0", "dit_b", "d2it_xl_classes"]
+DEVICE = torch.device("cpu")
+SOURCES = ["predicted", "random", "truth"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def config(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        enter(tmp_path_factory.mktemp("world"), patch)
+        yield build_world(RUNS)
+
+
+def painter(config: Config, run: str, **measured: object) -> Painter:
+    return Painter(config, run, Measured(**measured), DEVICE)
+
+
+def same(a: Drawn, b: Drawn) -> bool:
+    return all(
+        np.array_equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("run", ["d2it_l", "d2it_b_r0", "dit_b", "d2it_xl_classes"])
+def test_any_part_in_any_order_is_the_same(config: Config, run: str) -> None:
+    every = painter(config, run).draw(0, np.arange(12))
+    assert every.images.shape == (12, 64, 64, 3) and every.images.dtype == np.uint8
+    some = np.array([9, 2, 11, 3, 2])
+    assert same(painter(config, run).draw(0, some), every[some])
+    assert len(np.unique(every.images, axis=0)) == 12
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_maps_too_depend_on_seed_and_index_alone(config: Config, source: str) -> None:
+    one = painter(config, "d2it_l", maps=source)
+    every = one.draw(0, np.arange(8))
+    assert same(one.draw(0, np.array([6])), every[[6]])
+    other = one.draw(1, np.arange(8))
+    assert not np.array_equal(other.maps, every.maps)
+    assert not np.array_equal(other.images, every.images)
+
+
+def test_ancestral_noise_is_keyed_as_well(config: Config) -> None:
+    ancestral = replace(config, sampling=replace(config.sampling, sampler="ddpm", steps=3))
+    one = painter(ancestral, "d2it_l")
+    assert same(one.draw(0, np.array([5])), one.draw(0, np.arange(8))[[5]])
+    assert not same(one.draw(0, np.array([5])), painter(config, "d2it_l").draw(0, np.array([5])))
+
+
+def test_sources_of_maps_differ_in_maps_alone(config: Config) -> None:
+    """The noise is the same, so evaluations are paired: equal maps give equal images."""
+    predicted, random, truth = (painter(config, "d2it_l", maps=source) for source in SOURCES)
+    given = predicted.draw(0, np.arange(4))
+    assert not np.array_equal(given.maps, random.draw(0, np.arange(4)).maps)
+    assert same(
+        random.draw(0, np.arange(4), given.maps[1]), truth.draw(0, np.arange(4), given.maps[1])
+    )
+
+
+def test_true_maps_are_those_of_training_images_of_the_class(config: Config) -> None:
+    maps = Maps(config, "dvae", 0.5, "truth", None, DEVICE)
+    indices = np.arange(28)
+    drawn = maps.draw(0, indices, indices % 7)
+    for label, map in zip(indices % 7, drawn, strict=True):
+        of_class = np.flatnonzero(maps.latents.labels == label)
+        known = [maps.latents.maps(0.5, of_class, mirrored) for mirrored in (False, True)]
+        assert (torch.cat(known) == map).flatten(1).all(1).any()
+
+
+def test_random_maps_have_the_ratio_and_no_more(config: Config) -> None:
+    drawn = Maps(config, "dvae", 0.3, "random", None, DEVICE).draw(0, np.arange(200), None)
+    assert drawn.double().mean().item() == pytest.approx(0.3, abs=0.02)
+
+
+def test_constant_maps(config: Config) -> None:
+    assert not painter(config, "d2it_b_r0").draw(0, np.arange(4)).maps.any()
+    assert painter(config, "dit_b").draw(0, np.arange(4)).maps.all()
+
+
+def test_classes_are_balanced(config: Config) -> None:
+    drawn = painter(config, "d2it_xl_classes").draw(0, np.arange(12))
+    assert drawn.labels.tolist() == [i % 7 for i in range(12)]
+    assert not painter(config, "d2it_l").draw(0, np.arange(12)).labels.any()
+
+
+def test_guidance_and_milestones_change_the_images(config: Config) -> None:
+    plain = painter(config, "d2it_xl_classes").draw(0, np.arange(4))
+    for different in ({"guidance": 2.0}, {"at": 0.5}, {"weights": "raw"}):
+        drawn = painter(config, "d2it_xl_classes", **different).draw(0, np.arange(4))
+        assert np.array_equal(drawn.maps, plain.maps)
+        assert not np.array_equal(drawn.images, plain.images)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_cells_of_a_coarse_code_stay_equal(config: Config, shared: bool) -> None:
+    one, indices = painter(config, "d2it_l"), np.arange(4)
+    one.config = replace(config, diffusion=replace(config.diffusion, shared_noise=shared))
+    maps = one.maps.draw(0, indices, None)
+    z = one._latents(0, indices, indices, maps)
+    assert torch.equal(copy_within(z, maps, 2), z)
+    assert (maps == 0).any() and not torch.equal(copy_within(z, maps * 0, 2), z)
+
+
+def test_refusals(config: Config) -> None:
+    with pytest.raises(UserError, match="only content and DiT runs"):
+        painter(config, "grain")
+    with pytest.raises(UserError, match="Guidance needs a class-conditional network"):
+        painter(config, "d2it_l", guidance=1.5).draw(0, np.arange(4))
+    with pytest.raises(UserError, match="name one as `grain`"):
+        Maps(config, "dvae", 0.5, "predicted", None, DEVICE)
+    other = load(overrides=[*OVERRIDES, "seed=5"])
+    with pytest.raises(UserError, match="other settings than d2it_l has now"):
+        painter(other, "d2it_l")
+
+
+def damage(model: Path, change) -> None:
+    """Change a model's weights as its own training would: with digests that fit."""
+    weights = load_file(model / "model.safetensors")
+    save_file({k: change(v) for k, v in weights.items()}, model / "model.safetensors")
+    header = read_json(model / "model.json", made_by="")
+    header["files"]["model.safetensors"]["sha256"] = file_digest(model / "model.safetensors")
+    write_json(model / "model.json", header)
+
+
+def test_diverged_networks_and_foreign_latents(config: Config) -> None:
+    damage(paths.model(config, "dit_b"), lambda value: value * torch.nan)
+    with pytest.raises(UserError, match="not finite"):
+        painter(config, "dit_b").draw(0, np.arange(4))
+    damage(paths.model(config, "dvae"), lambda value: value * 1.01)
+    with pytest.raises(UserError, match="run `d2it encode dvae`"):
+        painter(config, "d2it_l")

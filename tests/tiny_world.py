@@ -1,0 +1,67 @@
+"""A whole study in small, without training: real images, thresholds, latents and reference, made by
+the project's own stages, and networks with random weights."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from d2it.calibration import calibrate
+from d2it.config import Config, load, paths
+from d2it.config.recipe import kind_of, run_recipe
+from d2it.data.images import open_images
+from d2it.data.prepare import prepare
+from d2it.encoding import encode
+from d2it.evaluation.reference import make_reference
+from d2it.models.architecture import architecture
+from d2it.models.store import BUILDERS, save_model
+
+WEIGHTS = Path(__file__).parents[1] / "data" / "weights"
+IMAGES, BATCH = 64, 8  # what the networks claim to have been trained on
+STEMS = ("model", "raw", f"milestone-{IMAGES // 4}", f"milestone-{IMAGES // 2}")
+OVERRIDES = [
+    "scale=smoke",
+    "data.photos.train=28",
+    "data.photos.test=16",
+    "data.photos.reference=16",
+    "sampling.steps=2",
+    "sampling.grain_steps=2",
+    "sampling.block=4",
+    "evaluation.n=8",
+]
+
+
+def build_world(runs: list[str]) -> Config:
+    """Everything that evaluating `runs` needs, in the working directory."""
+    config = load(overrides=OVERRIDES)
+    prepare(config, "photos", 1)
+    calibrate(config, "photos")
+    for seed, run in enumerate(["dvae", *runs]):
+        save_random(config, run, seed)
+    encode(config, "dvae")
+    make_reference(config, "photos")
+    return config
+
+
+def save_random(config: Config, run: str, seed: int) -> None:
+    """Publish the model `run` with random weights, away from a new network's zeros."""
+    kind, shape = kind_of(config, run), architecture(config, run)
+    module, name = BUILDERS[kind].split(":")
+    torch.manual_seed(seed)
+    state = getattr(importlib.import_module(module), name)(**shape).state_dict()
+    weights = {
+        stem: {key: value + 0.05 * torch.randn(value.shape) for key, value in state.items()}
+        for stem in STEMS
+    }
+    inputs = {"images": open_images(config, "photos", "train").digest}
+    recipe = run_recipe(config, run)
+    save_model(paths.model(config, run), kind, shape, recipe, IMAGES, BATCH, inputs, weights)
+
+
+def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Work in `folder` with the weights that the repository has fetched."""
+    torch.set_num_threads(1)
+    patch.chdir(folder)
+    patch.setenv("D2IT_WEIGHTS", str(WEIGHTS))
+    patch.delenv("D2IT_RUNS", raising=False)
