@@ -127,6 +127,16 @@ def test_fixed_factor_is_the_same_code():
     assert model(x, constant_map(1, 4, 0), noises(model, 1))[0].shape == x.shape
 
 
+def test_checkpointing_changes_no_number():
+    x, map = torch.rand(2, 3, 32, 32) * 2 - 1, constant_map(2, 4, 0)
+    gradients = []
+    for checkpointing in (False, True):
+        model = build(checkpointing=checkpointing)
+        model(x, map, noises(model, 2))[0].square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
 def test_logvar_is_clamped():
     model = build()
     for head in model.encoder.heads:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from d2it.errors import UserError
 from d2it.grains import route, to_grid
@@ -85,6 +86,15 @@ def stage(inputs: int, outputs: int, blocks: int, attends: bool, groups: int) ->
     return nn.Sequential(*layers)
 
 
+def run(blocks: nn.Module, x: Tensor, checkpointing: bool) -> Tensor:
+    """One stage; with checkpointing its activations are computed again in the backward pass."""
+    if checkpointing and torch.is_grad_enabled():
+        y: Tensor = checkpoint(blocks, x, use_reentrant=False)
+        return y
+    y = blocks(x)
+    return y
+
+
 class Head(nn.Module):
     """From the features at one resolution to the moments of that grain's codes."""
 
@@ -113,8 +123,10 @@ class Encoder(nn.Module):
         res_blocks: int,
         attention: Sequence[int],
         norm_groups: int,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         widths = [channels * multiplier for multiplier in multipliers]
         inputs = [channels, *widths[:-1]]
         self.conv_in = nn.Conv2d(3, channels, 3, padding=1)
@@ -132,7 +144,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         features = []
         for i, blocks in enumerate(self.stages):
-            x = blocks(self.downsamples[i - 1](x) if i else x)
+            x = run(blocks, self.downsamples[i - 1](x) if i else x, self.checkpointing)
             features.append(x)
         return [head(features[depth]) for head, depth in zip(self.heads, self.depths, strict=True)]
 
@@ -148,8 +160,10 @@ class Decoder(nn.Module):
         res_blocks: int,
         attention: Sequence[int],
         norm_groups: int,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         widths = [channels * multiplier for multiplier in multipliers][::-1]
         inputs = [widths[0], *widths[:-1]]
         last = len(widths) - 1
@@ -167,7 +181,7 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         x = self.middle(self.conv_in(self.quant(z)))
         for i, blocks in enumerate(self.stages):
-            x = blocks(self.upsamples[i - 1](x) if i else x)
+            x = run(blocks, self.upsamples[i - 1](x) if i else x, self.checkpointing)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
@@ -187,22 +201,16 @@ class Dvae(nn.Module):
         res_blocks: int,
         attention: Sequence[int],
         norm_groups: int = 32,
+        checkpointing: bool = False,  # less memory, same numbers: no part of what is stored
     ) -> None:
         super().__init__()
         check_shapes(factors, size, channels, multipliers, norm_groups)
         self.factors, self.size, self.latent_channels = list(factors), size, latent_channels
-        self.encoder = Encoder(
-            factors, latent_channels, channels, multipliers, res_blocks, attention, norm_groups
-        )
+        shape = (channels, multipliers, res_blocks, attention, norm_groups, checkpointing)
+        self.encoder = Encoder(factors, latent_channels, *shape)
         finest = int(math.log2(factors[-1]))
-        self.decoder = Decoder(
-            latent_channels,
-            channels,
-            multipliers[: finest + 1],
-            res_blocks,
-            attention,
-            norm_groups,
-        )
+        shape = (channels, multipliers[: finest + 1], *shape[2:])
+        self.decoder = Decoder(latent_channels, *shape)
 
     def encode(self, x: Tensor) -> list[Moments]:
         """(N, 3, H, W) -> mean and logvar (N, C, H/f, W/f) per grain, coarse to fine."""

@@ -45,7 +45,7 @@ class DvaeTask:
         self.inputs = {"images": self.images.digest}
         self.extra: dict[str, Any] = {}
         self.cut = cut_drawer(config, run)
-        self.dvae = Dvae(**self.architecture)
+        self.dvae = Dvae(**self.architecture, checkpointing=training.checkpointing)
         model = config.model.dvae
         discriminator = Discriminator(
             model.discriminator_channels, model.discriminator_layers, model.norm_groups
