@@ -26,7 +26,7 @@ rule train_dvae:
     message:
         "Training {wildcards.run}"
     shell:
-        "d2it train {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"
+        "d2it train {wildcards.run} --params {PARAMS} --wait 2>&1 | tee {log}"
 
 
 rule train_grain:
@@ -46,7 +46,7 @@ rule train_grain:
     message:
         "Training {wildcards.run}"
     shell:
-        "d2it train {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"
+        "d2it train {wildcards.run} --params {PARAMS} --wait 2>&1 | tee {log}"
 
 
 rule train_content:
@@ -66,7 +66,7 @@ rule train_content:
     message:
         "Training {wildcards.run}"
     shell:
-        "d2it train {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"
+        "d2it train {wildcards.run} --params {PARAMS} --wait 2>&1 | tee {log}"
 
 
 rule train_dit:
@@ -86,4 +86,4 @@ rule train_dit:
     message:
         "Training {wildcards.run}"
     shell:
-        "d2it train {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"
+        "d2it train {wildcards.run} --params {PARAMS} --wait 2>&1 | tee {log}"
