@@ -9,9 +9,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from d2it.calibration import cuts_of, thresholds_of
-from d2it.config import Config
-from d2it.config.recipe import run_recipe
+from d2it.config import Config, paths
+from d2it.config.recipe import run_recipe, thresholds_source
 from d2it.data.images import open_images
+from d2it.files import file_digest
 from d2it.grains import entropy_map, fine_share, grain_map
 from d2it.losses import (
     Lpips,
@@ -42,9 +43,12 @@ class DvaeTask:
         self.size = len(self.images)
         self.architecture: dict[str, Any] = architecture(config, run)
         self.recipe = run_recipe(config, run)
-        self.inputs = {"images": self.images.digest}
-        self.extra: dict[str, Any] = {}
         self.cut = cut_drawer(config, run)
+        self.inputs = {"images": self.images.digest}
+        if "thresholds" in self.recipe["inputs"]:
+            source = thresholds_source(config, settings.data)
+            self.inputs["thresholds"] = file_digest(paths.thresholds(config, source))
+        self.extra: dict[str, Any] = {}
         self.dvae = Dvae(**self.architecture, checkpointing=training.checkpointing)
         model = config.model.dvae
         discriminator = Discriminator(
