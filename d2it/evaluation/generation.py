@@ -13,7 +13,7 @@ from d2it.calibration import constant_cuts
 from d2it.config.recipe import ratio_key
 from d2it.config.schema import Measured
 from d2it.evaluation.epsilon import epsilon_error
-from d2it.evaluation.features import BLOCK
+from d2it.evaluation.features import BLOCK, DIMENSIONS
 from d2it.evaluation.judge import (
     PICTURES,
     Evaluated,
@@ -23,7 +23,7 @@ from d2it.evaluation.judge import (
     over_seeds,
     rank_deficient,
 )
-from d2it.files import atomic_path
+from d2it.files import atomic_path, require_space
 from d2it.grains import entropy_map, grain_map
 from d2it.latents import Latents
 from d2it.sampling import Drawn, Painter, schedule_of
@@ -50,6 +50,7 @@ def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = 
     recipe = recipe_of(judge, painter, n)
 
     def compute(parts: Path) -> Evaluated:
+        require_space(parts, 4 * DIMENSIONS * n * len(settings.seeds))
         found, pictures = [], []
         for seed in settings.seeds:
             name = f"{judge.run} {label}, seed {seed}"

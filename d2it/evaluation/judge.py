@@ -1,5 +1,6 @@
 """What the evaluations of one run share, and the memory that lets a killed one go on."""
 
+import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -89,15 +90,15 @@ class Judge:
         `compute` is given a folder for parts of the work, so that it goes on where it was stopped.
         """
         folder = self.memory / f"{label}-{digest(recipe)[:8]}"
-        if not (folder / "evaluation.json").exists():
+        names = ("evaluation.json", "pictures.safetensors")
+        if not all((folder / name).exists() for name in names):
             parts = self.memory / f"{folder.name}-parts"
             done = compute(parts)
             with atomic_folder(folder) as temporary:
                 arrays = {name: np.ascontiguousarray(a) for name, a in vars(done.pictures).items()}
                 save_file(arrays, temporary / "pictures.safetensors")
                 write_json(temporary / "evaluation.json", done.entry)
-            for part in parts.glob("*.safetensors"):
-                part.unlink()
+            shutil.rmtree(parts, ignore_errors=True)
         entry = read_json(folder / "evaluation.json", made_by=f"d2it evaluate {self.run}")
         return Evaluated(**entry, pictures=Drawn(**load_file(folder / "pictures.safetensors")))
 
