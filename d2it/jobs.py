@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -59,13 +61,17 @@ class Job:
             os.environ["MASTER_ADDR"] = "127.0.0.1"
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
             threading.Thread(target=_end_with, args=(self.alive,), daemon=True).start()
+        else:
+            os.environ["MASTER_ADDR"] = _address(os.environ["MASTER_ADDR"])
         try:
             self.train()
         except UserError as error:
             return {"error": str(error)}
         except Stopped as stopped:
-            if stopped.signum == signal.SIGUSR2 and self.alive is None and callable(requeue):
+            if self.alive is None and stopped.signum == signal.SIGUSR2 and callable(requeue):
                 requeue(stopped.signum, None)
+            while self.alive is None and stopped.signum == signal.SIGTERM:
+                time.sleep(1)  # preempted or cancelled: Slurm knows which, requeues or not, ends us
             return {"stopped": stopped.signum}
         return {}
 
@@ -73,6 +79,18 @@ class Job:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _address(node: str) -> str:
+    """Where a Slurm node can be reached: its name need not be known outside Slurm."""
+    try:
+        return socket.gethostbyname(node)
+    except OSError:
+        shown = subprocess.run(
+            ["scontrol", "-o", "show", "node", node], capture_output=True, text=True
+        )
+        found = re.search(r"NodeAddr=(\S+)", shown.stdout)
+        return found[1] if found else node
 
 
 def _end_with(alive: Path) -> None:
@@ -254,6 +272,6 @@ def _settle(plan: Plan, submitted: "submitit.Job[Any]") -> None:
             f"Process {rank} of the training of {plan.run} died (its log: {log}): the same command "
             "goes on from the last saved state."
         )
-    for result in results:
-        if "stopped" in result:
-            raise Stopped(result["stopped"])
+    first = tasks[0].result()  # of the others, what is left may be from before a requeue
+    if "stopped" in first:
+        raise Stopped(first["stopped"])
