@@ -47,6 +47,7 @@ if [ -z "$uv" ]; then
 fi
 
 [ -z "${PIP_INDEX_URL:-}" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$PIP_INDEX_URL}"
-"$uv" pip sync --python .venv/bin/python --require-hashes $lock
+# Bytecode now: where Python may not write it, every import of torch would compile again.
+"$uv" pip sync --compile-bytecode --python .venv/bin/python --require-hashes $lock
 "$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
 touch .venv/.installed
