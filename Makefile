@@ -40,7 +40,7 @@ lock:  ## compile requirements.lock anew from pyproject.toml, keeping versions w
 
 pull: .venv/.installed  ## finished models, tables and figures from the DVC remote, without training
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc pull
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --touch all_tables all_figures
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --touch --forceall all_tables all_figures
 
 clean:  ## delete caches; data, runs and results stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build *.egg-info
