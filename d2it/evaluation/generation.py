@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from d2it.calibration import constant_cuts
 from d2it.config.recipe import ratio_key
-from d2it.config.schema import Measured
+from d2it.config.schema import Measured, Ratio
 from d2it.evaluation.epsilon import epsilon_error
 from d2it.evaluation.features import BLOCK, DIMENSIONS
 from d2it.evaluation.judge import (
@@ -75,7 +75,7 @@ def recipe_of(judge: Judge, painter: Painter, n: int) -> dict[str, Any]:
     """All that decides the numbers, digests of weights included."""
     sampling, settings = judge.config.sampling, judge.config.evaluation
     measured, reference, grain = painter.measured, judge.reference, painter.maps.grain
-    return judge.protocol | {
+    recipe = judge.protocol | {
         "n": n,
         "seeds": settings.seeds,
         "metrics": settings.metrics,
@@ -101,6 +101,8 @@ def recipe_of(judge: Judge, painter: Painter, n: int) -> dict[str, Any]:
         "reference_digest": reference.digest,
         "rank_deficient": rank_deficient(n, len(reference.features)),
     }
+    regions = regions_of(judge, painter)
+    return recipe if regions is None else recipe | {"epsilon_regions": regions}
 
 
 def features(
@@ -156,6 +158,12 @@ def obedience(judge: Judge, painter: Painter, drawn: Drawn) -> np.ndarray:
     return agree.double().mean((1, 2)).numpy()
 
 
+def regions_of(judge: Judge, painter: Painter) -> Ratio | None:
+    """The ratio whose regions a DiT's errors are told apart by, where its latents know it."""
+    known, ratio = painter.maps.latents.header["ratios"], judge.config.ratio
+    return ratio if judge.kind == "dit" and ratio_key(ratio) in known else None
+
+
 def noise_errors(judge: Judge, painter: Painter, n: int) -> dict[str, float]:
     """Errors of the predicted noise on held-out images; 1 is the error of predicting none.
 
@@ -166,7 +174,6 @@ def noise_errors(judge: Judge, painter: Painter, n: int) -> dict[str, float]:
     if not n or painter.network.sha256 in known:
         return known.get(painter.network.sha256, {})
     held_out = Latents.open(painter.maps.latents.folder, "test")
-    measured = ratio_key(config.ratio) in held_out.header["ratios"]
     found = epsilon_error(
         painter.network.network,
         held_out,
@@ -175,7 +182,7 @@ def noise_errors(judge: Judge, painter: Painter, n: int) -> dict[str, float]:
         n,
         seed=config.evaluation.seeds[0],
         shared_noise=config.diffusion.shared_noise,
-        regions=config.ratio if judge.kind == "dit" and measured else None,
+        regions=regions_of(judge, painter),
     )
     known[painter.network.sha256] = {k: error for k, error in found.items() if error is not None}
     return known[painter.network.sha256]
