@@ -15,13 +15,16 @@ from PIL import Image
 from d2it import cli
 from d2it.config import Config, paths
 from d2it.config.recipe import digest, run_recipe
+from d2it.config.schema import Measured
 from d2it.data.images import open_images
+from d2it.device import choose_device
 from d2it.evaluation import generation
 from d2it.evaluation.evaluate import EVALUATORS, evaluate
 from d2it.evaluation.features import Inception
 from d2it.evaluation.folders import show
 from d2it.evaluation.reference import make_reference, open_reference
 from d2it.files import folder_files, read_json
+from d2it.sampling import Painter
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUNS = ["grain", "d2it_b", "dit_b"]
@@ -134,6 +137,12 @@ def test_gallery(config: Config, first: dict[str, bytes]) -> None:
     files = [paths.gallery(config, RUN) / f"one_map-{i}.png" for i in range(8)]
     shown = np.stack([np.asarray(Image.open(file)) for file in files])
     assert shown.shape == (8, 64, 64, 3) and len(np.unique(shown, axis=0)) == 8
+
+
+def test_pictures_shown_are_the_images_drawn(config: Config, first: dict[str, bytes]) -> None:
+    drawn = Painter(config, RUN, Measured(), choose_device()).draw(0, np.arange(8))
+    files = [paths.gallery(config, RUN) / f"main-{i}.png" for i in range(8)]
+    assert np.array_equal(drawn.images, [np.asarray(Image.open(file)) for file in files])
 
 
 def test_spread_over_seeds(config: Config) -> None:

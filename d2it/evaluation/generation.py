@@ -142,7 +142,11 @@ def one_shard(
 
 
 def joined(parts: list[Arrays]) -> Arrays:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """In C order: safetensors would write any other as it lies in memory."""
+    return {
+        name: np.ascontiguousarray(np.concatenate([part[name] for part in parts]))
+        for name in parts[0]
+    }
 
 
 def obedience(judge: Judge, painter: Painter, drawn: Drawn) -> np.ndarray:

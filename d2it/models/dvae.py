@@ -244,7 +244,8 @@ def to_network(images: Tensor) -> Tensor:
 
 def to_pixels(images: Tensor) -> Tensor:
     """Float (N, 3, H, W), about [-1, 1] -> the nearest uint8 (N, H, W, 3)."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    levels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous()  # safetensors writes memory as it lies
 
 
 def sample(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:

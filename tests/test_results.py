@@ -1,0 +1,70 @@
+"""The committed demo: complete, consistent, and better than doing nothing."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+DEMO = Path(__file__).parents[1] / "results/demo"
+
+
+def evaluations() -> dict[str, dict]:
+    return {path.stem: json.loads(path.read_text()) for path in DEMO.glob("evaluations/*.json")}
+
+
+def numbers(value) -> list[float]:
+    """Every number in a tree of JSON."""
+    if isinstance(value, dict):
+        return [n for entry in value.values() for n in numbers(entry)]
+    if isinstance(value, list):
+        return [n for entry in value for n in numbers(entry)]
+    return [float(value)] if isinstance(value, (int, float)) else []
+
+
+def test_every_table_and_figure_is_there():
+    tables = {f"table_{n}.{kind}" for n in range(1, 6) for kind in ("csv", "md", "tex")}
+    figures = {f"figure_{n}.{kind}" for n in range(3, 7) for kind in ("png", "svg")}
+    assert {path.name for path in DEMO.glob("tables/*.*")} == tables
+    assert {path.name for path in DEMO.glob("figures/*.*")} == figures
+
+
+@pytest.mark.parametrize("n", range(1, 6))
+def test_every_number_of_ours_is_found_in_an_evaluation(n):
+    table = pd.read_csv(DEMO / f"tables/table_{n}.csv", comment="#")
+    made = evaluations()
+    found = 0
+    for _, row in table.dropna(subset=["run"]).iterrows():
+        run = re.sub(r"-[0-9a-f]{8}$", "", row["run"])
+        known = numbers(made[run])
+        for column in [c for c in table if c.endswith("_ours") and not pd.isna(row[c])]:
+            scale = 1e6 if column.startswith("parameters") else 1
+            value = row[column] * scale
+            assert any(math.isclose(value, number, rel_tol=1e-9) for number in known), column
+            found += 1
+    assert found
+
+
+def test_every_table_says_what_it_is_worth():
+    for path in DEMO.glob("tables/*"):
+        first = path.read_text().splitlines()[0]
+        assert "demo" in first and "scale=paper" in first
+
+
+def test_noise_is_predicted_better_than_by_zero():
+    errors = [
+        measured["metrics"]["epsilon_error"]
+        for made in evaluations().values()
+        if made["kind"] in ("content", "dit")
+        for measured in made["evaluations"].values()
+    ]
+    assert len(errors) >= 20 and max(errors) < 1  # of unit noise, zero errs by 1
+
+
+def test_reconstructions_beat_bicubic_at_equal_code_size_and_gain_with_the_ratio():
+    measured = evaluations()["dvae"]["evaluations"]
+    half = measured["r0.5"]["metrics"]
+    assert half["psnr"] > half["baseline_psnr"]
+    assert measured["r1"]["metrics"]["psnr"] > half["psnr"] > measured["r0"]["metrics"]["psnr"]
