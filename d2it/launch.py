@@ -15,7 +15,7 @@ from d2it.config import paths
 from d2it.config.load import build, nearest, params_folder
 from d2it.config.schema import Config
 from d2it.errors import UserError
-from d2it.training.publish import finished, publish
+from d2it.training.publish import finished, is_published, publish
 from d2it.training.run_folder import Plan, await_free, make_plan
 
 
@@ -82,6 +82,9 @@ def launch(
     plan = make_plan(config, run)
     published = paths.model(config, run)
     done = finished(plan, _warn)
+    if done is None and is_published(plan, published):
+        print(f"{run}: trained to {plan.images} images before, stands in {published}")
+        return
     if done is None:
         _train(config, plan, launcher, wait, processes)
         done = finished(plan, _warn)

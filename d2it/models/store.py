@@ -75,8 +75,12 @@ def save_model(
         path = temporary / "model.json"
         write_json(path, header)
         files = files | {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}}
-        manifest = {"format": "d2it-folder", "version": 1, "files": files}
-        write_json(temporary / "manifest.json", manifest)
+        write_manifest(temporary, files)
+
+
+def write_manifest(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    manifest = {"format": "d2it-folder", "version": 1, "files": files}
+    write_json(folder / "manifest.json", manifest)
 
 
 def _save(state: "Mapping[str, Tensor]", path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2it.errors import UserError
-from d2it.files import read_format, write_json
-from d2it.models.store import save_model
+from d2it.files import canonical_digest, folder_files, read_format, write_json
+from d2it.models.store import read_model, save_model, write_manifest
 from d2it.training import state
 from d2it.training.run_folder import Plan
 
@@ -45,6 +45,26 @@ def finished(plan: Plan, warn: Callable[[str], None]) -> dict[str, Any] | None:
     newest = state.latest(plan.state, plan.images, plan.milestones, warn)
     complete = newest is not None and newest.images == plan.images == done["images"]
     return done if complete else None
+
+
+def is_published(plan: Plan, folder: Path) -> bool:
+    """Whether `folder` holds all of this run already, e.g. from `dvc pull`, whatever runs/ holds.
+
+    Its manifest is written again: workflows delete it before they ask.
+    """
+    try:
+        header = read_model(folder)
+    except UserError:
+        return False
+    stems = ("model", "raw", *(f"milestone-{images}" for images in plan.milestones))
+    files = folder_files(folder)
+    weights = {name: entry for name, entry in files.items() if name != "model.json"}
+    same = header["recipe_digest"] == canonical_digest(plan.recipe)
+    whole = weights == header["files"] and set(weights) == {f"{stem}.safetensors" for stem in stems}
+    if same and whole and header["images"] == plan.images:
+        write_manifest(folder, files)
+        return True
+    return False
 
 
 def publish(plan: Plan, done: dict[str, Any], folder: Path) -> None:
