@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,7 @@ def test_the_launching_process_is_killed(tmp_path: Path, monkeypatch: pytest.Mon
     environment = os.environ | {"D2IT_RUNS": "alone"}
     subprocess.run(command("--processes", "1"), env=environment, check=True, timeout=120)
     expected = weights(published)
+    shutil.rmtree(published)  # else there is nothing left to train
 
     with open("log", "w") as log:
         first = subprocess.Popen(command("--processes", "2"), stdout=log, stderr=log)
