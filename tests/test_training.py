@@ -97,7 +97,7 @@ def test_killed_at_any_time(tmp_path: Path, undisturbed: dict[str, bytes]) -> No
     moments = random.Random(0)
     killed = 0
     for _ in range(12):
-        [process] = start(tmp_path / "run", SLOW)
+        [process] = start(tmp_path / "run", "pause=0.04")
         process.join(moments.uniform(0.05, 0.6))
         if process.exitcode is None:
             process.kill()
