@@ -1,6 +1,6 @@
-"""The picture of the README: an embedded photograph and the demo's own samples.
+"""What the README shows of the demo: its picture and its table of results.
 
-python tools/first_screen.py    # after `make demo`; writes docs/first_screen.png
+python tools/readme.py    # after `make demo`; writes docs/first_screen.png and the README's block
 """
 
 from pathlib import Path
@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from d2it.config import load, paths
+from d2it.config import Config, load, paths
 from d2it.data.photos import read_photo
-from d2it.files import atomic_path, read_json
+from d2it.files import atomic_path, read_json, write_text
 from d2it.overlay import overlay
 
 RUN, LABEL, SAMPLES = "d2it_l", "one_map", 4
@@ -33,8 +33,17 @@ def photograph() -> tuple[np.ndarray, np.ndarray]:
     return pixels, (entropy > np.median(entropy)).astype(int)
 
 
-def main() -> None:
-    config = load()
+def results_block(config: Config) -> None:
+    """Table 3 between the README's marks."""
+    readme = Path("README.md")
+    before, rest = readme.read_text().split("<!-- results -->")
+    after = rest.split("<!-- /results -->")[1]
+    table = (paths.tables(config) / "table_3.md").read_text().strip()
+    block = f"<!-- results -->\n{table}\n<!-- /results -->"
+    write_text(readme, before + block + after)
+
+
+def picture(config: Config) -> None:
     gallery = paths.gallery(config, RUN)
     maps = read_json(gallery / "maps.json", made_by=f"d2it evaluate {RUN}")[LABEL]
     samples = [np.asarray(Image.open(gallery / f"{LABEL}-{i}.png")) for i in range(SAMPLES)]
@@ -60,4 +69,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    picture(load())
+    results_block(load())
