@@ -4,11 +4,22 @@ import argparse
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
 from d2it import __version__
 from d2it.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BAD_PATH = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,  # below a plain file
+    errno.EISDIR,
+    errno.EEXIST,
+)
 
 VERBS = {
     "fetch": "download files named in data/sources.csv and check their sha256",
@@ -54,18 +65,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # e.g. `d2it study | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            return _complain("The disk is full: free some space and run the same command again.")
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return _complain(
-                f"{error.filename or 'A file'} cannot be written or read: check its permissions."
-            )
-        raise
+    except Exception as error:
+        sentence = _system_sentence(error)
+        if sentence is None:
+            raise
+        return _complain(sentence)
     except KeyboardInterrupt:
         print("d2it: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
     return 0
+
+
+def _system_sentence(error: Exception) -> str | None:
+    """What a person can do about an error of the disk or of a path; None: it is neither."""
+    number = getattr(error, "errno", None)
+    told = re.search(r"\(os error (\d+)\)", str(error))  # safetensors says it in words alone
+    if number is None and told:
+        number = int(told[1])
+    if number in FULL:
+        return (
+            "The disk is full, or a quota or `ulimit -f` is reached: free some space and run the "
+            "same command again."
+        )
+    if number in BAD_PATH:
+        name = getattr(error, "filename", None) or "A file"
+        return f"{name} cannot be written or read: check its permissions and its folders."
+    return None
 
 
 def _complain(sentence: str) -> int:

@@ -1,14 +1,21 @@
-"""The configuration is closed, typed and tells people what they meant; recipes see only what they should."""
+"""The configuration is closed, typed and tells people what they meant.
+
+Recipes see only what decides their numbers.
+"""
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from d2it.config import load
+from d2it.config.check import METRICS, numbers, range_of
 from d2it.config.recipe import latents_recipe, run_name, run_recipe
 from d2it.errors import UserError
+
+SCALES = ("smoke", "demo", "mini", "paper")
 
 
 def d2it(*arguments: str, **options) -> subprocess.CompletedProcess:
@@ -30,17 +37,92 @@ def d2it(*arguments: str, **options) -> subprocess.CompletedProcess:
         ("training.dvae.shards=3", "must be a power of two that divides the batch"),
         ("model.factors=[16,4]", "must halve from coarse to fine"),
         ("data.photos.size=60", "do not divide into regions of 8 px"),
-        ("evaluation.n=1", "evaluation.n must be at least 2"),
+        ("evaluation.n=1", "evaluation.n is 1, but must be at least 2"),
+        ("training.dit.batch=0", "training.dit.batch is 0, but must be at least 1"),
+        ("training.grain.images=-1", "training.grain.images is -1, but must be at least 1"),
+        ("training.dvae.learning_rate=0", "is 0.0, but must be above 0"),
+        ("training.dit.betas=[0.9,1]", "training.dit.betas is 1.0, but must be at least 0 and"),
+        ("training.content.label_dropout=1", "but must be at least 0 and below 1"),
+        ("training.dit.ema_half_life=-1", "must be at least 0"),
+        ("training.dit.clip=0", "must be above 0"),
+        ("dvae_loss.discriminator_learning_rate=0", "must be above 0"),
+        ("dvae_loss.gan_start=9000", "but must be at most 6826: the discriminator"),
+        ("model.window=5", "but must divide the 16 x 16 fine tokens"),
+        ("model.dvae.discriminator_layers=0", "must be at least 1"),
+        ("model.sizes.S.heads=0", "must be at least 1"),
+        ("model.factors=[0,0]", "must be at least 1"),
+        ("runs.dvae.dvae.factors=[8,2]", "must halve from coarse to fine"),
+        ("data.photos.crop=[2,3]", "data.photos.crop is 2.0, but must be above 0 and at most 1"),
+        ("data.photos.crop=[0.9,0.7]", "data.photos.crop is [0.9, 0.7], but must rise"),
+        ("diffusion.timesteps=1", "must be at least 2"),
+        ("diffusion.beta_start=0.5", "must not be above beta_end, 0.02"),
+        ("diffusion.beta_end=1", "must be above 0 and below 1"),
+        ("sampling.steps=0", "must be at least 1"),
+        ("sampling.steps=2000", "must be at most diffusion.timesteps, 1000"),
+        ("sampling.grain_steps=0", "must be at least 1"),
+        ("sampling.eta=-1", "sampling.eta is -1.0, but must be at least 0 and at most 1"),
+        ("sampling.guided_channels=5", "must be at most model.latent_channels, 4"),
+        ("evaluation.metrics=[fyd]", "'fyd', which is no metric (did you mean 'fid'?)"),
+        ("evaluation.seeds=[]", "needs at least one seed"),
+        ("evaluation.neighbours=0", "must be at least 1"),
+        ("sigma=0", "sigma is 0.0, but must be above 0"),
+        ("bins=1", "must be at least 2"),
+        ("quantiles=0", "must be at least 1"),
+        ("runs.content.d2it_b.evaluations={main:{weights:raw,at:0.5}}", "asks for raw weights at"),
+        ("runs.content.d2it_b.evaluations={main:{at:0}}", "must be above 0 and at most 1"),
+        ("ratio=[0.2,0.3]", "ratio has 2 shares, but 2 grains need 1"),
+        ("ratio=0", "a constant map needs no grain transformer"),
+        ("ratio=1.0", "a constant map needs no grain transformer"),
+        ("task.unconditional=ffhq", "points at data.ffhq, which is not part of this scale"),
         ("ratio", "is not an override: write key=value"),
         ("x=[a", "The configuration cannot be composed"),
     ],
 )
-def test_bad_overrides_get_one_sentence(override, sentence):
-    done = d2it("config", override)
+def test_bad_overrides_get_one_sentence(override, sentence, tmp_path):
+    done = d2it("config", "--write", "params.yaml", override, cwd=tmp_path)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
-    assert done.stdout == ""
+    assert done.stdout == "" and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_number_of_every_scale_has_a_range(scale):
+    config = load(overrides=[f"scale={scale}"])
+    assert all(range_of(name) for name, _ in numbers(asdict(config)))
+
+
+@pytest.mark.parametrize("scale", [scale for scale in SCALES if scale != "paper"])
+def test_the_average_forgets_the_untrained_network(scale):
+    for training in vars(load(overrides=[f"scale={scale}"]).training).values():
+        assert 0 < training.ema_half_life <= 0.05 * training.images
+
+
+def test_more_than_two_grains_are_a_ratio_each():
+    three = ["model.factors=[16,8,4]", "ratio=[0.2,0.3]", "runs.dvae.dvae.ratios=[[0.2,0.3]]"]
+    fixed = [f"runs.content.d2it_b_r{100 * r}.ratio=[{r},0]" for r in (0, 1)]
+    config = load(overrides=["scale=smoke", *three, *fixed])
+    assert config.ratio == config.runs.grain["grain"].ratio == [0.2, 0.3]
+
+
+def test_checked_metrics_are_those_that_are_measured():
+    from d2it.evaluation.judge import KNOWN
+
+    assert METRICS == KNOWN
+
+
+def test_a_full_disk_and_a_path_below_a_file_get_one_sentence(tmp_path):
+    command = f"ulimit -f 0; {sys.executable} -m d2it config --write p.yaml"
+    options = {"capture_output": True, "text": True, "cwd": tmp_path}
+    full = subprocess.run(["bash", "-c", command], **options)
+    assert full.returncode == 2 and "The disk is full, or a quota" in full.stderr
+    assert full.stderr.count("\n") == 1 and not any(tmp_path.iterdir())
+    Path(tmp_path, "file").write_text("")
+    for path in ("file/p.yaml", "file/below/p.yaml"):
+        done = d2it("config", "--write", path, cwd=tmp_path)
+        assert done.returncode == 2 and "check its permissions and its folders" in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_unknown_experiment_is_named_with_the_nearest():

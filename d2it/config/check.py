@@ -1,27 +1,109 @@
 """What types cannot say of a configuration: ranges, and names that point at something."""
 
-from collections.abc import Collection
+import operator
+from collections.abc import Collection, Iterator
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from typing import Any
 
 from d2it.config.build import nearest
 from d2it.config.recipe import thresholds_source
 from d2it.config.schema import Config, ContentRun, DitRun, DvaeRun, GrainRun, Ratio
 from d2it.errors import UserError
 
+METRICS = ("fid", "kid", "precision", "recall")
+
+# Of every number but ratios: the first pattern that a setting's name matches says its range.
+RANGES = {
+    "seed": "at least 0",
+    "sigma": "above 0",
+    "bins": "at least 2",
+    "quantiles": "at least 1",
+    "data.*.crop": "above 0 and at most 1",
+    "data.*.classes": "at least 0",
+    "data.*.test": "at least 0",
+    "data.*.reference": "at least 2",
+    "data.*": "at least 1",
+    "model.mlp_ratio": "above 0",
+    "model.*": "at least 1",
+    "training.*.learning_rate": "above 0",
+    "training.*.betas": "at least 0 and below 1",
+    "training.*.label_dropout": "at least 0 and below 1",
+    "training.*.clip": "above 0",
+    "training.*.images": "at least 1",
+    "training.*.batch": "at least 1",
+    "training.*.shards": "at least 1",
+    "training.*": "at least 0",
+    "dvae_loss.discriminator_learning_rate": "above 0",
+    "dvae_loss.*": "at least 0",
+    "diffusion.timesteps": "at least 2",
+    "diffusion.beta_*": "above 0 and below 1",
+    "sampling.eta": "at least 0 and at most 1",
+    "sampling.*": "at least 1",
+    "evaluation.n": "at least 2",
+    "evaluation.seeds": "at least 0",
+    "evaluation.neighbours": "at least 1",
+    "runs.*.split": "at least 0",
+    "runs.*.factors": "at least 1",
+    "runs.*.heads": "at least 2",
+    "runs.*.images": "at least 1",
+    "*.guidance": "at least 0",
+    "*.at": "above 0 and at most 1",
+    "*.n": "at least 2",
+}
+OPERATORS = {
+    "at least": operator.ge,
+    "at most": operator.le,
+    "above": operator.gt,
+    "below": operator.lt,
+}
+
 
 def check_meaning(config: Config) -> None:
     """Raise the sentence for the first setting that makes no sense."""
-    _check_model(config)
+    _check_ranges(config)
+    _check_factors(config.model.factors, "model.factors")
+    _check_sizes(config)
     _check_training(config)
-    check_ratio(config.ratio, 2, "ratio")
+    _check_sampling(config)
+    check_ratio(config.ratio, len(config.model.factors), "ratio")
     for task, data in config.task.items():
         _known(data, config.data, f"task.{task}", "data set")
+    for name, dataset in config.data.items():
+        low, high = dataset.crop
+        _require(low <= high, f"data.{name}.crop is [{low}, {high}], but must rise.")
     for name, dvae in config.runs.dvae.items():
         _check_dvae(config, dvae, f"runs.dvae.{name}")
     for kind in ("grain", "content", "dit"):
         for name, run in getattr(config.runs, kind).items():
             _check_run(config, run, f"runs.{kind}.{name}")
-    _require(config.sampling.block >= 1, "sampling.block must be at least 1.")
-    _require(config.evaluation.n >= 2, "evaluation.n must be at least 2.")
+
+
+def numbers(value: Any, where: str = "") -> Iterator[tuple[str, list[float]]]:
+    """(name, its numbers) of every setting that has some, but ratios (`check_ratio`)."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from numbers(entry, f"{where}.{key}" if where else key)
+    elif where.rpartition(".")[2] not in ("ratio", "ratios"):
+        entries = list(value) if isinstance(value, (list, tuple)) else [value]
+        found = [e for e in entries if isinstance(e, (int, float)) and not isinstance(e, bool)]
+        if found and not where.startswith("first_stage."):
+            yield where, found
+
+
+def range_of(where: str) -> str:
+    return next(words for pattern, words in RANGES.items() if fnmatchcase(where, pattern))
+
+
+def _check_ranges(config: Config) -> None:
+    for where, found in numbers(asdict(config)):
+        for bound in range_of(where).split(" and "):
+            words, _, limit = bound.rpartition(" ")
+            for number in found:
+                _require(
+                    OPERATORS[words](number, float(limit)),
+                    f"{where} is {number}, but must be {range_of(where)}.",
+                )
 
 
 def check_ratio(ratio: Ratio | str, grains: int, where: str) -> None:
@@ -61,6 +143,7 @@ def _check_dvae(config: Config, dvae: DvaeRun, where: str) -> None:
         "thresholds from there.",
     )
     factors = dvae.factors or config.model.factors
+    _check_factors(factors, f"{where}.factors")
     for ratio in [dvae.ratio, *dvae.ratios]:
         check_ratio(ratio, len(factors), f"{where}.ratio")
     size = config.data[dvae.data].size
@@ -76,8 +159,17 @@ def _check_run(config: Config, run: GrainRun | ContentRun | DitRun, where: str) 
     if not isinstance(run, DitRun):
         grains = len(config.runs.dvae[run.latents].factors or config.model.factors)
         check_ratio(run.ratio, grains, f"{where}.ratio")
-    if isinstance(run, ContentRun) and run.grain is not None:
-        _known(run.grain, config.runs.grain, where, "grain run")
+    if isinstance(run, GrainRun):
+        shares = run.ratio if isinstance(run.ratio, list) else [run.ratio]
+        _require(
+            not set(shares) <= {0, 1},
+            f"{where}.ratio is {run.ratio}, but a constant map needs no grain transformer: set a "
+            "ratio strictly between 0 and 1 (d2it_b_r0 and d2it_b_r100 of Figure 5 are its ends).",
+        )
+    if isinstance(run, ContentRun):
+        _check_windows(config, run, where)
+        if run.grain is not None:
+            _known(run.grain, config.runs.grain, where, "grain run")
     kind = "grain" if isinstance(run, GrainRun) else "dit" if isinstance(run, DitRun) else "content"
     batch = getattr(config.training, kind).batch
     _require(
@@ -91,17 +183,30 @@ def _check_run(config: Config, run: GrainRun | ContentRun | DitRun, where: str) 
         )
         for label, measured in run.evaluations.items():
             _require(
-                0 < measured.at <= 1,
-                f"{where}.evaluations.{label}.at is {measured.at}, but must lie in (0, 1].",
+                measured.weights == "ema" or measured.at == 1,
+                f"{where}.evaluations.{label} asks for raw weights at {measured.at}, but they are "
+                "kept of the end alone: set its at to 1.",
             )
 
 
-def _check_model(config: Config) -> None:
-    factors = config.model.factors
+def _check_windows(config: Config, run: ContentRun, where: str) -> None:
+    dvae = config.runs.dvae[run.latents]
+    side = config.data[dvae.data].size // (dvae.factors or config.model.factors)[-1]
+    _require(
+        side % config.model.window == 0,
+        f"model.window is {config.model.window}, but must divide the {side} x {side} fine tokens "
+        f"of {where}.",
+    )
+
+
+def _check_factors(factors: list[int], where: str) -> None:
     _require(
         len(factors) >= 2 and all(a == 2 * b for a, b in zip(factors, factors[1:], strict=False)),
-        f"model.factors is {factors}, but must halve from coarse to fine, e.g. [16, 8].",
+        f"{where} is {factors}, but must halve from coarse to fine, e.g. [16, 8].",
     )
+
+
+def _check_sizes(config: Config) -> None:
     for name, size in config.model.sizes.items():
         _require(
             size.width % 4 == 0 and size.width % size.heads == 0,
@@ -121,4 +226,36 @@ def _check_training(config: Config) -> None:
         _require(
             training.images >= batch,
             f"training.{kind}.images is {training.images}, less than one batch of {batch}.",
+        )
+    loss, images = config.dvae_loss, config.training.dvae.images
+    _require(
+        loss.gan_weight == 0 or 3 * loss.gan_start <= 2 * images,
+        f"dvae_loss.gan_start is {loss.gan_start}, but must be at most {2 * images // 3}: the "
+        f"discriminator takes part in the last third of training.dvae.images = {images} at least.",
+    )
+
+
+def _check_sampling(config: Config) -> None:
+    diffusion, sampling, evaluation = config.diffusion, config.sampling, config.evaluation
+    _require(
+        diffusion.beta_start <= diffusion.beta_end,
+        f"diffusion.beta_start is {diffusion.beta_start}, but must not be above beta_end, "
+        f"{diffusion.beta_end}.",
+    )
+    for name, value, most, what in (
+        ("steps", sampling.steps, diffusion.timesteps, "diffusion.timesteps"),
+        ("grain_steps", sampling.grain_steps, diffusion.timesteps, "diffusion.timesteps"),
+        (
+            "guided_channels",
+            sampling.guided_channels or 1,
+            config.model.latent_channels,
+            "model.latent_channels",
+        ),
+    ):
+        _require(value <= most, f"sampling.{name} is {value}, but must be at most {what}, {most}.")
+    _require(len(evaluation.seeds) >= 1, "evaluation.seeds is empty, but needs at least one seed.")
+    for metric in evaluation.metrics:
+        near = nearest(metric, METRICS)
+        _require(
+            metric in METRICS, f"evaluation.metrics names {metric!r}, which is no metric{near}."
         )

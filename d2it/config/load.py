@@ -28,7 +28,7 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
     folder = params_folder()
     resolved = [_override(override, folder) for override in overrides]
@@ -36,6 +36,8 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
         with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
             composed = hydra_compose("config", overrides=resolved)
         return typing.cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+    except InterpolationKeyError as error:
+        raise UserError(_dangling(error, composed)) from None
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         message = " ".join(str(error).split())
         raise UserError(f"The configuration cannot be composed: {message}") from None
@@ -58,6 +60,25 @@ def _override(override: str, folder: Path) -> str:
             )
         return override
     return f"++{override}" if re.fullmatch(r"[\w.]+", key) else override
+
+
+def _dangling(error: Exception, composed: Any) -> str:
+    """The sentence for a setting that points at another which this scale does not have."""
+    setting = getattr(error, "full_key", "A setting")
+    target = re.search(r"'(.+)'", str(error))
+    parts = target[1].split(".") if target else []
+    node, missing = composed, []
+    for part in parts:
+        missing.append(part)
+        if part not in node:
+            break
+        node = node._get_node(part)
+    *parent, name = missing
+    return (
+        f"{setting} points at {'.'.join(missing)}, which is not part of this scale"
+        f"{nearest(name, [str(key) for key in node])}: "
+        f"{'.'.join(parent) or 'it'} has {', '.join(str(key) for key in node)}."
+    )
 
 
 def read_composed(path: Path | str) -> dict[str, Any]:

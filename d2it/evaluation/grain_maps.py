@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2it.errors import UserError
 from d2it.evaluation.judge import PICTURES, Evaluated, Judge, over_seeds
 from d2it.grains import fine_share, neighbour_agreement
 from d2it.sampling import Drawn, Maps, Part
@@ -18,10 +17,7 @@ def grain_maps(judge: Judge) -> dict[str, Evaluated]:
     config = judge.config
     run = config.runs.grain[judge.run]
     maps = Maps(config, run.latents, run.ratio, "predicted", judge.run, judge.device)
-    if maps.grain is None:
-        raise UserError(
-            f"All maps of ratio {run.ratio} are alike: leave {judge.run} out of the scale's runs."
-        )
+    assert maps.grain is not None  # the configuration refuses grain runs of constant maps
     recipe = recipe_of(judge, maps.grain)
     classes = maps.grain.architecture["classes"]
 
