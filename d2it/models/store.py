@@ -109,6 +109,7 @@ def weights_name(header: dict[str, Any], at: float = 1.0, weights: str = "ema") 
 
 def load_weights(folder: Path | str, weights: str = "model") -> "dict[str, Tensor]":
     """The state dict in `<weights>.safetensors`, checked by its sha256."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = Path(folder)
@@ -119,7 +120,10 @@ def load_weights(folder: Path | str, weights: str = "model") -> "dict[str, Tenso
         raise UserError(f"{path} is missing: {again}.")
     if file_digest(path) != recorded["sha256"]:
         raise UserError(f"{path} is damaged (its sha256 is not the recorded one): {again}.")
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}): {again}.") from None
 
 
 def load_model(folder: Path | str, weights: str = "model") -> "nn.Module":

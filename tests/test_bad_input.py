@@ -1,0 +1,283 @@
+"""Bad input met by the real commands: exit code 2, one sentence, and everything as it was."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from d2it.files import file_digest
+from tests.test_evaluate import pictures
+from tests.test_prepare import tree
+from tests.tiny_world import OVERRIDES, WEIGHTS, build_world, enter
+
+SHORT = [  # two steps of a DVAE
+    *OVERRIDES,
+    "training.dvae.images=8",
+    "training.dvae.batch=4",
+    "training.dvae.save_images=4",
+    "dvae_loss.gan_start=4",
+]
+TRAIN = ["train", "dvae", *SHORT, "--launcher", "local", "--processes", "1"]
+THRESHOLDS = Path("data/smoke/photos/thresholds.json")
+IMAGES = Path("data/smoke/photos/images")
+DVAE = Path("results/smoke/models/dvae")
+SMALL = "ulimit -f 8"  # KB that a file may have: a full disk for whoever has no disk to fill
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        build_world(["dit_b"])
+    return folder
+
+
+@pytest.fixture
+def world(built: Path, tmp_path: Path) -> Path:
+    """A copy, to spoil."""
+    return Path(shutil.copytree(built, tmp_path / "work"))
+
+
+@pytest.fixture
+def begun(world: Path) -> Path:
+    """Prepared and calibrated, no more."""
+    for path in (world / "results", world / "data/smoke/latents"):
+        shutil.rmtree(path)
+    return world
+
+
+def environment(**changes: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name != "D2IT_RUNS"}
+    ours = {"D2IT_WEIGHTS": str(WEIGHTS), "D2IT_OFFLINE": "1"}
+    return inherited | ours | changes
+
+
+def d2it(*words: str, cwd: Path, limit: str = "true", **changes: str):
+    """The command as a user runs it, after the shell's `limit`."""
+    shell = ["bash", "-c", f'{limit}; exec "$@"', "bash", sys.executable, "-m", "d2it", *words]
+    return subprocess.run(
+        shell, capture_output=True, text=True, timeout=120, cwd=cwd, env=environment(**changes)
+    )
+
+
+def assert_says(done: subprocess.CompletedProcess, *parts: str) -> None:
+    """One line is all that is said, and it has all `parts`."""
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("d2it: error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+def assert_refused(words: list[str], cwd: Path, *parts: str, **changes: str) -> None:
+    before = tree(cwd)
+    assert_says(d2it(*words, cwd=cwd, **changes), *parts)
+    assert tree(cwd) == before
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [path for end in ("part", "old") for path in folder.rglob(f".*.{end}")]
+
+
+# Thresholds
+
+
+def restate(world: Path, **facts: object) -> None:
+    path = world / THRESHOLDS
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+
+def test_thresholds_of_another_data_set_train_nothing(begun: Path) -> None:
+    restate(begun, dataset="cats", images_digest="0" * 64)
+    sentence = "was measured on other images than those of photos"
+    assert_refused(TRAIN, begun, str(THRESHOLDS), sentence, "again with `d2it calibrate photos`")
+
+
+def test_thresholds_of_another_patch_size_encode_nothing(world: Path) -> None:
+    shutil.rmtree(world / "data/smoke/latents")
+    restate(world, region=16)
+    sentence = "was measured with region 16, but 8 is asked for"
+    assert_refused(["encode", "dvae", *OVERRIDES], world, sentence, "`d2it calibrate photos`")
+
+
+# Third-party weights
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_perceptual_weights_missing_or_cut_short(begun: Path, cut: bool) -> None:
+    folder = begun / "weights"
+    folder.mkdir()
+    if cut:
+        name = "lpips_alex.safetensors"
+        (folder / name).write_bytes((WEIGHTS / name).read_bytes()[:-100])
+        shutil.copy(WEIGHTS / f"{name}.checked.json", folder)
+    said = "its sha256 differs" if cut else "is missing: get it with"
+    assert_refused(TRAIN, begun, said, "`d2it fetch lpips_alex`", D2IT_WEIGHTS=str(folder))
+
+
+# Too few images
+
+
+def test_too_few_images_to_compare(tmp_path: Path) -> None:
+    pictures(tmp_path / "one", 1, 0)
+    pictures(tmp_path / "four", 4, 0)
+    for ours, theirs, n, sentence in (
+        ("one", "four", "1", "one holds 1 image, but a distance needs at least two"),
+        ("four", "four", "5", "four holds 4 images, but --n asks for 5"),
+    ):
+        words = ["evaluate", "--images", ours, "--reference", theirs, "--n", n]
+        assert_refused(words, tmp_path, sentence)
+
+
+def test_too_few_images_for_a_reference(tmp_path: Path) -> None:
+    one = [*OVERRIDES, "data.photos.train=1"]
+    assert d2it("prepare", "photos", *one, cwd=tmp_path).returncode == 0
+    assert_refused(["reference", "photos", *one], tmp_path, "at least two images", "photos gives 1")
+
+
+# A full disk
+
+
+def test_full_while_preparing(tmp_path: Path, built: Path) -> None:
+    words = ["prepare", "photos", *OVERRIDES]
+    assert_says(d2it(*words, cwd=tmp_path, limit=SMALL), "The disk is full")
+    assert not leftovers(tmp_path) and not (tmp_path / IMAGES).exists()
+    assert d2it(*words, cwd=tmp_path).returncode == 0
+    assert tree(tmp_path / IMAGES) == tree(built / IMAGES)
+
+
+def test_full_while_training(begun: Path) -> None:
+    data = tree(begun / "data")
+    done = d2it(*TRAIN, cwd=begun, limit="ulimit -f 64")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.count("d2it: error: ") == 1, done.stderr
+    assert "free some space and run the same command again" in done.stderr.splitlines()[-1]
+    assert tree(begun / "data") == data
+    assert not leftovers(begun) and not (begun / "results").exists()
+    assert d2it(*TRAIN, cwd=begun).returncode == 0
+    assert (begun / DVAE / "manifest.json").is_file()
+
+
+# Folders that nobody may write to, nor root
+
+
+def test_training_where_nothing_can_be_written(begun: Path) -> None:
+    (begun / "runs").symlink_to("/sys/kernel")
+    before = tree(begun / "data")
+    assert_says(d2it(*TRAIN, cwd=begun), "check its permissions")
+    assert tree(begun / "data") == before and not (begun / "results").exists()
+
+
+def test_evaluating_where_nothing_can_be_written(world: Path) -> None:
+    (world / "results/smoke/gallery").symlink_to("/sys/kernel")
+    before = tree(world / "data"), tree(world / DVAE.parent)
+    done = d2it("evaluate", "dit_b", *OVERRIDES, cwd=world)
+    assert_says(done, "check its permissions")
+    assert (tree(world / "data"), tree(world / DVAE.parent)) == before
+    assert not leftovers(world) and not (world / "results/smoke/evaluations").exists()
+
+
+def test_a_table_where_nothing_can_be_written(tmp_path: Path) -> None:
+    place = tmp_path / "results/smoke/tables"
+    place.parent.mkdir(parents=True)
+    place.symlink_to("/sys/kernel")
+    assert_says(d2it("table", "1", "scale=smoke", cwd=tmp_path), "check its permissions")
+    assert list(place.parent.iterdir()) == [place]
+
+
+# kill -9
+
+
+def killed_when(words: list[str], cwd: Path, reached: Callable[[], bool]) -> None:
+    """Run the command until it has reached something, and kill it there."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "d2it", *words],
+        cwd=cwd,
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_killed_while_preparing(tmp_path: Path) -> None:
+    """Killed between two files: the one that is whole is kept, and nothing passes for packed."""
+    words = ["prepare", "photos", "scale=smoke", "data.photos.train=28", "data.photos.test=501"]
+    killed, alone = tmp_path / "killed", tmp_path / "alone"
+    for folder in (killed, alone):
+        folder.mkdir()
+    folder = killed / IMAGES.parent
+    killed_when(words, killed, lambda: bool(list(folder.glob(".images.*.part/train-*.bin"))))
+    assert not list(killed.rglob("manifest.json")) and not (killed / IMAGES).exists()
+    [kept] = killed.rglob("train-*.bin")
+    made = kept.stat().st_mtime_ns
+    for cwd in (killed, alone):
+        assert d2it(*words, cwd=cwd).returncode == 0
+    assert tree(killed) == tree(alone)
+    assert (killed / IMAGES / kept.name).stat().st_mtime_ns == made
+
+
+# Steps left out
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["train", "dvae"], "d2it prepare photos"),
+        (["train", "d2it_b"], "d2it encode dvae"),
+        (["encode", "dvae"], "d2it train dvae"),
+        (["evaluate", "d2it_b"], "d2it train d2it_b"),
+        (["figure", "3"], "d2it evaluate d2it_"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_command(tmp_path: Path, words, remedy) -> None:
+    assert_refused([*words, "scale=smoke"], tmp_path, "is missing: make it with", f"`{remedy}")
+
+
+# Damaged models
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-64])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    """No weights at all, of which the header knows nothing wrong."""
+    path.write_bytes(b"")
+    header = path.with_name("model.json")
+    model = json.loads(header.read_text())
+    model["files"][path.name] = {"bytes": 0, "sha256": file_digest(path)}
+    header.write_text(json.dumps(model))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "command", "sentence"),
+    [
+        (cut_short, "encode", "is damaged"),
+        (flip, "evaluate", "is damaged"),
+        (empty, "encode", "is damaged"),
+    ],
+)
+def test_damaged_weights_are_not_used(world: Path, spoil, command, sentence) -> None:
+    shutil.rmtree(world / "data/smoke/latents")
+    spoil(world / DVAE / "model.safetensors")
+    remedy = "make it again with `d2it train dvae`"
+    assert_refused([command, "dvae", *OVERRIDES], world, sentence, remedy)
