@@ -16,22 +16,22 @@ include: "workflow/rules/common.smk"
 
 rule all:
     input:
-        files_of(*study.ITEMS),
+        made(*study.ITEMS),
 
 
 rule all_tables:
     input:
-        files_of(*study.TABLES),
+        made(*study.TABLES),
 
 
 rule all_figures:
     input:
-        files_of(*study.FIGURES),
+        made(*study.FIGURES),
 
 
 rule all_evaluations:
     input:
-        [str(paths.evaluation(CONFIG, run)) for run in wiring.run_names(CONFIG)],
+        evaluated(*wiring.run_names(CONFIG)),
 
 
 # The chain, in the order of the data

@@ -23,6 +23,7 @@ from d2it.report.study import (
     listing,
     load_study,
     needs,
+    with_inputs,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +90,12 @@ def test_needs_and_inputs(study, config):
         "d2it_b",
     ]
     assert config.runs.content["d2it_b_r30"].latents in needs(study, "figure_5", config)
-    assert inputs(study, "table_5", config) == [paths.evaluation(config, "d2it_l")]
+    assert inputs(study, "table_5", config) == [
+        paths.evaluation(config, "d2it_l"),
+        Path("data/published/table_5.csv"),
+    ]
+    assert Path("data/published/figure_6.csv") in inputs(study, "figure_6", config)
+    assert with_inputs(config, ["d2it_l", "dit_b"]) == ["dvae", "grain", "d2it_l", "dit_b"]
     assert inputs(study, "figure_3", config) == [paths.gallery(config, "d2it_l") / "manifest.json"]
 
 

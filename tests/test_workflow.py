@@ -40,28 +40,29 @@ class Checkout:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    def planned(self, *config: str) -> set[str]:
+    def planned(self, *config: str, targets: Sequence[str] = EVERYTHING) -> set[str]:
         """The commands, without options, that Snakemake would run."""
-        printed = self.snakemake("--dry-run", "--printshellcmds", *EVERYTHING, "--config", *config)
+        options = (*targets, "--config", *config)
+        printed = self.snakemake("--dry-run", "--printshellcmds", *options)
         lines = (line.removeprefix("Shell command: ") for line in printed.splitlines())
         return {short(line) for line in lines if line.startswith("d2it ")}
 
     def pretend(self, *config: str, targets: Sequence[str] = EVERYTHING) -> dict[str, set[str]]:
         """Make Snakemake believe that it made everything. Command -> the inputs it recorded."""
         options = (*targets, "--config", *config)
-        for row in self._summary("--summary", *options):
+        for row in self.summary("--summary", *options):
             path = self.root / row["output_file"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(row["output_file"])
         self.snakemake("--touch", "--forceall", *options)
-        rows = self._summary("--detailed-summary", *options)
+        rows = self.summary("--detailed-summary", *options)
         return {
             normalised(row["shellcmd"]): folders(row["input-file(s)"].split(","))
             for row in rows
             if row["shellcmd"] != "-"
         }
 
-    def _summary(self, *arguments: str) -> list[dict[str, str]]:
+    def summary(self, *arguments: str) -> list[dict[str, str]]:
         done = self.run("snakemake", *arguments)
         assert done.returncode == 0, done.stderr
         return [
@@ -146,7 +147,8 @@ def same_files(checkout: Checkout, rules: dict[str, set[str]], scale: str) -> No
         if verb in ("fetch", "prepare"):  # Snakemake sees the digests of sources as parameters
             assert files == {"data/sources.csv"}
         elif verb in ("table", "figure"):  # DVC cannot read the study: it waits for everything
-            wide = {f"results/{scale}/evaluations", f"results/{scale}/gallery"}
+            results = Path("results", scale)
+            wide = {str(results / "evaluations"), str(results / "gallery"), "data/published"}
             covered = {file for file in inputs if wide & {str(p) for p in Path(file).parents}}
             assert wide & files and inputs - covered <= files, command
         else:
@@ -198,6 +200,39 @@ def test_nothing_runs_twice_and_only_what_a_change_reaches_runs_again(finished):
     steps = checkout.planned("sampling={steps: 10}")
     assert not {c for c in steps if c.startswith("d2it train ")}
     assert "d2it evaluate d2it_b" in steps and "d2it table 3" in steps
+
+
+def test_results_in_a_clone_do_not_stand_for_the_networks_behind_them(checkout):
+    """Evaluations, tables and figures come with git; models, latents and images do not."""
+    every = checkout.planned()
+    kept = ("evaluations/", "tables/", "figures/")
+    for row in checkout.summary("--summary", *EVERYTHING):
+        name = row["output_file"]
+        if name.removeprefix("results/demo/").startswith(kept):
+            (checkout.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (checkout.root / name).write_text(name)
+    assert (checkout.root / "results/demo/tables/table_3.csv").exists()
+    assert checkout.planned() == every
+
+    figures = checkout.planned(targets=["all_tables", "all_figures"])  # what `make demo` makes
+    assert {command for command in every if command.split()[1] in ("train", "table")} <= figures
+    one = checkout.planned(targets=["table_5"])
+    assert {c.split()[2] for c in one if c.split()[1] == "train"} == {"dvae", "grain", "d2it_l"}
+    assert {"d2it evaluate d2it_l", "d2it table 5"} <= one
+    assert "d2it train d2it_b_r0" in checkout.planned(targets=["d2it_b_r0"])
+
+
+def test_models_that_a_clone_holds_are_not_trained_again(finished):
+    """As after `make pull`: everything is there, and Snakemake was told so."""
+    checkout, _ = finished
+    checkout.snakemake("--touch", "--forceall", "all_tables", "all_figures")
+    assert checkout.planned(targets=["all_tables", "all_figures"]) == set()
+    (checkout.root / "results/demo/models/d2it_l/manifest.json").unlink()
+    again = checkout.planned(targets=["all_tables"])
+    (checkout.root / "results/demo/models/d2it_l/manifest.json").write_text("again")
+    assert {"d2it train d2it_l", "d2it evaluate d2it_l", "d2it table 5"} <= again
+    assert "d2it train dvae" not in again
+    checkout.snakemake("--touch", "--forceall", *EVERYTHING)
 
 
 def test_the_slurm_profile_keeps_the_users_settings(checkout):

@@ -24,7 +24,7 @@ VERSIONS = {
     "grain": 1,
     "content": 1,
     "dit": 1,
-    "evaluation": 1,
+    "evaluation": 2,
 }
 KINDS = ("dvae", "grain", "content", "dit")
 

@@ -3,7 +3,7 @@
 No torch and no pandas here: the Snakefile reads the study.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Table:
     title: str
     section: str
     published: str  # what the published numbers are
+    n: int  # images of the published FID; no difference is shown to ours of another number
     metrics: list[str]
     rows: list[Row]
     cost: bool = False  # parameters and GMACs of every row
@@ -162,11 +163,12 @@ def needs(study: Study, item: str, config: Config) -> list[str]:
 
 
 def inputs(study: Study, item: str, config: Config) -> list[Path]:
-    """Files that `item` is made of: evaluations, or the manifest of a gallery."""
+    """Files that `item` is made of: evaluations and published numbers, or a gallery's manifest."""
     runs = needs(study, item, config)
     if isinstance(item_of(study, item), Samples):
         return [paths.gallery(config, run) / "manifest.json" for run in runs]
-    return [paths.evaluation(config, run) for run in runs]
+    printed = Path("data", "published", f"{item}.csv")
+    return [*(paths.evaluation(config, run) for run in runs), printed]
 
 
 def listing(study: Study, config: Config) -> list[dict[str, Any]]:
@@ -187,6 +189,16 @@ def listing(study: Study, config: Config) -> list[dict[str, Any]]:
         }
         for run in runs
     ]
+
+
+def with_inputs(config: Config, runs: Iterable[str]) -> list[str]:
+    """`runs`, and the runs that they are trained and sampled with, each once."""
+    found: dict[str, None] = {}
+    for run in runs:
+        if kind_of(config, run) != "dvae":
+            found |= dict.fromkeys(with_inputs(config, run_inputs(config, run)))
+        found[run] = None
+    return list(found)
 
 
 def run_inputs(config: Config, run: str) -> list[str]:

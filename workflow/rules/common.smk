@@ -11,7 +11,8 @@ from d2it.report import study
 from d2it import workflow as wiring
 
 try:
-    # How a machine runs jobs is no setting of the study: profiles name the launcher, commands read it here.
+    # How a machine runs jobs is no setting of the study: profiles name the launcher, and commands
+    # read it here.
     if "launcher" in config:
         os.environ["D2IT_LAUNCHER"] = config["launcher"]
     CONFIG, PARAMS = wiring.configure(
@@ -31,7 +32,7 @@ LOGS = f"logs/{CONFIG.name}"
 
 
 def manifest(folder):
-    """Large artefacts are folders; rules name their small manifest, which holds every file's digest."""
+    """Large artefacts are folders; rules name their manifest, which holds every file's digest."""
     return str(folder / "manifest.json")
 
 
@@ -50,6 +51,26 @@ def files_of(*items):
     return files
 
 
+def models_of(runs):
+    """Manifests of the networks that evaluations of `runs` need, their DVAE and grain networks too.
+
+    Targets name these beside what is made from them: evaluations, tables and figures are kept in
+    git, and Snakemake does not miss what lies before a file that exists.
+    """
+    return [manifest(paths.model(CONFIG, run)) for run in study.with_inputs(CONFIG, runs)]
+
+
+def made(*items):
+    """The files of tables and figures, and the networks behind them."""
+    runs = [run for item in items for run in study.needs(STUDY, item, CONFIG)]
+    return files_of(*items) + models_of(runs)
+
+
+def evaluated(*runs):
+    """Evaluations, and the networks behind them."""
+    return [str(paths.evaluation(CONFIG, run)) for run in runs] + models_of(runs)
+
+
 def any_of(kind):
     """The wildcard `run`, for the names of one kind of run."""
     return f"{{run,{wiring.one_of(getattr(CONFIG.runs, kind))}}}"
@@ -63,7 +84,7 @@ def latents_of(kind):
 
 
 def processes_of(kind):
-    """Cores that a training takes here: none to speak of where it only waits for a cluster's job."""
+    """Cores that a training takes here: one where it only waits for a cluster's job."""
     return LAUNCHER.of(kind).processes if TRAINS_HERE else 1
 
 

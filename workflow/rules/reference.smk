@@ -10,6 +10,7 @@ rule reference:
     params:
         images=lambda wildcards: CONFIG.data[wildcards.data].reference,
         protocol=CONFIG.evaluation.protocol,
+        version=recipe.VERSIONS["evaluation"],
     log:
         f"{LOGS}/reference/{{data}}.log",
     resources:

@@ -7,7 +7,6 @@ rule table:
             str(path) for path in study.inputs(STUDY, f"table_{wildcards.number}", CONFIG)
         ],
         "params/study.yaml",
-        "data/published/table_{number}.csv",
     output:
         report(
             str(paths.tables(CONFIG) / r"table_{number,\d}.csv"),

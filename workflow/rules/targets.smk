@@ -11,7 +11,7 @@ for item in study.ITEMS:
         name:
             item
         input:
-            files_of(item),
+            made(item),
 
 
 for run_name in wiring.run_names(CONFIG):
@@ -20,7 +20,7 @@ for run_name in wiring.run_names(CONFIG):
         name:
             run_name
         input:
-            str(paths.evaluation(CONFIG, run_name)),
+            evaluated(run_name),
 
 
 rule unknown:

@@ -1,8 +1,8 @@
 """images → DVAE; latents → grain, content and DiT networks.
 
-Training goes through the launcher: it trains in runs/<run>-<digest>/, which no rule declares, resumes there,
-and publishes a copy to results/. The parameters are all that may retrain a run: its recipe, its length,
-and the shares of its training at which weights are kept.
+Training goes through the launcher: it trains in runs/<run>-<digest>/, which no rule declares,
+resumes there, and publishes a copy to results/. The parameters are all that may retrain a run: its
+recipe, its length, and the shares of its training at which weights are kept.
 """
 
 
