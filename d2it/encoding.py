@@ -45,13 +45,13 @@ def encode(config: Config, dvae: str) -> bool:
     manifest = folder / "manifest.json"
     header = identity(config, dvae)
     known = _same(manifest, header)
-    header = known or Encoding(config, dvae, header).run()
     wanted = {ratio_key(ratio): ratio for ratio in settings.ratios}
-    cuts = {
+    cuts = {  # before anything slow: thresholds may be missing
         key: cuts_of(config, settings.data, ratio)
         for key, ratio in wanted.items()
-        if key not in header["ratios"]
+        if known is None or key not in known["ratios"]
     }
+    header = known or Encoding(config, dvae, header).run()
     latents = Latents(folder, "train", header)
     if known and not cuts:
         return False
@@ -145,9 +145,10 @@ class Encoding:
 
     def _take_up(self) -> None:
         """Go on with what an interrupted encoding of these very latents left; else begin anew."""
-        if _same(self.folder / UNFINISHED, self.header) is None:
-            for stale in self.folder.glob("*"):
-                stale.unlink()
+        anew = _same(self.folder / UNFINISHED, self.header) is None
+        for stale in self.folder.glob("*" if anew else ".*.part"):
+            stale.unlink()
+        if anew:
             write_json(self.folder / UNFINISHED, self.header)
 
     def _has(self, name: str) -> bool:

@@ -29,7 +29,8 @@ MANY = 10_000  # images from which on other processes repay their start
 def prepare(config: Config, data: str, workers: int | None = None) -> bool:
     """Pack the data set `data`; False if it was there already.
 
-    A killed run goes on where it was when repeated; one that meets a damaged image leaves nothing.
+    A killed run goes on where it was when repeated; one that meets a damaged image or
+    a full disk leaves nothing.
     """
     dataset = find_dataset(config, data)
     folder = paths.images(config, data)
@@ -103,12 +104,14 @@ def staging(folder: Path, key: str) -> Iterator[Path]:
     part.mkdir(parents=True, exist_ok=True)
     try:
         yield part
-    except UserError:
+    except (UserError, OSError):
         shutil.rmtree(part)
         with suppress(OSError):  # not empty
             for parent in missing:
                 parent.rmdir()
         raise
+    for stale in part.glob(".*.part"):  # of a process that was killed while it wrote
+        stale.unlink()
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(part, folder)
@@ -178,4 +181,4 @@ def pack_file(
             f"Cannot read {damaged[0]}{others}: replace or remove such files and run again."
         )
     with atomic_path(path) as temporary:
-        pixels.tofile(temporary)
+        temporary.write_bytes(pixels.data)  # tofile says of a full disk only that less was written

@@ -40,8 +40,9 @@ def train(
     """Train until `plan.images`, from the newest state. Raises Stopped if a signal ended it."""
     began = time.perf_counter()
     accelerator = _accelerator(plan, device)
+    task = make_task()  # first: one that lacks something begins no run folder
     with _alone(accelerator, plan, wait):
-        Loop(plan, make_task(), accelerator, began).run()
+        Loop(plan, task, accelerator, began).run()
 
 
 def _accelerator(plan: Plan, device: str) -> Accelerator:
