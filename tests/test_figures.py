@@ -10,8 +10,12 @@ from PIL import Image
 from d2it.config import load, paths
 from d2it.errors import UserError
 from d2it.report.figures import (
+    class_names,
     colours,
     curve_points,
+    doubled,
+    draw_ratios,
+    draw_samples,
     ratio_points,
     read_gallery,
     write_figure,
@@ -58,6 +62,39 @@ def test_points_of_figure_5_are_those_of_the_evaluations(config, study):
     fid = points[points["metric"] == "fid"]
     assert sorted(fid["ratio"]) == [0.0, 0.3, 0.5, 0.7, 0.9, 1.0]
     assert set(points[points["metric"] == "rfid"]["run"]) == {points["run"].iloc[1]}  # one DVAE
+
+
+def test_where_two_runs_have_one_ratio_the_first_is_shown_and_it_is_said(config, study):
+    other = load(overrides=["ratio=0.7"])
+    write_results(other)
+    points = ratio_points(study.figure_5, other)
+    fid = points[points["metric"] == "fid"]
+    assert sorted(fid["ratio"]) == [0.0, 0.3, 0.7, 0.9, 1.0]
+    shown = fid[fid["ratio"] == 0.7]["run"].item()
+    assert shown.rpartition("-")[0] == "d2it_b"
+    figure, said = draw_ratios(study.figure_5, other)
+    assert "At r = 0.7 d2it_b stands for d2it_b_r70 too." in said
+    assert "There is none of ours at r = 0.5." in said
+    assert not any(axes.collections[1:] for axes in figure.axes)  # error bars; no band
+    assert not doubled(study.figure_5, config)
+
+
+def test_with_constant_maps_figure_3_says_so(config, study):
+    constant = replace(config.runs.content["d2it_l"], ratio=1.0)
+    other = replace(config, runs=replace(config.runs, content={"d2it_l": constant}))
+    assert draw_samples(study.figure_3, other)[1] == ["Every map of d2it_l is the same at r = 1."]
+    with pytest.raises(UserError, match="d2it evaluate d2it_l"):
+        draw_samples(study.figure_3, config)
+
+
+def test_classes_of_figure_4_have_names(config, study):
+    assert class_names(config, "photos")[:2] == ["astronaut", "cat"]  # of data/sources.csv
+    write_gallery(config, "d2it_xl_classes", "main", 3, shared=False)
+    folder = paths.images(config, "photos")
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"classes": ["ant", "bee"]}))
+    figure, _ = draw_samples(study.figure_4, config)
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["ant", "bee", "class 2"]
 
 
 def test_curves_of_figure_6_run_along_the_training(config, study):

@@ -29,6 +29,17 @@ def study():
     return load_study()
 
 
+def make_comparable(config, study, name, n: int | None = None) -> None:
+    """As if evaluated with as many images as the published numbers, or with `n`."""
+    item = item_of(study, name)
+    for row in item.rows:
+        path = paths.evaluation(config, row.run)
+        value = json.loads(path.read_text())
+        for entry in value["evaluations"].values():
+            entry["recipe"] |= {"n": n or item.n, "rank_deficient": False}
+        path.write_text(json.dumps(value))
+
+
 def numbers(value) -> set[float]:
     """Every number in a JSON value."""
     if isinstance(value, dict):
@@ -41,6 +52,7 @@ def numbers(value) -> set[float]:
 @pytest.mark.parametrize("name", TABLES)
 def test_differences_are_ours_minus_published(config, study, name):
     write_results(config)
+    make_comparable(config, study, name)
     frame = table(study, name, config)
     checked = 0
     for metric in item_of(study, name).metrics:
@@ -54,6 +66,29 @@ def test_differences_are_ours_minus_published(config, study, name):
                 )
                 checked += 1
     assert checked >= 2
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_difference_is_shown_to_numbers_of_another_protocol(config, study, name):
+    write_results(config)
+    make_comparable(config, study, name, n=5000)
+    frame = table(study, name, config)
+    columns = [column for column in frame if column.endswith("_difference")]
+    assert columns and frame[columns].isna().all(axis=None)
+    why = f"no difference: n = 5000, published {item_of(study, name).n}"
+    assert frame[frame["run"].notna()]["note"].str.endswith(why).all()
+    assert "difference |" not in write_table(study, name, config)[1].read_text()
+
+
+def test_no_difference_is_shown_to_an_fid_of_fewer_images_than_features(config, study):
+    write_results(config)
+    make_comparable(config, study, "table_1")
+    path = paths.evaluation(config, "dit_l")
+    path.write_text(path.read_text().replace('"rank_deficient": false', '"rank_deficient": true'))
+    lines = table(study, "table_1", config).set_index("row")
+    assert pd.isna(lines.loc["DiT-L"]["fid_difference"])
+    assert lines.loc["DiT-L"]["note"] == "no difference: fewer images than features"
+    assert not pd.isna(lines.loc["D²iT-L"]["fid_difference"])
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -94,6 +129,7 @@ def test_a_run_that_the_scale_does_not_train_is_a_gap(config, study):
 
 def test_a_number_made_with_other_settings_is_not_shown(config, study):
     write_results(config)
+    make_comparable(config, study, "table_3")
     other = load(overrides=["training.content.learning_rate=0.5"])
     lines = table(study, "table_3", other).to_dict("records")
     assert [line["note"] for line in lines] == ["", *3 * ["evaluated with other settings"]]
@@ -103,12 +139,14 @@ def test_a_number_made_with_other_settings_is_not_shown(config, study):
 def test_a_ratio_other_than_the_published_one_is_said_in_the_row(config, study):
     other = load(overrides=["ratio=0.7"])
     write_results(other)
+    make_comparable(other, study, "table_3")
     notes = list(table(study, "table_3", other)["note"])
     assert notes == ["", "r = 0.7", "r = 0.7", "r = 0.7"]  # DiT has no ratio
 
 
 def test_the_guidance_of_lowest_fid_is_chosen_and_named(config, study):
     write_results(config)
+    make_comparable(config, study, "table_2")
     path = paths.evaluation(config, "d2it_xl_classes")
     value = json.loads(path.read_text())
     value["evaluations"]["guided_150"]["metrics"]["fid"] = 99.0
@@ -119,6 +157,11 @@ def test_the_guidance_of_lowest_fid_is_chosen_and_named(config, study):
     assert line["fid_ours"] == 98.0 and line["evaluation"] == "guided_200"
     assert line["note"] == "guidance 2.0; lowest FID of guided_150, guided_200"
     assert frame.loc["D²iT-XL"]["evaluation"] == "main"
+
+    del value["evaluations"]["guided_200"]["metrics"]["fid"]  # no FID is not the lowest
+    path.write_text(json.dumps(value))
+    line = table(study, "table_2", config).set_index("row").loc["D²iT-XL-G"]
+    assert line["evaluation"] == "guided_150"
 
 
 def test_the_fid_of_raw_weights_stands_beside_the_averaged_ones(config, study):

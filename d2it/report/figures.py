@@ -23,10 +23,19 @@ from PIL import Image
 from d2it.config import paths
 from d2it.config.recipe import ratio_key, run_name
 from d2it.config.schema import Config
+from d2it.data.sources import read_sources
 from d2it.errors import UserError
 from d2it.files import atomic_path, read_format, read_json
 from d2it.overlay import COARSE, FINE, overlay
-from d2it.report.results import Gap, Result, made_with, published, result, scale_line
+from d2it.report.results import (
+    PUBLISHED_RATIO,
+    Gap,
+    Result,
+    made_with,
+    published,
+    result,
+    scale_line,
+)
 from d2it.report.study import Curves, Ratios, Samples, Study, at_scale, heading, item_of
 
 # Okabe and Ito's vermilion and blue: told apart by every kind of colour vision, and in grey.
@@ -103,10 +112,13 @@ def read_gallery(item: Samples, config: Config) -> Gallery:
 def draw_samples(item: Samples, config: Config) -> tuple[Figure, list[str]]:
     """Rows of eight pictures, each above its overlay; a map that all share stands first."""
     if not at_scale(config, item.run):
-        figure = Figure(figsize=(8.0, 1.0))
-        figure.text(0.5, 0.5, "not at this scale", ha="center", va="center", color=GREY)
-        return figure, absent([item.run], config)
-    shown, run = read_gallery(item, config), config.runs.content[item.run]
+        return draw_words("not at this scale"), absent([item.run], config)
+    run = config.runs.content[item.run]
+    if item.gallery == "one_map" and set(np.ravel(run.ratio)) <= {0, 1}:
+        why = f"Every map of {item.run} is the same at r = {ratio_key(run.ratio)}."
+        return draw_words("not with constant maps"), [why]
+    shown = read_gallery(item, config)
+    names = class_names(config, config.runs.dvae[run.latents].data) if run.conditional else []
     grains = len(config.runs.dvae[run.latents].factors or config.model.factors)
     shared = len(shown.maps) > 1 and bool((shown.maps == shown.maps[0]).all())
     lead = int(shared)
@@ -120,7 +132,9 @@ def draw_samples(item: Samples, config: Config) -> tuple[Figure, list[str]]:
         upper.imshow(picture, interpolation="nearest")
         lower.imshow(overlay(picture, map, grains), interpolation="nearest")
         if run.conditional:
-            upper.set_title(f"class {shown.classes[i]}", fontsize=7, pad=2)
+            label = shown.classes[i]
+            title = names[label] if label < len(names) else f"class {label}"
+            upper.set_title(title, fontsize=7, pad=2)
     if shared:
         grid[0, 0].imshow(colours(shown.maps[0], grains), interpolation="nearest")
         grid[0, 0].set_title("the one map")
@@ -131,6 +145,25 @@ def draw_samples(item: Samples, config: Config) -> tuple[Figure, list[str]]:
     figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
     what = "upper rows are samples, lower rows the same with their grain maps"
     return figure, [f"Run {run_name(config, item.run)}: {what}."]
+
+
+def draw_words(text: str) -> Figure:
+    """In place of pictures that there are none of."""
+    figure = Figure(figsize=(8.0, 1.0))
+    figure.text(0.5, 0.5, text, ha="center", va="center", color=GREY)
+    return figure
+
+
+def class_names(config: Config, data: str) -> list[str]:
+    """What the classes of a data set are called, as far as that is known here.
+
+    No input of the workflow's rule: images of other classes change all that the figure is made of.
+    """
+    path = paths.images(config, data) / "manifest.json"
+    if path.exists():
+        return list(map(str, read_json(path, made_by=f"d2it prepare {data}")["classes"]))
+    group = config.data[data].source  # `photos`: one class for each photograph
+    return [source.name for source in read_sources().values() if source.group == group]
 
 
 def colours(map: np.ndarray, grains: int) -> np.ndarray:
@@ -144,14 +177,36 @@ def colours(map: np.ndarray, grains: int) -> np.ndarray:
 
 
 def ratio_points(item: Ratios, config: Config) -> pd.DataFrame:
-    """Our points; the rFID is that of the run's own DVAE at the run's ratio."""
+    """Our points, one for each ratio; the rFID is that of the run's own DVAE at the run's ratio."""
     points = []
-    for run in filter(partial(at_scale, config), item.runs):
+    for run in ratio_runs(item, config):
         content = config.runs.content[run]
         reconstruction = result(config, content.latents, f"r{ratio_key(content.ratio)}")
         for metric, found in (("fid", result(config, run)), ("rfid", reconstruction)):
             points += _point(found, metric, metric=metric, ratio=content.ratio)
     return pd.DataFrame(points, columns=["value", "spread", "run", "metric", "ratio"])
+
+
+def ratio_runs(item: Ratios, config: Config) -> dict[str, list[str]]:
+    """The first run of each ratio, and the others whose place it takes."""
+    by_ratio: dict[str, list[str]] = {}
+    for run in filter(partial(at_scale, config), item.runs):
+        by_ratio.setdefault(ratio_key(config.runs.content[run].ratio), []).append(run)
+    return {runs[0]: runs[1:] for runs in by_ratio.values()}
+
+
+def doubled(item: Ratios, config: Config) -> list[str]:
+    """Sentences on runs of one ratio, as `ratio=0.7` moves the main run to that of another."""
+    lines = []
+    runs = ratio_runs(item, config)
+    shown = {ratio_key(config.runs.content[run].ratio) for run in runs}
+    for run, others in runs.items():
+        if others:
+            at = ratio_key(config.runs.content[run].ratio)
+            lines.append(f"At r = {at} {run} stands for {', '.join(others)} too.")
+    if lines and ratio_key(PUBLISHED_RATIO) not in shown:
+        lines.append(f"There is none of ours at r = {PUBLISHED_RATIO}.")
+    return lines
 
 
 def curve_points(item: Curves, config: Config) -> pd.DataFrame:
@@ -189,14 +244,15 @@ def draw_ratios(item: Ratios, config: Config) -> tuple[Figure, list[str]]:
     ]
     figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
     how = made_with(result(config, run) for run in item.runs)
-    return figure, [*absent(item.runs, config), *how]
+    return figure, [*absent(item.runs, config), *doubled(item, config), *how]
 
 
 def _curve(axes: Axes, points: pd.DataFrame, x: str, **style: Any) -> None:
     """A line with a mark for each point and the spread over sampling seeds, if there is one."""
     if points.empty:
         return  # the caption says which runs are missing
-    sns.lineplot(points, x=x, y="value", markersize=6, mec="none", ax=axes, legend=False, **style)
+    own: Any = {"estimator": None, "errorbar": None, "legend": False}  # points as they are
+    sns.lineplot(points, x=x, y="value", markersize=6, mec="none", ax=axes, **own, **style)
     axes.errorbar(points[x], points["value"], points["spread"], fmt="none", ecolor=style["color"])
 
 

@@ -1,6 +1,7 @@
 """The numbers that tables and figures are made of: our evaluations, and what others printed."""
 
 import csv
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -55,7 +56,7 @@ def result(config: Config, run: str, label: str = "main") -> Result | Gap:
     tried = tuple(sorted(name for name in evaluations if fnmatchcase(name, label)))
     if not tried:
         return Gap("not evaluated yet")
-    best = min(tried, key=lambda name: evaluations[name]["metrics"].get("fid", 0.0))
+    best = min(tried, key=lambda name: evaluations[name]["metrics"].get("fid", math.inf))
     found = evaluations[best]
     return Result(
         run=f"{run}-{header['recipe_digest'][:8]}",

@@ -59,10 +59,13 @@ def _line(item: Table, printed: dict[str, str], row: Row | None, config: Config)
     line["row"] = (row.name if row else None) or printed["row"]
     line |= _costs(item, printed, ours)
     notes = [found.why] if isinstance(found, Gap) else _notes(found)
+    incomparable = _incomparable(item, ours) if ours else ""
     for metric in item.metrics:
-        line |= _metric(metric, printed[metric], ours)
+        line |= _metric(metric, printed[metric], ours, bool(incomparable))
         if ours and metric not in ours.metrics and metric not in item.gaps:
             notes.append(f"no {METRICS[metric].split()[0]}")
+    if incomparable:
+        notes.append(incomparable)
     line["n"] = ours.recipe["n"] if ours else None
     line["note"] = "; ".join(notes)
     line["run"] = ours.run if ours else None
@@ -83,15 +86,22 @@ def _costs(item: Table, printed: dict[str, str], ours: Result | None) -> dict[st
     return costs
 
 
-def _metric(metric: str, printed: str, ours: Result | None) -> dict[str, Any]:
+def _metric(metric: str, printed: str, ours: Result | None, incomparable: bool) -> dict[str, Any]:
     value = ours.metrics.get(metric) if ours else None
-    known = value is not None and printed != ""
+    known = value is not None and printed != "" and not incomparable
     return {
         f"{metric}_ours": value,
         f"{metric}_spread": ours.spread.get(metric) if ours else None,
         f"{metric}_published": printed or None,
         f"{metric}_difference": round(value - float(printed), 6) if known else None,  # type: ignore
     }
+
+
+def _incomparable(item: Table, ours: Result) -> str:
+    """Why no difference to the published numbers is shown, or nothing: FID falls as n grows."""
+    if ours.recipe["n"] != item.n:
+        return f"no difference: n = {ours.recipe['n']}, published {item.n}"
+    return "no difference: fewer images than features" if ours.recipe.get("rank_deficient") else ""
 
 
 def _notes(ours: Result) -> list[str]:
