@@ -15,7 +15,8 @@ rule calibrate:
         f"{LOGS}/calibrate/{{data}}.log",
     resources:
         head=1,
-    # Short, and the DVAE waits for it: first, and with both cores, so that `reference` starts behind.
+    # Short, and the DVAE waits for it: first, and with both cores, so that `reference` starts
+    # behind it.
     threads: 2
     priority: 2
     message:
