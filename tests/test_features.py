@@ -23,7 +23,8 @@ def images() -> np.ndarray:
     """(20, 64, 64, 3): blurred noise of varying coarseness."""
     random = np.random.default_rng(0)
     coarse = [random.integers(0, 256, (2 ** (1 + i % 6),) * 2 + (3,)) for i in range(20)]
-    return np.stack([c.repeat(64 // len(c), 0).repeat(64 // len(c), 1) for c in coarse]).astype("u1")
+    grown = [c.repeat(64 // len(c), 0).repeat(64 // len(c), 1) for c in coarse]
+    return np.stack(grown).astype("u1")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_images_of_any_size(inception: Inception) -> None:
 
 
 def test_adm_resizes_as_tensorflow_1_did() -> None:
-    """Output pixel i reads the input at i * side / 299, by linear interpolation; the last is clamped."""
+    """Output pixel i reads the input at i * side / 299, linearly; the last is clamped."""
     image = np.random.default_rng(2).integers(0, 256, (64, 32, 3), dtype=np.uint8)
     resized = resize_adm(image).numpy()
     assert resized.shape == (3, 299, 299)

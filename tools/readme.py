@@ -11,10 +11,11 @@ from PIL import Image
 
 from d2it.config import Config, load, paths
 from d2it.data.photos import read_photo
+from d2it.data.sources import read_sources
 from d2it.files import atomic_path, read_json, write_text
 from d2it.overlay import overlay
 
-RUN, LABEL, SAMPLES = "d2it_l", "one_map", 4
+RUN, SAMPLES = "d2it_xl_classes", (1, 4, 13, 12, 8)
 PHOTO, SIDE, REGION = "cat", 256, 16
 
 
@@ -44,26 +45,25 @@ def results_block(config: Config) -> None:
 
 
 def picture(config: Config) -> None:
+    """A photograph and samples of some classes, above the grain map of each."""
     gallery = paths.gallery(config, RUN)
-    maps = read_json(gallery / "maps.json", made_by=f"d2it evaluate {RUN}")[LABEL]
-    samples = [np.asarray(Image.open(gallery / f"{LABEL}-{i}.png")) for i in range(SAMPLES)]
-    pixels, map = photograph()
-    asked = np.asarray(maps[0])
-    blank = np.full((*samples[0].shape[:2], 3), 255, dtype=np.uint8)
-    pictures = [
-        (pixels, "a photograph"),
-        (overlay(pixels, map), "its grain map: red is fine"),
-        (overlay(blank, asked), "a map drawn by the\nDynamic Grain Transformer"),
-        *((sample, "painted for that map" if i == 0 else "") for i, sample in enumerate(samples)),
-    ]
-    figure = Figure(figsize=(2 * len(pictures), 2.5))
-    for i, (picture, title) in enumerate(pictures):
-        axes = figure.add_subplot(1, len(pictures), i + 1)
-        axes.imshow(picture, interpolation="nearest")
-        axes.set_title(title, fontsize=9)
-        axes.axis("off")
-    figure.text(0.01, 0.01, config.caption, fontsize=8, color="#555555")
-    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    header = read_json(gallery / "manifest.json", made_by=f"d2it evaluate {RUN}")
+    maps = read_json(gallery / "maps.json", made_by=f"d2it evaluate {RUN}")["main"]
+    names = [source.name for source in read_sources().values() if source.group == "photos"]
+    shown = [("a photograph", *photograph())]
+    for i in SAMPLES:
+        sample = np.asarray(Image.open(gallery / f"main-{i}.png"))
+        shown.append((f"drawn: {names[header['classes']['main'][i]]}", sample, np.asarray(maps[i])))
+    figure = Figure(figsize=(2 * len(shown), 4.5))
+    for i, (title, image, map) in enumerate(shown):
+        for row, pixels in enumerate((image, overlay(image, map))):
+            axes = figure.add_subplot(2, len(shown), row * len(shown) + i + 1)
+            axes.imshow(pixels, interpolation="nearest")
+            axes.set_title("" if row else title, fontsize=10)
+            axes.axis("off")
+    caption = f"Below: the grain maps; red regions get many codes, blue ones few. {config.caption}"
+    figure.text(0.01, 0.01, caption, fontsize=8, color="#555555")
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
     with atomic_path(Path("docs/first_screen.png")) as path:
         figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
 
