@@ -3,10 +3,11 @@ PYTHON ?= python3
 CORES ?= 2
 WORKERS ?= 2
 BIN := .venv/bin
+BENCHMARKS = training sampling $(if $(GPU),,workflow)
 WEIGHTS := inception lpips_alex lpips_vgg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu lint lock pull clean
+.PHONY: help setup demo test test-gpu bench lint lock pull clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,6 +28,12 @@ test: setup  ## all tests that need neither GPU nor Slurm
 
 test-gpu: setup  ## the tests that need a GPU
 	$(BIN)/pytest -m gpu --ignore=tests/slurm
+
+bench: setup  ## measure against other implementations; GPU=1 on the GPU
+	for name in $(BENCHMARKS); do \
+		$(BIN)/python -m benchmarks.$$name --device $(if $(GPU),cuda,cpu) || exit 1; \
+	done
+	$(BIN)/python -m benchmarks.page
 
 lint: .venv/.installed  ## style and types
 	$(BIN)/ruff check .

@@ -1,0 +1,97 @@
+"""What all benchmarks share: interleaved timing, the machine's description, one JSON each."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from d2it.files import write_json
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "accelerate", "diffusers", "clean-fid", "torch-fidelity", "snakemake", "scipy")
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """--device and --repeats, as every benchmark takes them."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds (default: 5)")
+    return parser.parse_args()
+
+
+def interleaved(
+    candidates: dict[str, Callable[[], Any]], repeats: int, sync: Callable[[], Any] = lambda: None
+) -> dict[str, float]:
+    """Median seconds of a call of each candidate.
+
+    They take turns, so that what else the machine does is shared by all; the first round warms up.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for repeat in range(repeats + 1):
+        for name, call in candidates.items():
+            sync()
+            began = time.perf_counter()
+            call()
+            sync()
+            if repeat:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def hardware(device: str) -> dict[str, Any]:
+    import torch
+
+    found: dict[str, Any] = {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0))}
+    if device == "cuda":
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    shown = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    return shown.stdout.strip()
+
+
+def write(name: str, device: str, config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """benchmarks/results/<name>-<device>.json: where, with what and how it was measured."""
+    path = RESULTS / f"{name}-{device}.json"
+    write_json(
+        path,
+        {
+            "hardware": hardware(device),
+            "versions": versions(),
+            "commit": commit(),
+            "config": config,
+            "rows": rows,
+        },
+    )
+    print(f"{path}:")
+    for row in rows:
+        print("  " + "  ".join(f"{key} {_spell(value)}" for key, value in row.items()))
+
+
+def _spell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,102 @@
+"""Drawing latents with DiT and D²iT, beside diffusers' DiT with its own scheduler.
+
+    python -m benchmarks.sampling [--device cuda]
+
+DDIM steps of one block of images without guidance; decoding is the same for all and left out.
+"""
+
+import torch
+from torch import Tensor
+
+from benchmarks.common import arguments, interleaved, write
+from benchmarks.training import CHANNELS, CLASSES, RATIO, SIZES, WINDOW
+from d2it.diffusion import Schedule, guided, sample
+from d2it.models.content_transformer import ContentTransformer
+from d2it.models.dit import DiT
+from d2it.report.cost import gmacs
+
+STEPS = {"cpu": 4, "cuda": 50}
+
+
+def maps_of(n: int, side: int) -> Tensor:
+    """(n, h, w) half fine, in patches of 4 x 4 regions."""
+    coarse = torch.rand(n, side // 4, side // 4, generator=torch.Generator().manual_seed(0))
+    return (coarse > RATIO).long().repeat_interleave(4, 1).repeat_interleave(4, 2)
+
+
+def measure(device: str, name: str, repeats: int) -> list[dict[str, object]]:
+    from diffusers import DDIMScheduler, DiTTransformer2DModel
+
+    side, width, depth, heads, layers, batch = SIZES[device][name]
+    size = {"side": side, "channels": CHANNELS, "width": width, "heads": heads}
+    size |= {"classes": CLASSES, "learn_sigma": False}
+    dit = size | {"patch": 2, "depth": depth}
+    content = size | {"grains": 2, "layers": layers, "window": WINDOW, "skip_windows": True}
+    theirs = DiTTransformer2DModel(
+        num_attention_heads=heads,
+        attention_head_dim=width // heads,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        num_layers=depth,
+        sample_size=side,
+        patch_size=2,
+        num_embeds_ada_norm=CLASSES,
+    )
+    networks = {"DiT": DiT(**dit), "D²iT": ContentTransformer(**content), "diffusers' DiT": theirs}
+    for network in networks.values():
+        network.to(device).eval()
+    steps, y = STEPS[device], torch.arange(batch, device=device)
+    maps = maps_of(batch, side // 2).to(device)
+    precision = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+
+    def noise(step: int) -> Tensor:
+        return torch.randn(batch, CHANNELS, side, side, device=device)
+
+    @torch.inference_mode()
+    def draw(label: str) -> Tensor:
+        map = maps if label == "D²iT" else None
+        with precision:
+            model = guided(networks[label], y, map, 1.0, None)
+            return sample(model, noise, Schedule(), "ddim", steps, 0.0, map, 2)
+
+    @torch.inference_mode()
+    def draw_theirs() -> Tensor:
+        scheduler = DDIMScheduler(1000, clip_sample=False)
+        scheduler.set_timesteps(steps)
+        z = noise(0)
+        for t in scheduler.timesteps:
+            with precision:
+                predicted = theirs(z, t.expand(batch).to(device), y).sample
+            z = scheduler.step(predicted.float(), t, z).prev_sample
+        return z
+
+    calls = {"DiT": lambda: draw("DiT"), "D²iT": lambda: draw("D²iT")}
+    sync = torch.cuda.synchronize if device == "cuda" else lambda: None
+    seconds = interleaved(calls | {"diffusers' DiT": draw_theirs}, repeats, sync)
+    macs = {"DiT": gmacs("dit", dit)["dense"], "D²iT": gmacs("content", content, RATIO)["sparse"]}
+    return [
+        {
+            "size": name,
+            "network": label,
+            "images": batch,
+            "steps": steps,
+            "gmacs": round(macs.get(label, macs["DiT"]), 3),
+            "seconds": round(spent, 5),
+            "images_per_second": round(batch / spent, 3),
+            "tflops": round(2 * macs.get(label, macs["DiT"]) * batch * steps / spent / 1e3, 4),
+            "over_diffusers": round(seconds["diffusers' DiT"] / spent, 3),
+        }
+        for label, spent in seconds.items()
+    ]
+
+
+def main() -> None:
+    given = arguments(__doc__.splitlines()[0])
+    rows = [
+        row for name in SIZES[given.device] for row in measure(given.device, name, given.repeats)
+    ]
+    write("sampling", given.device, {"ratio": RATIO, "repeats": given.repeats}, rows)
+
+
+if __name__ == "__main__":
+    main()

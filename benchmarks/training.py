@@ -1,0 +1,245 @@
+"""Training steps of DiT and D²iT, beside the published recipe around diffusers' DiT.
+
+    python -m benchmarks.training [--device cuda]
+
+All candidates learn from the same latents, in turns, in one process. Ours go through the real
+loop's feed and trainer: posterior, mirroring, noise, loss, clipping, AdamW, average, masks. The
+peer is the loop that DiT was published with: DataLoader, one AdamW step, an average parameter by
+parameter, `loss.item()`; "fast" gives it our dtype and compiled blocks and takes those waits away.
+"""
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.common import arguments, interleaved, write
+from d2it.config.schema import Training
+from d2it.diffusion import Schedule
+from d2it.latents import Latents, shard_arrays
+from d2it.models.content_transformer import ContentTransformer
+from d2it.models.dit import DiT
+from d2it.report.cost import gmacs
+from d2it.training.clock import Order
+from d2it.training.engine import _accelerator
+from d2it.training.feed import Feed
+from d2it.training.run_folder import Plan
+from d2it.training.second_stage import FINE, CodesTask, ContentTask, DitTask
+from d2it.training.task import Player
+from d2it.training.trainer import Trainer
+
+RATIO, CHANNELS, CLASSES, WINDOW = 0.5, 4, 1000, 4
+# name: side of the latents, width, depth, heads, DiT and RefineNet layers, images per step
+SIZES = {
+    "cpu": {"demo": (16, 64, 6, 4, (5, 1), 8), "B": (32, 768, 12, 12, (10, 2), 2)},
+    "cuda": {
+        "B": (32, 768, 12, 12, (10, 2), 256),
+        "L": (32, 1024, 24, 16, (20, 4), 256),
+        "XL": (32, 1152, 28, 16, (23, 5), 256),
+    },
+}
+
+
+def latents_in(folder: Path, side: int, images: int) -> Latents:
+    """Random moments, and entropies of which half exceed the cut, in patches of 4 x 4 regions."""
+    header: dict[str, Any] = {"factors": [16, 8], "channels": CHANNELS, "side": side}
+    header |= {"classes": CLASSES, "ratios": {}, "files": {}}
+    header["splits"] = {"train": {"shards": [{"name": "train-00000", "count": images}]}}
+    random = np.random.default_rng(0)
+    for ending, (dtype, shape) in shard_arrays(header, images).items():
+        values = random.integers(0, CLASSES, shape) if ending == "labels" else random.random(shape)
+        path = folder / f"train-00000-{ending}.bin"
+        values.astype(dtype).tofile(path)
+        header["files"][path.name] = {"bytes": path.stat().st_size}
+    regions = shard_arrays(header, images)["entropy"][1][1]
+    coarse = random.random((images, regions // 4, regions // 4))
+    entropy = coarse.repeat(4, axis=1).repeat(4, axis=2)
+    entropy.astype("<f4").tofile(folder / "train-00000-entropy.bin")
+    header["ratios"] = {
+        "0.5": {"cuts": [1 - RATIO], "scale": 1.0},
+        "1": {"cuts": ["-inf"], "scale": 1.0},
+    }
+    return Latents(folder, "train", header)
+
+
+def task_of(kind: str, network: nn.Module, latents: Latents, training: Training) -> CodesTask:
+    """The project's own task, around a network and latents that no configuration names."""
+    content = kind == "content"
+    task = object.__new__(ContentTask if content else DitTask)
+    task.kind, task.latents, task.size = kind, latents, len(latents)
+    task.ratio = RATIO if content else FINE
+    task.cuts, task.scale = latents.cuts(task.ratio), latents.scale(task.ratio)
+    task.normaliser = 1.0 if content else None
+    task.flip, task.classes, task.label_dropout = True, CLASSES, training.label_dropout
+    task.schedule, task.shared_noise = Schedule(), True
+    task.players = [Player(kind, network, training, training.learning_rate)]
+    return task
+
+
+def ours(
+    kind: str, network: nn.Module, latents: Latents, training: Training, device: str
+) -> Callable[[], None]:
+    """A step of the project's training loop."""
+    plan = Plan(kind, kind, Path(), training, 0, (), {}, {}, {})
+    accelerator = _accelerator(plan, device)
+    task = task_of(kind, network, latents, training)
+    trainer = Trainer(plan, task, accelerator)
+    order = Order(0, task.size)
+    pin = accelerator.device.type == "cuda"
+    feed = Feed(task, order, 0, training.batch, training.shards, trainer.mine, pin)
+    feed.start(0, 10**9)
+    seen = 0
+
+    def step() -> None:
+        nonlocal seen
+        trainer.step(feed.take(), seen)
+        seen += training.batch
+
+    return step
+
+
+def published(
+    side: int,
+    width: int,
+    depth: int,
+    heads: int,
+    latents: Latents,
+    training: Training,
+    device: str,
+    fast: bool,
+) -> Callable[[], None]:
+    """A step of the plain loop around diffusers' DiT."""
+    from diffusers import DDPMScheduler, DiTTransformer2DModel
+
+    network = DiTTransformer2DModel(
+        num_attention_heads=heads,
+        attention_head_dim=width // heads,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        num_layers=depth,
+        sample_size=side,
+        patch_size=2,
+        num_embeds_ada_norm=CLASSES,
+    ).to(device)
+    average = copy.deepcopy(network).requires_grad_(False)
+    if fast and device == "cuda":
+        for block in network.transformer_blocks:
+            block.compile()
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=training.learning_rate, weight_decay=0, fused=fast or None
+    )
+    noising = DDPMScheduler(1000)
+    noising.alphas_cumprod = noising.alphas_cumprod.to(device)
+    codes = torch.from_numpy(latents._gather(np.arange(len(latents)), ["grain1"])["grain1"])
+    data = torch.utils.data.TensorDataset(codes[:, 0, 0].float(), torch.from_numpy(latents.labels))
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=training.batch, shuffle=True, drop_last=True, pin_memory=device == "cuda"
+    )
+    decay, batches = 0.9999, iter(loader)
+    autocast = torch.autocast(device, torch.bfloat16, enabled=fast and training.precision == "bf16")
+
+    def step() -> None:
+        nonlocal batches
+        try:
+            z0, y = next(batches)
+        except StopIteration:
+            batches = iter(loader)
+            z0, y = next(batches)
+        z0, y = z0.to(device), y.to(device)
+        t = torch.randint(0, 1000, (len(z0),), device=device)
+        noise = torch.randn_like(z0)
+        with autocast:
+            predicted: Tensor = network(noising.add_noise(z0, noise, t), t, y).sample
+            loss = (predicted.float() - noise).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        with torch.no_grad():
+            if fast:
+                pairs = list(average.parameters()), list(network.parameters())
+                torch._foreach_lerp_(*pairs, 1 - decay)
+            else:
+                for mean, value in zip(average.parameters(), network.parameters(), strict=True):
+                    mean.mul_(decay).add_(value, alpha=1 - decay)
+        if not fast:
+            loss.item()
+
+    return step
+
+
+def measure(device: str, name: str, repeats: int, folder: Path) -> list[dict[str, Any]]:
+    side, width, depth, heads, layers, batch = SIZES[device][name]
+    latents = latents_in(folder, side, max(64, 2 * batch))
+    training = Training(
+        images=0,
+        batch=batch,
+        learning_rate=1e-4,
+        shards=1,
+        ema_half_life=1e6,
+        label_dropout=0.1,
+        precision="bf16" if device == "cuda" else "fp32",
+        compile=device == "cuda",
+    )
+    size = {"side": side, "channels": CHANNELS, "width": width, "heads": heads}
+    size |= {"classes": CLASSES, "learn_sigma": False}
+    dit = size | {"patch": 2, "depth": depth}
+    content = size | {"grains": 2, "layers": layers, "window": WINDOW}
+    sparse = content | {"skip_windows": True}
+    networks = {
+        "DiT": ("dit", dit),
+        "D²iT, all windows": ("content", content),
+        "D²iT, windows with fine regions": ("content", sparse),
+    }
+    steps, macs = {}, {}
+    for label, (kind, shape) in networks.items():
+        network = (DiT if kind == "dit" else ContentTransformer)(**shape)
+        steps[label] = ours(kind, network, latents, training, device)
+        macs[label] = gmacs(kind, shape, RATIO)["sparse" if shape is sparse else "dense"]
+    peer = (side, width, depth, heads, latents, training, device)
+    steps["diffusers' DiT, published loop"] = published(*peer, fast=False)
+    steps["diffusers' DiT, equal dtype and compile"] = published(*peer, fast=True)
+    sync = torch.cuda.synchronize if device == "cuda" else lambda: None
+    seconds = interleaved(steps, repeats, sync)
+    base = seconds["diffusers' DiT, published loop"]
+    rows = []
+    for label, spent in seconds.items():
+        forward = macs.get(label, macs["DiT"])
+        rows.append(
+            {
+                "size": name,
+                "network": label,
+                "batch": batch,
+                "gmacs": round(forward, 3),
+                "seconds": round(spent, 5),
+                "images_per_second": round(batch / spent, 2),
+                # forward and backward are 3 x 2 operations a MAC
+                "tflops": round(6 * forward * batch / spent / 1e3, 4),
+                "over_published_loop": round(base / spent, 3),
+                "over_our_dit": round(seconds["DiT"] / spent, 3),
+                "mac_bound_over_our_dit": round(macs["DiT"] / forward, 3),
+            }
+        )
+        if device == "cuda":
+            rows[-1]["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
+    return rows
+
+
+def main() -> None:
+    given = arguments(__doc__.splitlines()[0])
+    os.environ.setdefault("D2IT_THREADS", str(len(os.sched_getaffinity(0))))
+    rows = []
+    for name in SIZES[given.device]:
+        with tempfile.TemporaryDirectory() as folder:
+            rows += measure(given.device, name, given.repeats, Path(folder))
+    config = {"ratio": RATIO, "window": WINDOW, "classes": CLASSES, "repeats": given.repeats}
+    write("training", given.device, config, rows)
+
+
+if __name__ == "__main__":
+    main()
