@@ -26,6 +26,8 @@ VERBS = {
     "verify": "check the sha256 of every fetched file",
     "config": "print the composed configuration",
     "study": "list every run with the cells of tables and figures that it fills",
+    "plan": "price a study before it is run: GPU-hours, disk, what is missing",
+    "status": "show where every run stands, from its files",
     "grains": "show the grain map of any photograph",
     "prepare": "pack a data set's images at the training resolution",
     "calibrate": "measure a data set's entropy quantiles (Eq 2-3)",

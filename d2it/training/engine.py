@@ -123,6 +123,11 @@ class Loop:
         try:
             with Stop(self.accelerator.num_processes) as stop:
                 self._loop(start, stop)
+        except Exception as error:
+            if not isinstance(error, Stopped):  # `d2it status` shows it
+                told = " ".join(str(error).split()) or type(error).__name__
+                self.journal.say(f"error: {told}", terminal=False)
+            raise
         finally:
             self.feed.close()
             self.journal.close()

@@ -1,0 +1,138 @@
+"""d2it status [--watch [SECONDS]] [--json] [overrides]: where every run stands."""
+
+import argparse
+import json
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from d2it.cli import add_config_arguments
+from d2it.config.load import load
+from d2it.config.schema import Config
+from d2it.errors import UserError
+from d2it.status import Status, statuses
+
+HEADINGS = ("run", "state", "images", "of", "done", "img/s", "left", "GPU h", "node")
+LEFT = ("run", "state", "node")  # aligned to the left; the others are numbers
+REFRESH = 5.0  # seconds
+HOME_AND_CLEAR = "\x1b[H\x1b[J"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Example: d2it status --watch scale=smoke. It reads files only, so it works while "
+        "Snakemake runs and after it died; of a run that does not run, `images` are those saved."
+    )
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        const=str(REFRESH),
+        metavar="SECONDS",
+        help=f"show it again every so many seconds (default {REFRESH:g}), until Ctrl-C",
+    )
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    add_config_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    if arguments.watch and "=" in arguments.watch:  # `--watch scale=smoke`
+        arguments.overrides.insert(0, arguments.watch)
+        arguments.watch = str(REFRESH)
+    every = _seconds(arguments.watch) if arguments.watch else None
+    config = load(arguments.params, arguments.overrides)
+    while True:
+        text = _as_json(config) if arguments.json else _page(config)
+        screen = every is not None and sys.stdout.isatty() and not arguments.json
+        print(f"{HOME_AND_CLEAR}{text}" if screen else text, flush=True)
+        if every is None:
+            return
+        try:
+            time.sleep(every)
+        except KeyboardInterrupt:
+            return
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86400:
+        raise UserError(f"--watch {text}: give the seconds between two looks, 0.1 or more.")
+    return seconds
+
+
+def _as_json(config: Config) -> str:
+    found = [asdict(status) | {"share": status.share} for status in statuses(config)]
+    return json.dumps({"scale": config.name, "runs": found}, indent=1, ensure_ascii=False)
+
+
+def _page(config: Config) -> str:
+    found = statuses(config)
+    width = shutil.get_terminal_size((100, 24)).columns
+    counts: dict[str, int] = {}
+    for status in found:
+        if status.kind:
+            counts[status.state] = counts.get(status.state, 0) + 1
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    lines = [f"Scale {config.name}, {time.strftime('%H:%M:%S')}: {told}.", ""]
+    lines += table(found, width)
+    for status in found:
+        if status.error:
+            sentence = f"{status.run} failed: {status.error}"
+            lines += ["", *textwrap.wrap(sentence, width, subsequent_indent="  ")]
+    return "\n".join(lines)
+
+
+def table(found: Sequence[Status], width: int) -> list[str]:
+    """Lines of at most `width` columns, without the columns that no run fills."""
+    rows = [HEADINGS, *(cells(status) for status in found)]
+    shown = [i for i in range(len(HEADINGS)) if any(row[i] for row in rows[1:])]
+    widths = [max(len(row[i]) for row in rows) for i in shown]
+    lines = []
+    for row in rows:
+        aligned = [
+            row[i].ljust(w) if HEADINGS[i] in LEFT else row[i].rjust(w)
+            for i, w in zip(shown, widths, strict=True)
+        ]
+        lines.append("  ".join(aligned).rstrip()[:width])
+    foreign = [i for i, status in enumerate(found) if status.kind is None]
+    if foreign:
+        lines.insert(foreign[0] + 1, "other settings")
+    return lines
+
+
+def cells(status: Status) -> tuple[str, ...]:
+    share = status.share if status.images or status.state == "running" else None
+    rate = status.images_per_second
+    return (
+        status.run if status.kind else f"  {status.folder}",
+        status.state,
+        amount(status.images) if status.images else "",
+        amount(status.of) if status.of else "",
+        "" if share is None else f"{int(100 * share)}%",
+        "" if rate is None else f"{rate:.3g}" if rate < 1000 else f"{rate:.0f}",
+        "" if status.seconds_left is None else duration(status.seconds_left),
+        "" if status.gpu_hours is None else f"{status.gpu_hours:.1f}",
+        status.node or "",
+    )
+
+
+def amount(number: int) -> str:
+    """Three digits are enough to watch: 640, 25.6k, 1.02G."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return str(number)
+
+
+def duration(seconds: float) -> str:
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{hours} h" if hours < 72 else f"{round(hours / 24)} d"

@@ -1,0 +1,246 @@
+"""What has become of every run, read from its files alone: nobody who trains is asked or disturbed.
+
+Whatever stands in a run folder, whole, half-written or foreign, is an answer and never an error:
+people look when something has gone wrong.
+"""
+
+import fcntl
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from d2it.config import paths
+from d2it.config.recipe import KINDS, kind_of, run_recipe, training_images
+from d2it.config.schema import Config
+from d2it.files import canonical_digest
+from d2it.training.clock import milestone
+from d2it.training.run_folder import HEARTBEAT, SILENCE
+
+TAIL = 64 * 1024  # bytes of a log in which its last lines are looked for
+RUN_FOLDER = re.compile(r"(.+)-[0-9a-f]{8}")
+LINE = re.compile(rb'"images": (\d+).*?"images_per_second": ([\d.]+)')
+TOLD = re.compile(r"(\d+)/(\d+) images")
+ERROR = re.compile(r"^(?:d2it: |.{19} )error: (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Status:
+    """One run. None: not known, or not of its state."""
+
+    run: str
+    kind: str | None  # None: of another scale or other settings
+    folder: str
+    state: str  # not begun, waiting, pending, running, stopped, failed, finished, published
+    node: str | None = None
+    job: str | None = None  # the Slurm job that trains it
+    images: int = 0  # seen; of a run that does not run, those of its last saved state
+    of: int | None = None
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    gpu_hours: float | None = None
+    waits_for: str | None = None  # the file that must be made first
+    error: str | None = None  # the sentence that ended it
+
+    @property
+    def share(self) -> float | None:
+        return min(1.0, self.images / self.of) if self.of else None
+
+
+def statuses(config: Config) -> list[Status]:
+    """The runs of the scale, by kind, then every other run folder."""
+    runs = [run for kind in KINDS for run in getattr(config.runs, kind)]
+    mine = [_of_scale(config, run) for run in runs]
+    known = {status.folder for status in mine}
+    return mine + [_foreign(folder) for folder in _folders() if folder.name not in known]
+
+
+def _folders() -> list[Path]:
+    try:
+        found = sorted(paths.runs_folder().iterdir())
+    except OSError:
+        return []
+    return [path for path in found if RUN_FOLDER.fullmatch(path.name) and path.is_dir()]
+
+
+def _of_scale(config: Config, run: str) -> Status:
+    kind = kind_of(config, run)
+    training = getattr(config.training, kind)
+    of = milestone(1.0, training_images(config, run), training.batch)
+    folder = paths.run_folder(config, run)
+    header = _json(paths.model(config, run) / "model.json")
+    recipe = canonical_digest(run_recipe(config, run))
+    if header.get("recipe_digest") == recipe and header.get("images") == of:
+        facts = _facts(folder, of) | {"state": "published", "images": of, "error": None}
+    else:
+        log = Path("logs", config.name, "train", f"{run}.log")  # of Snakemake
+        facts = _facts(folder, of, log)
+        if facts["state"] == "not begun":
+            missing = next((path for path in _inputs(config, run) if not path.is_file()), None)
+            if missing:
+                facts |= {"state": "waiting", "waits_for": missing.as_posix()}
+    return Status(run=run, kind=kind, folder=folder.name, **facts)
+
+
+def _foreign(folder: Path) -> Status:
+    """Of a folder whose settings are not asked for now: its own log says how long it was to be."""
+    match, told = RUN_FOLDER.fullmatch(folder.name), TOLD.findall(_tail(folder / "log.txt"))
+    of = int(told[-1][1]) if told else None
+    name = match[1] if match else folder.name
+    return Status(run=name, kind=None, folder=folder.name, **_facts(folder, of))
+
+
+def _inputs(config: Config, run: str) -> Iterable[Path]:
+    """The files that training asks for first; see run_folder.make_plan."""
+    spec = getattr(config.runs, kind_of(config, run))[run]
+    if hasattr(spec, "latents"):
+        return [paths.latents(config, spec.latents) / "manifest.json"]
+    return [paths.images(config, spec.data) / "manifest.json"]
+
+
+def _facts(folder: Path, of: int | None, log: Path | None = None) -> dict[str, Any]:
+    """Everything that a run folder tells."""
+    lines = _lines(folder / "metrics.jsonl")
+    starts = [s for s in _list(_json(folder / "provenance.json").get("starts")) if _is_start(s)]
+    done = _json(folder / "done.json").get("images")
+    holder = _holder(folder)
+    job = _json(folder / "job.json").get("job")
+    error = None if holder else _error(folder, log)
+    facts: dict[str, Any] = {
+        "of": of or done,
+        "node": holder or (starts[-1]["host"] if starts else None),
+        "job": str(job) if job else None,
+        "images": lines[-1][0] if holder and lines else _saved(folder / "state"),
+        "gpu_hours": gpu_hours(lines, starts),
+    }
+    if holder:
+        facts["state"] = "running"
+        facts |= _pace(folder / "metrics.jsonl", lines, of)
+    elif done is not None and done == (of or done):
+        facts |= {"state": "finished", "images": done}
+    elif error:
+        facts |= {"state": "failed", "error": error}
+    elif job:
+        facts["state"] = "pending"
+    else:
+        facts["state"] = "stopped" if starts or lines else "not begun"
+    return facts
+
+
+def _pace(path: Path, lines: Sequence[tuple[int, float]], of: int | None) -> dict[str, float]:
+    """Images a second by the last line, and what is left since it was written."""
+    if not lines or lines[-1][1] <= 0:
+        return {}
+    images, rate = lines[-1]
+    pace = {"images_per_second": rate}
+    if of:
+        since = time.time() - path.stat().st_mtime
+        pace["seconds_left"] = max(0.0, (of - images) / rate - max(0.0, since))
+    return pace
+
+
+def gpu_hours(lines: Sequence[tuple[int, float]], starts: Sequence[dict[str, Any]]) -> float | None:
+    """GPU-hours that training took, by its own log; None: no GPU took part.
+
+    What a kill cost is not in it: those lines were written again.
+    """
+    if not any(start["device"] != "cpu" for start in starts):
+        return None
+    hours, before = 0.0, 0
+    for images, rate in lines:
+        mine = [start for start in starts if start["images"] < images]
+        if mine and mine[-1]["device"] != "cpu" and rate > 0 and images > before:
+            hours += (images - before) / rate * mine[-1]["processes"] / 3600
+        before = images
+    return hours
+
+
+def _holder(folder: Path) -> str | None:
+    """The host that trains in `folder` now: it holds the lock, or its heart was heard lately."""
+    beat = _json(folder / "heartbeat.json")
+    if not isinstance(beat.get("host"), str) or not isinstance(beat.get("time"), (int, float)):
+        return None
+    host: str = beat["host"]
+    if host == socket.gethostname():
+        return host if _locked(folder / "lock") else None
+    return host if time.time() - beat["time"] < SILENCE * HEARTBEAT else None
+
+
+def _locked(path: Path) -> bool:
+    """Whether a process of this machine holds the lock; asking for a share of it harms nobody."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _error(folder: Path, log: Path | None) -> str | None:
+    """The sentence that ended the last attempt: of its own log, or of Snakemake's if that is newer.
+
+    A later line in the log of the run means that a later attempt went on.
+    """
+    own, last = folder / "log.txt", _tail(folder / "log.txt").strip().rpartition("\n")[2]
+    found = ERROR.findall(last)
+    if log is not None and _modified(log) >= _modified(own):
+        found = ERROR.findall(_tail(log)) or found
+    return found[-1] if found else None
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _saved(state: Path) -> int:
+    """Images of the newest saved state; whether it is sound, training will see."""
+    try:
+        names = [path.name for path in state.iterdir()]
+    except OSError:
+        return 0
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def _lines(path: Path) -> list[tuple[int, float]]:
+    """Images seen and images a second of every whole line: a week of training has many."""
+    try:
+        return [(int(images), float(rate)) for images, rate in LINE.findall(path.read_bytes())]
+    except (OSError, ValueError):
+        return []
+
+
+def _tail(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_start(value: Any) -> bool:
+    """Whether an entry of provenance.json is what run_folder.record_start writes."""
+    types = {"host": str, "device": str, "processes": int, "images": int}
+    return isinstance(value, dict) and all(isinstance(value.get(k), t) for k, t in types.items())
