@@ -1,0 +1,168 @@
+"""What Slurm says about our jobs. Only its own programs are run; no torch, no submitit.
+
+    queued("dvae-1f2e3d4c")    jobs of this name that are pending or running: asks squeue, now
+    accounting(["12", "15"])   {"12": Accounting(state="RUNNING", nodes="node1", ...)}: asks sacct
+                               and squeue at most once a minute for all commands that share a runs/
+                               folder together, so an answer is up to a minute old; a job that was
+                               not yet asked about is missing
+    record(folder, "12", ...)  note in the run folder that a job was submitted for it
+    jobs_of(folder)            ids of all jobs that were ever submitted for a run, oldest first
+
+GPU-hours of a job: `elapsed * gpus / 3600`.
+"""
+
+import fcntl
+import getpass
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from d2it.config.paths import runs_folder
+from d2it.errors import UserError
+from d2it.files import read_json, write_json
+
+EVERY = 60.0  # seconds between two questions to Slurm's accounting
+PATIENCE = 60  # seconds for an answer
+FIELDS = ("JobIDRaw", "State", "NodeList", "ElapsedRaw", "AllocTRES", "Reason", "ExitCode")
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job that squeue lists."""
+
+    job: str
+    state: str  # PENDING, RUNNING, COMPLETING, ...
+    user: str
+    comment: str  # of our jobs, the absolute path of the run folder
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """What is known of a job, all its starts together."""
+
+    state: str  # of the last start, in sacct's words; GONE: Slurm does not know this job any more
+    nodes: str = ""  # of the last start, e.g. node[1-2]
+    elapsed: int = 0  # seconds, of all starts
+    gpus: int = 0  # on all nodes
+    reason: str = ""  # why it waits, or ended
+    exit: str = ""  # code:signal
+    live: bool = True  # pending, running or about to be requeued; unlike `state` it is no moment's
+
+
+def queued(*names: str) -> list[Queued]:
+    """Jobs of anybody that have one of these names and have not ended, oldest first."""
+    shown = _run("squeue", "--noheader", f"--name={','.join(names)}", "--format=%A|%T|%u|%k")
+    if shown.returncode:
+        raise UserError(
+            f"Slurm does not answer ({_last_line(shown.stderr)}): nothing was submitted; run the "
+            "same command again once it does."
+        )
+    jobs = [Queued(*line.split("|", 3)) for line in shown.stdout.splitlines()]
+    return sorted(jobs, key=lambda found: int(found.job))
+
+
+def record(folder: Path, job: str, tasks: int) -> None:
+    """Add a job to the run folder's jobs.json, unless it is the last one there."""
+    jobs = _recorded(folder)
+    if [entry["job"] for entry in jobs[-1:]] != [job]:
+        entry = {"job": job, "tasks": tasks, "user": getpass.getuser(), "time": time.time()}
+        write_json(folder / "jobs.json", [*jobs, entry])
+
+
+def jobs_of(folder: Path) -> list[str]:
+    return [entry["job"] for entry in _recorded(folder)]
+
+
+def _recorded(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "jobs.json"
+    if not path.is_file():
+        return []
+    jobs: list[dict[str, Any]] = read_json(path, made_by="d2it train")
+    return jobs
+
+
+def accounting(jobs: Iterable[str], every: float = EVERY) -> dict[str, Accounting]:
+    """What is known of `jobs`, and never asked more often than `every` seconds by all together.
+
+    Whoever finds the last answers too old asks for the jobs of all runs and leaves what it hears
+    in runs/.slurm/; the others read that.
+    """
+    jobs = set(jobs)
+    folder = runs_folder() / ".slurm"
+    path = folder / "accounting.json"
+    if time.time() - _answers(path)["asked"] >= every:
+        with suppress(BlockingIOError, PermissionError):  # another one asks; a reader of results
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / "lock", "a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - _answers(path)["asked"] >= every:
+                    every_run = {job for run in runs_folder().iterdir() for job in jobs_of(run)[-1:]}
+                    known = {job: asdict(answer) for job, answer in _ask(jobs | every_run).items()}
+                    known = _answers(path)["jobs"] | known
+                    write_json(path, {"asked": time.time(), "jobs": known})
+    known = _answers(path)["jobs"]
+    return {job: Accounting(**known[job]) for job in jobs if job in known}
+
+
+def _answers(path: Path) -> dict[str, Any]:
+    try:
+        answers: dict[str, Any] = json.loads(path.read_text())
+        return answers
+    except (OSError, json.JSONDecodeError):
+        return {"asked": 0.0, "jobs": {}}
+
+
+def _ask(jobs: set[str]) -> dict[str, Accounting]:
+    """One question to sacct and one to squeue; what they do not answer is not made up."""
+    if not jobs:
+        return {}
+    chosen = f"--jobs={','.join(sorted(jobs))}"
+    options = ("--allocations", "--duplicates", "--noheader", "--parsable2")
+    told = _run("sacct", *options, f"--format={','.join(FIELDS)}", chosen)
+    queue = _run("squeue", "--noheader", "--format=%A", chosen)
+    answered = queue.returncode == 0 or "Invalid job id" in queue.stderr  # none of them is left
+    waiting = set(queue.stdout.split()) if answered else jobs
+    found = parse(told.stdout, waiting)
+    if answered and told.returncode == 0:
+        gone = jobs - found.keys() - waiting
+        found |= {job: Accounting("GONE", live=False) for job in gone}
+    return found
+
+
+def parse(rows: str, live: set[str]) -> dict[str, Accounting]:
+    """sacct's rows, one for each start of a job, as one answer a job."""
+    found: dict[str, Accounting] = {}
+    for row in rows.splitlines():
+        job, state, nodes, elapsed, tres, reason, exit = row.split("|")
+        before = found.get(job)
+        gpus = re.search(r"gres/gpu=(\d+)", tres)
+        found[job] = Accounting(
+            state=state.upper(),
+            nodes="" if nodes == "None assigned" else nodes,
+            elapsed=int(elapsed or 0) + (before.elapsed if before else 0),
+            gpus=int(gpus[1]) if gpus else (before.gpus if before else 0),
+            reason="" if reason == "None" else reason,
+            exit=exit,
+            live=job in live,
+        )
+    return found
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    except FileNotFoundError:
+        message = f"{command[0]} was not found"
+    except subprocess.TimeoutExpired:
+        message = f"{command[0]} did not answer within {PATIENCE} s"
+    return subprocess.CompletedProcess(command, 1, "", message)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason given"])[-1]

@@ -1,0 +1,53 @@
+"""What is made of Slurm's answers; that it answers so is tested on a cluster, in tests/slurm."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from d2it import slurm
+from d2it.errors import UserError
+
+ROWS = """\
+7|PREEMPTED|node1|40|billing=1,cpu=1,gres/gpu=1,node=1|None|0:0
+7|RUNNING|node[1-2]|5|billing=2,cpu=2,gres/gpu=2,node=2|None|0:0
+8|CANCELLED by 1000|None assigned|0||PartitionNodeLimit|0:0
+"""
+
+
+def test_all_starts_of_a_job_are_one_answer() -> None:
+    found = slurm.parse(ROWS, live={"7"})
+    assert found["7"] == slurm.Accounting("RUNNING", "node[1-2]", 45, 2, "", "0:0", True)
+    assert found["8"].reason == "PartitionNodeLimit" and not found["8"].live
+
+
+def test_one_question_a_minute_for_all_runs(tmp_path: Path, monkeypatch) -> None:
+    """Jobs of runs that nobody asked about here are asked about too."""
+    monkeypatch.setenv("D2IT_RUNS", str(tmp_path))
+    for run, job in (("dvae-1", "7"), ("dit_b-2", "8")):
+        slurm.record(tmp_path / run, job, 1)
+        slurm.record(tmp_path / run, job, 1)
+        assert slurm.jobs_of(tmp_path / run) == [job]
+    asked: list[set[str]] = []
+
+    def ask(jobs: set[str]) -> dict[str, slurm.Accounting]:
+        asked.append(jobs)
+        return slurm.parse(ROWS, live={"7"})
+
+    monkeypatch.setattr(slurm, "_ask", ask)
+    assert slurm.accounting(["7"])["7"].elapsed == 45
+    assert not slurm.accounting(["8"])["8"].live and slurm.accounting(["9"]) == {}
+    assert asked == [{"7", "8"}]
+    path = tmp_path / ".slurm" / "accounting.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps(known | {"asked": time.time() - 61}))
+    slurm.accounting(["9"])
+    assert asked[1:] == [{"7", "8", "9"}]
+
+
+def test_a_queue_that_cannot_be_asked(monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="squeue was not found.*nothing was submitted"):
+        slurm.queued("dvae-1")
+    assert slurm._ask({"7"}) == {}
