@@ -12,7 +12,7 @@ from d2it.config.recipe import KINDS, digest, kind_of, ratio_key, run_recipe, tr
 from d2it.config.schema import Config
 from d2it.files import write_json
 from d2it.models.architecture import architecture
-from d2it.report.cost import gmacs, parameters
+from d2it.models.cost import gmacs, parameters
 
 
 def write_results(config: Config, **spread: float) -> None:

@@ -10,7 +10,7 @@ import pytest
 from d2it.config import load
 from d2it.config.recipe import KINDS
 from d2it.models.architecture import architecture, split_layers
-from d2it.report.cost import cost, gmacs, parameters
+from d2it.models.cost import cost, gmacs, parameters
 from d2it.report.models import PAPER_PARAMS, models_table, named_models
 from d2it.report.results import published
 

@@ -11,7 +11,7 @@ from d2it.evaluation.generation import of_one_map, samples
 from d2it.evaluation.grain_maps import grain_maps
 from d2it.evaluation.judge import Evaluated, Judge
 from d2it.files import write_json
-from d2it.report.cost import gmacs, parameters
+from d2it.models.cost import gmacs, parameters
 from d2it.sampling import trained
 
 FORMAT, VERSION = "d2it-evaluation", 1

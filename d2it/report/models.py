@@ -8,7 +8,7 @@ from d2it.config.build import build
 from d2it.config.load import params_folder
 from d2it.config.schema import DvaeModel, Model
 from d2it.models.architecture import PATCH, split_layers
-from d2it.report.cost import gmacs, parameters
+from d2it.models.cost import gmacs, parameters
 from d2it.report.results import published
 
 SIZE, CLASSES = 256, 1000  # the printed sizes are ImageNet's

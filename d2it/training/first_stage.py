@@ -22,6 +22,7 @@ from d2it.losses import (
     kl_per_value,
 )
 from d2it.models.architecture import architecture
+from d2it.models.cost import training_flops
 from d2it.models.discriminator import Discriminator
 from d2it.models.dvae import Dvae, Moments, in_use, sample, to_network
 from d2it.training.task import Player
@@ -49,6 +50,7 @@ class DvaeTask:
             source = thresholds_source(config, settings.data)
             self.inputs["thresholds"] = file_digest(paths.thresholds(config, source))
         self.extra: dict[str, Any] = {}
+        self.flops = training_flops(self.kind, self.architecture)
         self.dvae = Dvae(**self.architecture, checkpointing=training.checkpointing)
         model = config.model.dvae
         discriminator = Discriminator(

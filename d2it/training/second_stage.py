@@ -16,6 +16,7 @@ from d2it.grains import at_least, cell_weights, copy_within, to_grid
 from d2it.latents import Latents, mirror, route_sample
 from d2it.models.architecture import architecture
 from d2it.models.content_transformer import ContentTransformer
+from d2it.models.cost import training_flops
 from d2it.models.dit import DiT
 from d2it.models.grain_transformer import GrainTransformer, grain_loss, one_hot
 from d2it.training.task import Player
@@ -57,6 +58,8 @@ class SecondStageTask:
         self.recipe = run_recipe(config, run)
         self.inputs = {"latents": canonical_digest(self.latents.header["files"])}
         self.extra: dict[str, Any] = {}
+        skips = self.architecture.get("skip_windows", False)
+        self.flops = training_flops(self.kind, self.architecture, ratio if skips else None)
         network = self.builder(**self.architecture, checkpointing=training.checkpointing)
         self.players = [Player(self.kind, network, training, training.learning_rate)]
 

@@ -38,6 +38,7 @@ class Task(Protocol):
     recipe: dict[str, Any]
     inputs: dict[str, str]  # name → content digest of what it was trained on
     extra: dict[str, Any]  # more for model.json
+    flops: float  # of training players[0] on one image: d2it.models.cost.training_flops
 
     def fetch(self, indices: np.ndarray) -> dict[str, Tensor]:
         """CPU tensors of these items, first dimension len(indices). Called ahead in a thread."""

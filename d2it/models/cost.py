@@ -35,6 +35,15 @@ def parameters(kind: str, architecture: dict[str, Any]) -> dict[str, int]:
     return {"trainable": found.trainable, "total": found.trainable + found.frozen}
 
 
+def training_flops(kind: str, architecture: dict[str, Any], ratio: Ratio | None = None) -> float:
+    """FLOPs that the network's training takes for one image: what TFLOP/s and MFU are counted in.
+
+    Two to a multiply-accumulate; the backward pass is two forward passes. What checkpointing
+    computes again, losses, LPIPS and the discriminator are not counted: work is not progress.
+    """
+    return 2 * 3 * cost(kind, architecture, ratio).macs
+
+
 def gmacs(kind: str, architecture: dict[str, Any], ratio: Ratio = 0.5) -> dict[str, float]:
     """10^9 MACs of a forward pass: dense, and with RefineNet on fine tokens alone."""
     dense, sparse = (cost(kind, architecture, share).macs / 1e9 for share in (None, ratio))
