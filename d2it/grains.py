@@ -116,6 +116,15 @@ def to_grid(values: Tensor, factor: int) -> Tensor:
     return values.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
 
+def mean_per_grain(values: Tensor, map: Tensor, grains: int) -> list[Tensor]:
+    """Mean of values (N, H, W) over the cells of each grain; 0 where there are none."""
+    cells = to_grid(map, values.shape[-1] // map.shape[-1])
+    return [
+        (values * (cells == grain)).sum() / (cells == grain).sum().clamp(min=1)
+        for grain in range(grains)
+    ]
+
+
 def route(codes: Sequence[Tensor], map: Tensor) -> Tensor:
     """Neighbour copying (section 3.1): every finest cell takes the code of its region's grain.
 

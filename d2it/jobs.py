@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # lines of a failed process's log
 REQUEUES = 1000  # submitit's own limit, 3, would end a week-long run on its third day
+GRACE = 5.0  # seconds that processes have to end in after one of them has failed
 POLL = 0.2  # seconds between two looks at what a job left; Slurm itself is asked less often
 YEAR = 365 * 24 * 60  # minutes
 
@@ -53,7 +54,7 @@ class Job:
     def __call__(self) -> dict[str, Any]:
         from submitit.helpers import TorchDistributedEnvironment
 
-        from d2it.training.stop import Stopped
+        from d2it.training.stop import Stalled, Stopped
 
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit's, for Slurm's time limit
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
@@ -61,11 +62,14 @@ class Job:
             os.environ["MASTER_ADDR"] = "127.0.0.1"
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
             threading.Thread(target=_end_with, args=(self.alive,), daemon=True).start()
+            (self.alive.parent / f"{os.getpid()}.pid").touch()
         else:
             os.environ["MASTER_ADDR"] = _address(os.environ["MASTER_ADDR"])
         try:
             self.train()
         except UserError as error:
+            if self.alive is None and isinstance(error, Stalled):
+                raise  # srun ends the process that stands still only if this one fails
             return {"error": str(error)}
         except Stopped as stopped:
             if self.alive is None and stopped.signum == signal.SIGUSR2 and callable(requeue):
@@ -133,9 +137,14 @@ def run_here(plan: Plan, job: Job, processes: int, gpus: int) -> None:
         handlers = {signum: signal.signal(signum, note) for signum in SIGNALS}
         try:
             with _follow(plan) as show:
+                failed_at = None
                 while not submitted.done():
                     show()
                     time.sleep(POLL)
+                    if failed_at is None and _has_failed(submitted):
+                        failed_at = time.monotonic()
+                    if failed_at is not None and time.monotonic() > failed_at + GRACE:
+                        _kill(folder)  # one that stands still hears nothing else
                     if (
                         received
                     ):  # again and again: submitit drops signals until training takes them
@@ -149,6 +158,21 @@ def run_here(plan: Plan, job: Job, processes: int, gpus: int) -> None:
         except Stopped as stopped:
             raise Stopped(received[0] if received else stopped.signum) from None
     shutil.rmtree(folder)
+
+
+def _has_failed(submitted: "submitit.Job[Any]") -> bool:
+    """Whether a process left an error; one that was told to stop may leave while others save."""
+    from submitit.core.utils import pickle_load
+
+    results = [submitted.task(i).paths.result_pickle for i in range(submitted.num_tasks)]
+    left = [pickle_load(path) for path in results if path.exists()]
+    return any(outcome == "error" or "error" in result for outcome, result in left)
+
+
+def _kill(folder: Path) -> None:
+    for path in folder.glob("*.pid"):
+        with suppress(ProcessLookupError):
+            os.kill(int(path.stem), signal.SIGKILL)
 
 
 def _free_port() -> int:
@@ -220,6 +244,7 @@ def _submit(plan: Plan, job: Job, resources: "Resources") -> "submitit.Job[Any]"
         slurm_partition=resources.partition,
         slurm_constraint=resources.constraint,
         slurm_additional_parameters=options | resources.extra,
+        slurm_srun_args=["--kill-on-bad-exit=1"],  # the others wait for it in vain
     )
     try:
         return executor.submit(job)

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from typing import Any
 
 import accelerate
@@ -24,14 +23,12 @@ from d2it.files import write_json
 from d2it.training import state
 from d2it.training.clock import Order, crossed
 from d2it.training.feed import Feed
-from d2it.training.journal import Journal, Sums, memory_bytes
+from d2it.training.journal import Journal, Sums, memory_bytes, peak_of, utilisation
 from d2it.training.publish import write_done
 from d2it.training.run_folder import Plan, claim, lease, record_start
-from d2it.training.stop import Stop, Stopped
+from d2it.training.stop import Stalled, Stop, Stopped, stall_timeout
 from d2it.training.task import Task
 from d2it.training.trainer import Trainer
-
-STALLED = timedelta(minutes=10)  # a process that waits longer for the others gives up
 
 
 def train(
@@ -39,10 +36,27 @@ def train(
 ) -> None:
     """Train until `plan.images`, from the newest state. Raises Stopped if a signal ended it."""
     began = time.perf_counter()
-    accelerator = _accelerator(plan, device)
-    task = make_task()  # first: one that lacks something begins no run folder
-    with _alone(accelerator, plan, wait):
-        Loop(plan, task, accelerator, began).run()
+    with _answered(plan):
+        accelerator = _accelerator(plan, device)
+        task = make_task()  # first: one that lacks something begins no run folder
+        with _alone(accelerator, plan, wait):
+            Loop(plan, task, accelerator, began).run()
+
+
+@contextmanager
+def _answered(plan: Plan) -> Iterator[None]:
+    """A sentence in place of gloo's words when another process stands still."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(word in str(error).lower() for word in ("timed out", "timeout")):
+            raise
+        minutes = stall_timeout().total_seconds() / 60
+        raise Stalled(
+            f"Another process of the training of {plan.run} has not answered for {minutes:g} "
+            "minutes (D2IT_STALL_MINUTES): see to its machine; the same command goes on from the "
+            "last saved state."
+        ) from None
 
 
 def _accelerator(plan: Plan, device: str) -> Accelerator:
@@ -61,7 +75,7 @@ def _accelerator(plan: Plan, device: str) -> Accelerator:
         mixed_precision="bf16" if plan.training.precision == "bf16" else "no",
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=STALLED),
+            InitProcessGroupKwargs(timeout=stall_timeout()),
         ],
     )
     if cpu:  # the number of threads can change a sum's last bit
@@ -105,6 +119,8 @@ class Loop:
             self.trainer.mine,
             pin=accelerator.device.type == "cuda",
         )
+        peak = peak_of(self._device_name(), training.precision)
+        self.peak = peak and peak * accelerator.num_processes
         self.final: dict[str, float] = {}  # means of the last logged interval
 
     def run(self) -> None:
@@ -205,12 +221,14 @@ class Loop:
             self.trainer.sums.tables.clear()
         seconds = time.perf_counter() - self.interval[0]
         published = self.trainer.published.name
+        rate = (images - self.interval[1]) / seconds
         line: dict[str, Any] = {
             "images": images,
             "step": images // self.plan.training.batch,
             **means,
             "learning_rate": self.trainer.learning_rate(published, images),
-            "images_per_second": round((images - self.interval[1]) / seconds, 2),
+            "images_per_second": round(rate, 2),
+            **utilisation(rate * self.task.flops, self.peak),
             "data_wait": round(self.feed.waited / seconds, 4),
             "memory_bytes": memory_bytes(self.accelerator.device),
         }

@@ -13,7 +13,7 @@ from d2it.config import Config, paths
 from d2it.config.recipe import run_recipe, thresholds_source
 from d2it.data.images import open_images
 from d2it.files import file_digest
-from d2it.grains import entropy_map, fine_share, grain_map
+from d2it.grains import entropy_map, fine_share, grain_map, mean_per_grain
 from d2it.losses import (
     Lpips,
     adaptive_weight,
@@ -162,12 +162,14 @@ class DvaeTask:
     def _measures(
         self, x: Tensor, y: Tensor, moments: list[Moments], noises: list[Tensor], map: Tensor
     ) -> dict[str, Tensor]:
-        """PSNR (dB), the fine share, and the standard deviation of each grain's codes in use."""
+        """PSNR (dB), fine share, and by grain: L1 of its regions, deviation of its codes in use."""
         error = (y.clamp(-1, 1) - x).square().mean((1, 2, 3))
         measures = {
             "psnr": (10 * torch.log10(4 / error.clamp(min=1e-10))).mean(),
             "fine_share": torch.as_tensor(fine_share(map, self.grains)),
         }
+        errors = mean_per_grain((y - x).abs().mean(1), map, self.grains)
+        measures |= {f"l1_{grain}": mean for grain, mean in enumerate(errors)}
         used = in_use(map, self.grains)
         for grain, (moment, noise) in enumerate(zip(moments, noises, strict=True)):
             code = sample(*moment, noise)

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from d2it.files import write_text
+from d2it.gpus import identify
 
 
 class Sums:
@@ -132,6 +133,22 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def peak_of(device: str, precision: str) -> float | None:
+    """FLOP/s that one device can reach; None: not known. Convolutions in fp32 use TF32 on GPUs."""
+    gpu = identify(device)
+    if gpu is None:
+        return None
+    return 1e12 * (gpu.bf16 if precision == "bf16" else gpu.tf32)
+
+
+def utilisation(flops: float, peak: float | None) -> dict[str, float | None]:
+    """Achieved model FLOP/s of all processes in TFLOP/s, and their share of the peak (MFU)."""
+    return {
+        "tflops": float(f"{flops / 1e12:.4g}"),
+        "mfu": float(f"{flops / peak:.4g}") if peak else None,
+    }
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -12,7 +12,7 @@ from d2it.config.schema import Ratio
 from d2it.diffusion import Schedule, noise_loss
 from d2it.errors import UserError
 from d2it.files import canonical_digest
-from d2it.grains import at_least, cell_weights, copy_within, to_grid
+from d2it.grains import at_least, cell_weights, copy_within, mean_per_grain
 from d2it.latents import Latents, mirror, route_sample
 from d2it.models.architecture import architecture
 from d2it.models.content_transformer import ContentTransformer
@@ -198,8 +198,5 @@ def grain_errors(prediction: Tensor, noise: Tensor, map: Tensor, grains: int) ->
     none.
     """
     error = (prediction[:, : noise.shape[1]].float() - noise).square().mean(1)  # (N, H, W)
-    cells = to_grid(map, 2 ** (grains - 1))
-    return {
-        f"mse_{grain}": (error * (cells == grain)).sum() / (cells == grain).sum().clamp(min=1)
-        for grain in range(grains)
-    }
+    means = mean_per_grain(error, map, grains)
+    return {f"mse_{grain}": mean for grain, mean in enumerate(means)}

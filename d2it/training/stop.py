@@ -1,10 +1,22 @@
 """Signals that ask a run to end: finish the step, save, leave, all processes at the same step."""
 
+import os
 import signal
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
+from d2it.errors import UserError
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+def stall_timeout() -> timedelta:
+    """How long a process waits for the others before it gives up: D2IT_STALL_MINUTES, else 10."""
+    try:
+        return timedelta(minutes=float(os.environ.get("D2IT_STALL_MINUTES", "10")))
+    except ValueError:
+        raise UserError("D2IT_STALL_MINUTES must be a number of minutes, e.g. 10.") from None
 
 
 class Stopped(Exception):
@@ -13,6 +25,10 @@ class Stopped(Exception):
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+
+
+class Stalled(UserError):
+    """Another process of the run stands still: whoever started both must end it."""
 
 
 class Stop:
@@ -24,7 +40,9 @@ class Stop:
         self.received = 0
         self.previous: dict[int, Any] = {}
         # On the CPU, whatever the device: no step waits for a GPU to learn about signals.
-        self.group = distributed.new_group(backend="gloo") if processes > 1 else None
+        self.group = None
+        if processes > 1:
+            self.group = distributed.new_group(backend="gloo", timeout=stall_timeout())
         self.pending: Any = None
         self.shared: Any = 0
 
