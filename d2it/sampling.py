@@ -7,7 +7,7 @@ from generators keyed by them, and images are computed in whole blocks that begi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from d2it.calibration import constant_cuts
 from d2it.config import Config, paths
 from d2it.config.recipe import digest, kind_of, run_recipe
-from d2it.config.schema import Measured, Ratio
+from d2it.config.schema import Diffusion, Measured, Ratio, Sampling
 from d2it.diffusion import NoiseSource, Schedule, guided, sample, sample_maps
 from d2it.errors import UserError
 from d2it.grains import grain_map, mean_within, random_map
@@ -55,8 +55,7 @@ def noise_of(
     return draw
 
 
-def schedule_of(config: Config) -> Schedule:
-    diffusion = config.diffusion
+def schedule_of(diffusion: Diffusion) -> Schedule:
     return Schedule(diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
 
 
@@ -97,8 +96,42 @@ class Part:
         return torch.from_numpy(labels).to(device) if known else None
 
 
-class Maps:
-    """Grain maps (n, h, w) for images `indices` of a ratio, from one of four sources."""
+class GrainMaps:
+    """Grain maps (n, h, w) of one ratio: constant, or drawn by a Dynamic Grain Transformer."""
+
+    def __init__(
+        self,
+        side: int,
+        cuts: list[float] | None,
+        grain: Part | None,
+        steps: int,
+        schedule: Schedule,
+        device: Device,
+    ) -> None:
+        self.side, self.device = side, device
+        self.cuts = cuts  # of a constant map; None where maps differ between regions
+        self.grain, self.steps, self.schedule = grain, steps, schedule
+
+    def draw(self, seed: int, indices: np.ndarray, labels: np.ndarray | None) -> Tensor:
+        """A whole aligned block of maps; labels (n,) where the images have classes."""
+        if self.cuts is not None:
+            return grain_map(torch.zeros(len(indices), self.side, self.side), self.cuts).to(
+                self.device
+            )
+        assert self.grain is not None  # where it is not, maps are given or of another source
+        # from the Dynamic Grain Transformer (section 3.2.2), of the same class
+        shape = [self.grain.architecture[name] for name in ("grains", "side", "side")]
+        return sample_maps(
+            self.grain.network,
+            noise_of(seed, "map", indices, shape, self.device),
+            self.steps,
+            self.grain.labels(labels, self.device),
+            self.schedule,
+        )
+
+
+class Maps(GrainMaps):
+    """Grain maps for images `indices` of a ratio of a study, from one of four sources."""
 
     def __init__(
         self,
@@ -109,31 +142,27 @@ class Maps:
         grain: str | None,
         device: Device,
     ) -> None:
-        self.config, self.ratio, self.device = config, ratio, device
+        self.config, self.ratio = config, ratio
         self.latents = open_latents(config, dvae, "train")
         data = config.data[config.runs.dvae[dvae].data]
-        self.side, self.flip = data.size // self.latents.factors[0], data.flip
-        self.cuts = constant_cuts(ratio)  # None where maps differ between regions
-        self.source = source if self.cuts is None else "constant"
+        self.flip = data.flip
+        cuts = constant_cuts(ratio)
+        self.source = source if cuts is None else "constant"
         if self.source == "predicted" and grain is None:
             raise UserError(
                 f"No grain run predicts maps of ratio {ratio} from {dvae}: name one as `grain`."
             )
-        self.grain = (
-            Part.load(config, grain, device) if grain and self.source == "predicted" else None
-        )
+        used = Part.load(config, grain, device) if grain and self.source == "predicted" else None
+        side, steps = data.size // self.latents.factors[0], config.sampling.grain_steps
+        super().__init__(side, cuts, used, steps, schedule_of(config.diffusion), device)
 
     def draw(self, seed: int, indices: np.ndarray, labels: np.ndarray | None) -> Tensor:
-        """A whole aligned block of maps; labels (n,) where the images have classes."""
-        if self.cuts is not None:
-            maps = grain_map(torch.zeros(len(indices), self.side, self.side), self.cuts)
-        elif self.grain is not None:
-            return self._predicted(self.grain, seed, indices, labels)
-        else:
-            one = self._random if self.source == "random" else self._true
-            generators = [keyed(seed, "map", int(i)) for i in indices]
-            classes = [None] * len(indices) if labels is None else labels.tolist()
-            maps = torch.cat([one(*pair) for pair in zip(generators, classes, strict=True)])
+        if self.source not in ("random", "truth"):
+            return super().draw(seed, indices, labels)
+        one = self._random if self.source == "random" else self._true
+        generators = [keyed(seed, "map", int(i)) for i in indices]
+        classes = [None] * len(indices) if labels is None else labels.tolist()
+        maps = torch.cat([one(*pair) for pair in zip(generators, classes, strict=True)])
         return maps.to(self.device)
 
     def _random(self, generator: torch.Generator, label: int | None) -> Tensor:
@@ -150,84 +179,102 @@ class Maps:
         mirrored = torch.randint(2, (1,), generator=generator).bool() & self.flip
         return self.latents.maps(self.ratio, np.array([image]), mirrored)
 
-    def _predicted(
-        self, grain: Part, seed: int, indices: np.ndarray, labels: np.ndarray | None
-    ) -> Tensor:
-        """From the Dynamic Grain Transformer (section 3.2.2), of the same class."""
-        shape = [grain.architecture[name] for name in ("grains", "side", "side")]
-        return sample_maps(
-            grain.network,
-            noise_of(seed, "map", indices, shape, self.device),
-            self.config.sampling.grain_steps,
-            grain.labels(labels, self.device),
-            schedule_of(self.config),
-        )
 
+class Pipeline:
+    """Trained networks together: a label and a grain map, a latent code, an image."""
 
-class Painter:
-    """Draws the images of one content or DiT run as one of its evaluations asks."""
+    def __init__(
+        self,
+        kind: str,
+        network: Part,
+        dvae: Part,
+        maps: GrainMaps,
+        scale: float,
+        sampling: Sampling,
+        diffusion: Diffusion,
+        guidance: float = 1.0,
+    ) -> None:
+        self.kind, self.network, self.dvae, self.maps, self.scale = kind, network, dvae, maps, scale
+        self.sampling, self.diffusion, self.guidance = sampling, diffusion, guidance
+        self.grains = len(dvae.architecture["factors"])
 
-    def __init__(self, config: Config, run: str, measured: Measured, device: Device) -> None:
-        self.config, self.measured, self.device = config, measured, device
-        self.kind = kind_of(config, run)
-        if self.kind not in ("content", "dit"):
-            raise UserError(f"{run} is a {self.kind} run: only content and DiT runs paint images.")
-        spec = getattr(config.runs, self.kind)[run]
-        content = self.kind == "content"
-        self.network = Part.load(config, run, device, measured.at, measured.weights)
-        self.dvae = Part.load(config, spec.latents, device)
-        ratio = spec.ratio if content else FINE
-        grain = spec.grain if content else None
-        self.maps = Maps(config, spec.latents, ratio, measured.maps, grain, device)
-        if self.maps.latents.header["dvae_digest"] != self.dvae.sha256:
-            raise UserError(
-                f"The latents of {spec.latents} were made with other weights than it has now: "
-                f"run `d2it encode {spec.latents}` and train {run} again."
+    def draw(
+        self,
+        seed: int,
+        indices: np.ndarray,
+        map: np.ndarray | None = None,
+        label: int | Literal["random"] | None = None,
+    ) -> Drawn:
+        """The images `indices` of `seed`, for a `map` (h, w) for all or (n, h, w) of each (None:
+        each its own), of a class, of random ones or (None) of all classes in turn.
+        """
+        block, indices = self.sampling.block, np.asarray(indices)
+        numbers, place = np.unique(indices // block, return_inverse=True)
+        place = place * block + indices % block
+        if map is not None:
+            map = _over_blocks(map, place, len(numbers) * block)
+        drawn = [
+            self._block(
+                seed,
+                np.arange(block) + number * block,
+                None if map is None else map[i * block : (i + 1) * block],
+                label,
             )
-        self.scale = self.maps.latents.scale(ratio)
-        self.grains = len(self.maps.latents.factors)
-
-    def draw(self, seed: int, indices: np.ndarray, map: np.ndarray | None = None) -> Drawn:
-        """The images `indices` of `seed`; with `map` (h, w) all of them for that one map."""
-        block = self.config.sampling.block
-        numbers, place = np.unique(np.asarray(indices) // block, return_inverse=True)
-        drawn = [self._block(seed, np.arange(block) + number * block, map) for number in numbers]
+            for i, number in enumerate(numbers)
+        ]
         images, maps, labels = (
             np.concatenate([getattr(one, name) for one in drawn])
             for name in ("images", "maps", "labels")
         )
-        return Drawn(images, maps, labels)[place * block + np.asarray(indices) % block]
+        return Drawn(images, maps, labels)[place]
 
     @torch.inference_mode()
-    def _block(self, seed: int, indices: np.ndarray, map: np.ndarray | None) -> Drawn:
-        classes = self.network.architecture["classes"]
-        labels = indices % max(classes, 1)  # class-balanced
+    def _block(
+        self,
+        seed: int,
+        indices: np.ndarray,
+        map: np.ndarray | None,
+        label: int | Literal["random"] | None,
+    ) -> Drawn:
+        labels = self._labels(seed, indices, label)
         if map is None:
-            maps = self.maps.draw(seed, indices, labels if classes else None)
+            known = labels if self.network.architecture["classes"] else None
+            maps = self.maps.draw(seed, indices, known)
         else:
-            maps = torch.from_numpy(map).expand(len(indices), -1, -1).to(self.device)
+            maps = torch.from_numpy(map).to(self.maps.device)
         z = self._latents(seed, indices, labels, maps)
         return Drawn(self._decode(z), maps.cpu().numpy(), labels)
 
+    def _labels(
+        self, seed: int, indices: np.ndarray, label: int | Literal["random"] | None
+    ) -> np.ndarray:
+        classes = max(self.network.architecture["classes"], 1)
+        if label is None:
+            return indices % classes  # class-balanced
+        if label == "random":
+            generators = [keyed(seed, "label", int(i)) for i in indices]
+            return np.array([int(torch.randint(classes, (), generator=g)) for g in generators])
+        return np.full(len(indices), label)
+
     def _latents(self, seed: int, indices: np.ndarray, labels: np.ndarray, maps: Tensor) -> Tensor:
         """(N, C, H_f, W_f), scaled as in training."""
-        settings, content = self.config.sampling, self.kind == "content"
+        settings, content, device = self.sampling, self.kind == "content", self.maps.device
         shape = [self.network.architecture[name] for name in ("channels", "side", "side")]
         model = guided(
             self.network.network,
-            self.network.labels(labels, self.device),
+            self.network.labels(labels, device),
             maps if content else None,
-            self.measured.guidance,
+            self.guidance,
             settings.guided_channels,
         )
         z = sample(
             model,
-            noise_of(seed, "noise", indices, shape, self.device),
-            schedule_of(self.config),
+            noise_of(seed, "noise", indices, shape, device),
+            schedule_of(self.diffusion),
             settings.sampler,
             settings.steps,
             settings.eta,
-            maps if content and self.config.diffusion.shared_noise else None,
+            maps if content and self.diffusion.shared_noise else None,
             self.grains,
         )
         # free noise leaves small differences within coarse codes, which the decoder never saw
@@ -241,3 +288,40 @@ class Painter:
                 "diverged: look at its metrics.jsonl, lower its learning rate, train it again."
             )
         return to_pixels(images).cpu().numpy()
+
+
+def _over_blocks(map: np.ndarray, place: np.ndarray, n: int) -> np.ndarray:
+    """The map of every image of some blocks; those that nobody asked for are coarse."""
+    map = np.asarray(map, dtype=np.int64)
+    if map.ndim == 2:
+        return np.array(np.broadcast_to(map, (n, *map.shape)))
+    every = np.zeros((n, *map.shape[1:]), dtype=np.int64)
+    every[place] = map
+    return every
+
+
+class Painter(Pipeline):
+    """Draws the images of one content or DiT run as one of its evaluations asks."""
+
+    maps: Maps
+
+    def __init__(self, config: Config, run: str, measured: Measured, device: Device) -> None:
+        self.config, self.measured, self.device = config, measured, device
+        kind = kind_of(config, run)
+        if kind not in ("content", "dit"):
+            raise UserError(f"{run} is a {kind} run: only content and DiT runs paint images.")
+        spec = getattr(config.runs, kind)[run]
+        network = Part.load(config, run, device, measured.at, measured.weights)
+        dvae = Part.load(config, spec.latents, device)
+        ratio = spec.ratio if kind == "content" else FINE
+        grain = spec.grain if kind == "content" else None
+        maps = Maps(config, spec.latents, ratio, measured.maps, grain, device)
+        if maps.latents.header["dvae_digest"] != dvae.sha256:
+            raise UserError(
+                f"The latents of {spec.latents} were made with other weights than it has now: "
+                f"run `d2it encode {spec.latents}` and train {run} again."
+            )
+        scale = maps.latents.scale(ratio)
+        super().__init__(
+            kind, network, dvae, maps, scale, config.sampling, config.diffusion, measured.guidance
+        )

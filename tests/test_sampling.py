@@ -111,7 +111,7 @@ def test_guidance_and_milestones_change_the_images(config: Config) -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_cells_of_a_coarse_code_stay_equal(config: Config, shared: bool) -> None:
     one, indices = painter(config, "d2it_l"), np.arange(4)
-    one.config = replace(config, diffusion=replace(config.diffusion, shared_noise=shared))
+    one.diffusion = replace(config.diffusion, shared_noise=shared)
     maps = one.maps.draw(0, indices, None)
     z = one._latents(0, indices, indices, maps)
     assert torch.equal(copy_within(z, maps, 2), z)

@@ -182,7 +182,7 @@ def noise_errors(judge: Judge, painter: Painter, n: int) -> dict[str, float]:
         painter.network.network,
         held_out,
         ratio,
-        schedule_of(config),
+        schedule_of(config.diffusion),
         n,
         seed=config.evaluation.seeds[0],
         shared_noise=config.diffusion.shared_noise,
