@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:  # overrides after an option, which argparse does not join with those before it
         namespace.overrides = [*namespace.overrides, *rest]
+    namespace.words = arguments  # for commands that start themselves again in other processes
     try:
         importlib.import_module(f"d2it.commands.{namespace.verb}").main(namespace)
         sys.stdout.flush()  # a closed pipe is noticed here, not at exit

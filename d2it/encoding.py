@@ -1,5 +1,6 @@
 """Encode a data set with a trained DVAE, and measure the latents at the ratios asked for."""
 
+import fcntl
 import math
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from d2it.arrays import Share, report
 from d2it.calibration import cuts_of
 from d2it.config import Config, paths
 from d2it.config.recipe import digest, latents_recipe, ratio_key, run_recipe
@@ -36,9 +38,10 @@ Header = dict[str, Any]
 Shard = dict[str, Any]
 
 
-def encode(config: Config, dvae: str) -> bool:
+def encode(config: Config, dvae: str, share: Share | None = None) -> bool:
     """Cache the latents of `dvae`'s data set; False if nothing was missing.
 
+    With `share` only its shards are written, and neither measured nor put together.
     Finished shards are kept when it is interrupted; with the same weights only ratios are added.
     """
     folder, settings = paths.latents(config, dvae), config.runs.dvae[dvae]
@@ -51,6 +54,10 @@ def encode(config: Config, dvae: str) -> bool:
         for key, ratio in wanted.items()
         if known is None or key not in known["ratios"]
     }
+    if share is not None:
+        if known is None:
+            Encoding(config, dvae, header).write(share)
+        return known is None
     header = known or Encoding(config, dvae, header).run()
     latents = Latents(folder, "train", header)
     if known and not cuts:
@@ -118,38 +125,49 @@ class Encoding:
 
     def run(self) -> Header:
         """The header of all latents, without ratios."""
-        self._take_up()
-        shards = {split: shards_of(split, len(images)) for split, images in self.splits.items()}
-        sizes = {split: [self._sizes(shard) for shard in found] for split, found in shards.items()}
-        every = {
-            name: size for found in sizes.values() for one in found for name, size in one.items()
-        }
-        require_space(self.folder, sum(size for name, size in every.items() if not self._has(name)))
-        total = sum(len(images) for images in self.splits.values())
-        with tqdm(total=total, unit="image", desc=f"encode {self.name}", disable=None) as bar:
-            for split, images in self.splits.items():
-                for i, shard in enumerate(shards[split]):
-                    if not all(self._has(name) for name in sizes[split][i]):
-                        self._shard(images, i * SHARD, shard, bar)
-                    else:
-                        bar.update(shard["count"])
+        sizes = self.write()
         files = {
             name: {"bytes": size, "sha256": file_digest(self.folder / name)}
-            for name, size in every.items()
+            for name, size in sizes.items()
         }
+        for stale in self.folder.glob(".*.part"):
+            stale.unlink()
         listed = {
-            split: {"count": len(images), "shards": shards[split]}
+            split: {"count": len(images), "shards": shards_of(split, len(images))}
             for split, images in self.splits.items()
         }
         return self.header | {"splits": listed, "files": files, "ratios": {}}
 
+    def write(self, share: Share | None = None) -> dict[str, int]:
+        """Write the shards of this share that are not there; bytes of every file of all shards."""
+        self._take_up()
+        shards = [
+            (images, i * SHARD, shard)
+            for split, images in self.splits.items()
+            for i, shard in enumerate(shards_of(split, len(images)))
+        ]
+        every = {k: v for _, _, shard in shards for k, v in self._sizes(shard).items()}
+        require_space(self.folder, sum(size for name, size in every.items() if not self._has(name)))
+        own = shards if share is None else share.take(shards)
+        total = sum(shard["count"] for _, _, shard in own)
+        with tqdm(total=total, unit="image", desc=f"encode {self.name}", disable=None) as bar:
+            for images, first, shard in own:
+                if not all(self._has(name) for name in self._sizes(shard)):
+                    self._shard(images, first, shard, bar)
+                else:
+                    bar.update(shard["count"])
+                report(shard["count"])
+        return every
+
     def _take_up(self) -> None:
         """Go on with what an interrupted encoding of these very latents left; else begin anew."""
-        anew = _same(self.folder / UNFINISHED, self.header) is None
-        for stale in self.folder.glob("*" if anew else ".*.part"):
-            stale.unlink()
-        if anew:
-            write_json(self.folder / UNFINISHED, self.header)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder.with_name(f".{self.folder.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the first of several processes begins anew
+            if _same(self.folder / UNFINISHED, self.header) is None:
+                for stale in self.folder.iterdir():
+                    stale.unlink()
+                write_json(self.folder / UNFINISHED, self.header)
 
     def _has(self, name: str) -> bool:
         return (self.folder / name).exists()

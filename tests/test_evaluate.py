@@ -78,11 +78,11 @@ def test_other_shards_and_a_kill_change_nothing(
     forget(config)
     real, begun = generation.one_shard, []
 
-    def killed(judge, painter, seed, span, *rest):
-        begun.append(span.start)
+    def killed(judge, painter, unit, bar):
+        begun.append(unit.span.start)
         if begun == [0, 16]:
             raise KeyboardInterrupt
-        return real(judge, painter, seed, span, *rest)
+        return real(judge, painter, unit, bar)
 
     monkeypatch.setattr(generation, "one_shard", killed)
     monkeypatch.setitem(EVALUATORS, "content", lambda judge: generation.samples(judge, shard=16))

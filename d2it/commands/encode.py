@@ -2,6 +2,7 @@
 
 import argparse
 
+from d2it import arrays
 from d2it.cli import add_config_arguments
 
 
@@ -11,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "interruption, or to add ratios to latents that are there."
     )
     parser.add_argument("dvae", metavar="DVAE", help="a DVAE run that is trained, e.g. dvae")
+    arrays.add_arguments(parser)
     add_config_arguments(parser)
 
 
@@ -20,11 +22,16 @@ def main(arguments: argparse.Namespace) -> None:
     from d2it.errors import UserError
 
     config = load(arguments.params, arguments.overrides)
-    run = arguments.dvae
+    run, share = arguments.dvae, arrays.share_of(arguments)
     if kind_of(config, run) != "dvae":
         raise UserError(f"{run} is no DVAE run: name one of {', '.join(config.runs.dvae)}.")
 
     from d2it.encoding import encode
 
-    done = encode(config, run)
+    if share is None:
+        arrays.spread(arguments, "encode")
+    done = encode(config, run, share)
+    if share is not None:
+        print(f"Share {share} is there: the command without --shard puts them together.")
+        return
     print(f"{paths.latents(config, run)}: {'encoded' if done else 'nothing was missing'}")

@@ -2,8 +2,10 @@
 
 import argparse
 
+from d2it import arrays
 from d2it.cli import add_config_arguments
 from d2it.config import load, paths
+from d2it.config.recipe import kind_of
 from d2it.errors import UserError
 
 
@@ -21,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folders.add_argument("--protocol", choices=("clean", "adm"), default="clean")
     folders.add_argument("--n", type=int, help="images that the protocol asks for (default: all)")
     folders.add_argument("--json", action="store_true", help="print the whole recipe as JSON")
+    arrays.add_arguments(parser)
     add_config_arguments(parser)
 
 
@@ -36,8 +39,13 @@ def main(arguments: argparse.Namespace) -> None:
             arguments.json,
         )
         return
-    config = load(arguments.params, arguments.overrides)
-    from d2it.evaluation.evaluate import evaluate
+    config, share = load(arguments.params, arguments.overrides), arrays.share_of(arguments)
+    from d2it.evaluation.evaluate import SHARED, evaluate
 
-    evaluate(config, arguments.run)
+    if share is None and kind_of(config, arguments.run) in SHARED:
+        arrays.spread(arguments, "evaluate")
+    evaluate(config, arguments.run, share)
+    if share is not None:
+        print(f"Share {share} is there: the command without --shard puts them together.")
+        return
     print(f"{paths.evaluation(config, arguments.run)} is ready.")

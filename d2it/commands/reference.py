@@ -2,6 +2,7 @@
 
 import argparse
 
+from d2it import arrays
 from d2it.cli import add_config_arguments
 from d2it.config import load, paths
 
@@ -12,12 +13,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of CPU threads (default 1)."
     )
     parser.add_argument("data", metavar="DATA", help="a prepared data set, e.g. photos")
+    arrays.add_arguments(parser)
     add_config_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    config = load(arguments.params, arguments.overrides)
+    config, share = load(arguments.params, arguments.overrides), arrays.share_of(arguments)
     from d2it.evaluation.reference import make_reference
 
-    made = make_reference(config, arguments.data)
+    if share is None:
+        arrays.spread(arguments, "reference")
+    made = make_reference(config, arguments.data, share)
+    if share is not None:
+        print(f"Share {share} is there: the command without --shard puts them together.")
+        return
     print(f"{paths.reference(config, arguments.data)} {'is ready' if made else 'is up to date'}.")

@@ -1,13 +1,14 @@
-"""All evaluations of one run, in one process, to one JSON file and one gallery."""
+"""All evaluations of one run, to one JSON file and one gallery."""
 
 from collections.abc import Callable
 from typing import Any
 
+from d2it.arrays import Share
 from d2it.config import Config, paths
 from d2it.config.recipe import kind_of
 from d2it.evaluation.first_stage import first_stage
 from d2it.evaluation.gallery import write_gallery
-from d2it.evaluation.generation import of_one_map, samples
+from d2it.evaluation.generation import of_one_map, samples, share_of_samples
 from d2it.evaluation.grain_maps import grain_maps
 from d2it.evaluation.judge import Evaluated, Judge
 from d2it.files import write_json
@@ -24,14 +25,22 @@ EVALUATORS: dict[str, Callable[[Judge], dict[str, Evaluated]]] = {
 }
 
 
-def evaluate(config: Config, run: str) -> None:
+SHARED = ("content", "dit")  # kinds of run whose evaluation has units
+
+
+def evaluate(config: Config, run: str, share: Share | None = None) -> None:
     """Write results/<scale>/evaluations/<run>.json and results/<scale>/gallery/<run>/.
 
-    Whatever was finished before a kill is read from the run folder.
+    With `share` only its units are computed, and nothing is put together. Whatever was finished
+    before a kill is read from the run folder.
     """
     kind = kind_of(config, run)
     header = trained(config, run)  # before anything slow
     judge = Judge(config, run)
+    if share is not None:
+        if kind in SHARED:
+            share_of_samples(judge, share)
+        return
     found = EVALUATORS[kind](judge)
     pictures = {label: one.pictures for label, one in found.items()}
     write_gallery(config, run, pictures | of_one_map(judge, pictures))

@@ -1,6 +1,7 @@
 """Evaluations of content and DiT runs: sample, extract features, compare. Resumes by shards."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
+from d2it.arrays import Share, report
 from d2it.calibration import constant_cuts
 from d2it.config.recipe import ratio_key
 from d2it.config.schema import Measured, Ratio
@@ -43,6 +45,52 @@ def samples(judge: Judge, shard: int = SHARD) -> dict[str, Evaluated]:
     return {label: evaluate_samples(judge, label, one, shard) for label, one in measured.items()}
 
 
+@dataclass(frozen=True)
+class Unit:
+    """Images `span` of `seed`, and the file of what is kept of them."""
+
+    seed: int
+    span: range
+    path: Path
+
+
+def units_of(judge: Judge, n: int, shard: int, parts: Path) -> list[Unit]:
+    """The units of one evaluation; their borders are borders of blocks."""
+    length = step_of(judge) * max(1, shard // step_of(judge))
+    return [
+        Unit(
+            seed,
+            range(start, min(start + length, n)),
+            parts / f"seed{seed}-{start:08d}-{length}.safetensors",
+        )
+        for seed in judge.config.evaluation.seeds
+        for start in range(0, n, length)
+    ]
+
+
+def step_of(judge: Judge) -> int:
+    """Images of whole blocks of sampling and of features."""
+    return math.lcm(judge.config.sampling.block, BLOCK)
+
+
+def share_of_samples(judge: Judge, share: Share, shard: int = SHARD) -> None:
+    """Compute one share of the units of all evaluations of the run."""
+    check_metrics(judge.config.evaluation.metrics)
+    before = 0
+    for label, one in getattr(judge.config.runs, judge.kind)[judge.run].evaluations.items():
+        painter = Painter(judge.config, judge.run, one, judge.device)
+        n = one.n or judge.config.evaluation.n
+        recipe = recipe_of(judge, painter, n)
+        if judge.is_known(label, recipe):
+            continue
+        units = units_of(judge, n, shard, judge.parts(label, recipe))
+        for unit in share.take(units, before):
+            with tqdm(total=len(unit.span), unit="image", disable=None) as bar:
+                compute_unit(judge, painter, unit, bar)
+            report(len(unit.span))
+        before += len(units)
+
+
 def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = SHARD) -> Evaluated:
     painter = Painter(judge.config, judge.run, measured, judge.device)
     settings = judge.config.evaluation
@@ -54,8 +102,11 @@ def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = 
         found, pictures = [], []
         for seed in settings.seeds:
             name = f"{judge.run} {label}, seed {seed}"
+            units = [unit for unit in units_of(judge, n, shard, parts) if unit.seed == seed]
             with tqdm(total=n, unit="image", desc=name, disable=None) as bar:
-                drawn = features(judge, painter, seed, n, shard, parts, bar)
+                for unit in units:
+                    compute_unit(judge, painter, unit, bar)
+            drawn = joined([load_file(unit.path) for unit in units])
             metrics = compare(
                 settings.metrics, drawn["features"], judge.reference, settings.neighbours
             )
@@ -105,32 +156,21 @@ def recipe_of(judge: Judge, painter: Painter, n: int) -> dict[str, Any]:
     return recipe if regions is None else recipe | {"epsilon_regions": regions}
 
 
-def features(
-    judge: Judge, painter: Painter, seed: int, n: int, shard: int, parts: Path, bar: tqdm
-) -> Arrays:
-    """Features, and what else is kept, of images 0 .. n-1 of `seed`; finished shards are read."""
-    step = math.lcm(judge.config.sampling.block, BLOCK)  # a block of sampling and of features
-    length = step * max(1, shard // step)
-    shards = []
-    for start in range(0, n, length):
-        path = parts / f"seed{seed}-{start:08d}-{length}.safetensors"
-        if not path.exists():
-            span = range(start, min(start + length, n))
-            with atomic_path(path) as temporary:
-                save_file(one_shard(judge, painter, seed, span, step, bar), temporary)
-        else:
-            bar.update(min(start + length, n) - start)
-        shards.append(load_file(path))
-    return joined(shards)
+def compute_unit(judge: Judge, painter: Painter, unit: Unit, bar: tqdm) -> None:
+    """Write the file of a unit, unless it is there."""
+    if unit.path.exists():
+        bar.update(len(unit.span))
+        return
+    with atomic_path(unit.path) as temporary:
+        save_file(one_shard(judge, painter, unit, bar), temporary)
 
 
-def one_shard(
-    judge: Judge, painter: Painter, seed: int, span: range, step: int, bar: tqdm
-) -> Arrays:
-    blocks = []
-    for start in range(span.start, span.stop, step):
-        indices = np.arange(start, min(start + step, span.stop))
-        drawn = painter.draw(seed, indices)
+def one_shard(judge: Judge, painter: Painter, unit: Unit, bar: tqdm) -> Arrays:
+    """Features, and what else is kept, of the images of a unit."""
+    blocks, step = [], step_of(judge)
+    for start in range(unit.span.start, unit.span.stop, step):
+        indices = np.arange(start, min(start + step, unit.span.stop))
+        drawn = painter.draw(unit.seed, indices)
         block = {"features": judge.extractor(drawn.images)}
         if judge.kind == "content" and painter.maps.cuts is None:
             block["obedience"] = obedience(judge, painter, drawn)

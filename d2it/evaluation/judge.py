@@ -82,6 +82,18 @@ class Judge:
     def memory(self) -> Path:
         return paths.run_folder(self.config, self.run) / "evaluations"
 
+    def folder(self, label: str, recipe: dict[str, Any]) -> Path:
+        """Of a finished evaluation."""
+        return self.memory / f"{label}-{digest(recipe)[:8]}"
+
+    def parts(self, label: str, recipe: dict[str, Any]) -> Path:
+        """Of the finished units of an unfinished one."""
+        return self.memory / f"{label}-{digest(recipe)[:8]}-parts"
+
+    def is_known(self, label: str, recipe: dict[str, Any]) -> bool:
+        folder = self.folder(label, recipe)
+        return (folder / "evaluation.json").exists() and (folder / "pictures.safetensors").exists()
+
     def remember(
         self, label: str, recipe: dict[str, Any], compute: Callable[[Path], Evaluated]
     ) -> Evaluated:
@@ -89,10 +101,8 @@ class Judge:
 
         `compute` is given a folder for parts of the work, so that it goes on where it was stopped.
         """
-        folder = self.memory / f"{label}-{digest(recipe)[:8]}"
-        names = ("evaluation.json", "pictures.safetensors")
-        if not all((folder / name).exists() for name in names):
-            parts = self.memory / f"{folder.name}-parts"
+        folder, parts = self.folder(label, recipe), self.parts(label, recipe)
+        if not self.is_known(label, recipe):
             done = compute(parts)
             with atomic_folder(folder) as temporary:
                 arrays = {name: np.ascontiguousarray(a) for name, a in vars(done.pictures).items()}

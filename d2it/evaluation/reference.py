@@ -6,6 +6,8 @@ data/<scale>/<data>/reference/
     manifest.json         recipe, digests and sizes
 """
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from d2it.arrays import Share, report
 from d2it.config import Config, paths
 from d2it.config.recipe import VERSIONS, digest, images_recipe
-from d2it.data.images import open_images
+from d2it.data.images import PackedImages, open_images
 from d2it.data.prepare import find_dataset
 from d2it.data.sources import find_source
 from d2it.device import choose_device
@@ -26,6 +29,8 @@ from d2it.evaluation.features import BLOCK, DIMENSIONS, Inception
 from d2it.evaluation.metrics import Gaussian
 from d2it.files import (
     atomic_folder,
+    atomic_path,
+    canonical_digest,
     file_digest,
     folder_files,
     read_format,
@@ -36,6 +41,7 @@ from d2it.files import (
 FORMAT, VERSION = "d2it-reference", 1
 MANIFOLD = 50_000  # as many as the literature uses
 CHUNK = 4 * BLOCK  # images read at once
+UNIT = 64 * CHUNK  # images whose features are saved together: what a kill costs at most
 
 
 @dataclass(frozen=True)
@@ -121,8 +127,11 @@ def is_current(folder: Path, recipe: dict[str, Any], images_digest: str) -> bool
     return bool(manifest["recipe"] == recipe and manifest["images_digest"] == images_digest)
 
 
-def make_reference(config: Config, data: str) -> bool:
-    """Write the reference folder of `data`; False where it is there already."""
+def make_reference(config: Config, data: str, share: Share | None = None) -> bool:
+    """Write the reference folder of `data`; False where it is there already.
+
+    With `share` only its units are computed, beside it. A command that was killed goes on.
+    """
     find_dataset(config, data)
     folder, recipe = paths.reference(config, data), reference_recipe(config, data)
     images = open_images(config, data, "train")
@@ -133,20 +142,46 @@ def make_reference(config: Config, data: str) -> bool:
         raise UserError(
             f"A reference needs at least two images, but {data} gives {n}: raise data.{data}.train."
         )
-    extractor = Inception(config.evaluation.protocol, choose_device())
-    require_space(folder, 4 * n * DIMENSIONS + 8 * DIMENSIONS**2)
+    spans = [range(start, min(start + UNIT, n)) for start in range(0, n, UNIT)]
+    key = canonical_digest([recipe, images.digest])[:8]
+    parts = folder.with_name(f".{folder.name}.{key}.parts")
+    require_space(folder, 2 * 4 * n * DIMENSIONS + 8 * DIMENSIONS**2)
+    own = spans if share is None else share.take(spans)
+    compute_features(config, images, own, parts, f"reference {data}")
+    if share is not None:
+        return True
     with atomic_folder(folder) as temporary:
         path = temporary / "features.npy"
         features = np.lib.format.open_memmap(path, "w+", np.float32, (n, DIMENSIONS))
-        with tqdm(total=n, unit="image", desc=f"reference {data}", disable=None) as bar:
-            for start in range(0, n, CHUNK):
-                stop = min(start + CHUNK, n)
-                features[start:stop] = extractor(images[np.arange(start, stop)])
-                bar.update(stop - start)
+        for span in spans:
+            features[span.start : span.stop] = np.load(part_of(parts, span), allow_pickle=False)
         features.flush()
         if n > DIMENSIONS:
             _save(Gaussian.of(features), temporary)
         header = {"format": FORMAT, "version": VERSION, "recipe": recipe, "n": n}
         header |= {"images_digest": images.digest, "files": folder_files(temporary)}
         write_json(temporary / "manifest.json", header)
+    shutil.rmtree(parts)
     return True
+
+
+def part_of(parts: Path, span: range) -> Path:
+    return parts / f"{span.start:08d}-{span.stop:08d}.npy"
+
+
+def compute_features(
+    config: Config, images: PackedImages, spans: Sequence[range], parts: Path, name: str
+) -> None:
+    """Write the features of each of these units that is not there."""
+    extractor = Inception(config.evaluation.protocol, choose_device())
+    total = sum(len(span) for span in spans)
+    with tqdm(total=total, unit="image", desc=name, disable=None) as bar:
+        for span in spans:
+            path = part_of(parts, span)
+            if not path.exists():
+                chunks = [np.array(span[i : i + CHUNK]) for i in range(0, len(span), CHUNK)]
+                found = np.concatenate([extractor(images[chunk]) for chunk in chunks])
+                with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                    np.save(file, found)
+            bar.update(len(span))
+            report(len(span))

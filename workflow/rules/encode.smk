@@ -15,6 +15,7 @@ rule encode:
         f"{LOGS}/encode/{{run}}.log",
     resources:
         head=1,
+    threads: processes_of("encode")
     message:
         "Encoding the images with {wildcards.run}"
     shell:

@@ -23,6 +23,7 @@ rule evaluate_dvae:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
         head=1,
+    threads: processes_of("evaluate")
     message:
         "Evaluating {wildcards.run}"
     shell:
@@ -42,6 +43,7 @@ rule evaluate_grain:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
         head=1,
+    threads: processes_of("evaluate")
     message:
         "Evaluating {wildcards.run}"
     shell:
@@ -65,6 +67,7 @@ rule evaluate_content:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
         head=1,
+    threads: processes_of("evaluate")
     message:
         "Evaluating {wildcards.run}"
     shell:
@@ -87,6 +90,7 @@ rule evaluate_dit:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
         head=1,
+    threads: processes_of("evaluate")
     message:
         "Evaluating {wildcards.run}"
     shell:

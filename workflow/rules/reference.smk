@@ -15,6 +15,7 @@ rule reference:
         f"{LOGS}/reference/{{data}}.log",
     resources:
         head=1,
+    threads: processes_of("reference")
     message:
         "Computing the reference features of {wildcards.data}"
     shell:

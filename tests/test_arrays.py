@@ -1,0 +1,156 @@
+"""Stages in many processes: the same bytes from any number of shares, whoever is killed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from d2it import cli, encoding
+from d2it.arrays import Share
+from d2it.config import Config, load, paths
+from d2it.evaluation import generation, reference
+from tests.tiny_world import OVERRIDES, build_world, enter
+
+RUN = "dit_b"
+SEEDS = [*OVERRIDES, "evaluation.seeds=[0,1,2]"]  # a unit each
+COMMAND = ["evaluate", RUN, *SEEDS]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def config(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        enter(tmp_path_factory.mktemp("world"), patch)
+        build_world([RUN])
+        yield load(overrides=SEEDS)
+
+
+@pytest.fixture(scope="module")
+def whole(config: Config) -> bytes:
+    """The evaluation by one process."""
+    assert cli.main(COMMAND) == 0
+    return forgotten(config)
+
+
+def forgotten(config: Config) -> bytes:
+    """The evaluation's bytes; nothing of it is left."""
+    found = paths.evaluation(config, RUN).read_bytes()
+    shutil.rmtree(paths.run_folder(config, RUN))
+    paths.evaluation(config, RUN).unlink()
+    return found
+
+
+def units(config: Config) -> list[Path]:
+    return sorted(paths.run_folder(config, RUN).rglob("seed*.safetensors"))
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_every_unit_is_in_one_share(parts: int) -> None:
+    for before in range(4):
+        taken = [Share(part + 1, parts).take(range(9), before) for part in range(parts)]
+        assert sorted(unit for share in taken for unit in share) == list(range(9))
+
+
+def test_shares_of_an_evaluation(
+    config: Config, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On three machines, one after another; putting together computes nothing again."""
+    for part in (1, 2, 3):
+        assert cli.main([*COMMAND, "--shard", f"{part}/3"]) == 0
+        assert not paths.evaluation(config, RUN).exists()
+    assert len(units(config)) == 3
+    monkeypatch.delattr(generation, "one_shard")
+    assert cli.main(COMMAND) == 0
+    assert forgotten(config) == whole
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "d2it", *words, "--processes", "2"]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in found]
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_kills_of_a_worker_and_of_the_waiting_process(config: Config, whole: bytes) -> None:
+    """SIGKILL to real processes, once the first unit is there."""
+    process = start(*COMMAND)
+    wait_for(lambda: units(config))
+    os.kill(workers_of(process)[1], signal.SIGKILL)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and "Process 2 of 2 was killed by signal 9" in error
+    assert units(config) and not paths.evaluation(config, RUN).exists()
+
+    units(config)[0].unlink()
+    process = start(*COMMAND)
+    wait_for(lambda: len(workers_of(process)) == 2)
+    workers = workers_of(process)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(Path(f"/proc/{pid}/fd").exists() for pid in workers))
+    assert cli.main(COMMAND) == 0
+    assert forgotten(config) == whole
+
+
+def test_one_sentence_from_many_processes(config: Config) -> None:
+    process = start("evaluate", RUN, *SEEDS, "training.dit.learning_rate=1")
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and error.count("\n") == 1
+    assert error.startswith("d2it: error:") and "run `d2it train" in error
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b"])
+def test_a_share_that_there_is_not(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*COMMAND, "--shard", shard]) == 2
+    assert "from 1/n to n/n" in capsys.readouterr().err
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_shares_of_latents(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = paths.latents(config, "dvae")
+    monkeypatch.setattr(encoding, "SHARD", 8)
+    monkeypatch.setattr(encoding, "BLOCK", 8)
+    shutil.rmtree(folder)
+    assert encoding.encode(config, "dvae")
+    before = contents(folder)
+    shutil.rmtree(folder)
+    for part in (2, 1):
+        assert encoding.encode(config, "dvae", Share(part, 2))
+        assert not (folder / "manifest.json").exists()
+    monkeypatch.delattr(encoding.Encoding, "_shard")
+    assert encoding.encode(config, "dvae")
+    assert contents(folder) == before
+
+
+def test_shares_of_reference_features(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = paths.reference(config, "photos")
+    before = contents(folder)
+    shutil.rmtree(folder)
+    monkeypatch.setattr(reference, "UNIT", 16)
+    for part in (2, 1):
+        assert reference.make_reference(config, "photos", Share(part, 2))
+        assert not folder.exists()
+    monkeypatch.setattr(reference, "Inception", lambda *_: None)
+    assert reference.make_reference(config, "photos")
+    assert contents(folder) == before
+    assert sorted(path.name for path in folder.parent.iterdir()) == [
+        "images",
+        "reference",
+        "thresholds.json",
+    ]
