@@ -268,9 +268,18 @@ def empty(path: Path) -> None:
     header.write_text(json.dumps(model))
 
 
+def widen(path: Path) -> None:
+    """Weights of another network than the header says."""
+    header = path.with_name("model.json")
+    model = json.loads(header.read_text())
+    model["architecture"]["channels"] *= 2
+    header.write_text(json.dumps(model))
+
+
 @pytest.mark.parametrize(
     ("spoil", "command", "sentence"),
     [
+        (widen, "encode", "encoder.conv_in.weight is [16, 3, 3, 3] there, and [32, 3, 3, 3] in"),
         (cut_short, "encode", "is damaged"),
         (flip, "evaluate", "is damaged"),
         (empty, "encode", "is damaged"),

@@ -119,19 +119,41 @@ def test_equals_timm_attention_and_mlp():
         assert torch.allclose(block.mlp(x), mlp(x), atol=1e-5)
 
 
+RELEASED = {  # layers of the released checkpoints -> ours
+    "x_embedder.proj": "patch_embed.proj",
+    "t_embedder.mlp.0": "condition.time.mlp.0",
+    "t_embedder.mlp.2": "condition.time.mlp.2",
+    "final_layer.linear": "head.linear",
+    "final_layer.adaLN_modulation.1": "head.modulation.1",
+}
+for i in range(2):
+    for theirs, ours in {
+        "attn.qkv": "attn.qkv",
+        "attn.proj": "attn.proj",
+        "mlp.fc1": "mlp.0",
+        "mlp.fc2": "mlp.2",
+        "adaLN_modulation.1": "modulation.1",
+    }.items():
+        RELEASED[f"blocks.{i}.{theirs}"] = f"blocks.{i}.{ours}"
+
+
 def test_reads_released_checkpoints():
-    network = shake(DiT(8, 4, 2, 32, 2, 2, classes=5))
-    ours = network.state_dict()
-    blocks = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation.1"]
-    layers = ["x_embedder.proj", "t_embedder.mlp.0", "t_embedder.mlp.2"]
-    layers += [f"blocks.{i}.{layer}" for i in range(2) for layer in blocks]
-    layers += ["final_layer.linear", "final_layer.adaLN_modulation.1"]
-    names = ["pos_embed", "y_embedder.embedding_table.weight"]
-    names += [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
-    renamed = from_released({name: torch.zeros(1) for name in names})
-    assert sorted(renamed) == sorted(ours)
-    # their positions carry a batch dimension
-    assert from_released({"pos_embed": ours["positions"][None]})["positions"].shape == (16, 32)
+    ours = shake(DiT(8, 4, 2, 32, 2, 2, classes=5)).state_dict()
+    released = {
+        f"{theirs}.{part}": ours[f"{name}.{part}"]
+        for theirs, name in RELEASED.items()
+        for part in ("weight", "bias")
+    }
+    released["y_embedder.embedding_table.weight"] = ours["condition.label.weight"]
+    released["pos_embed"] = ours["positions"][None]  # theirs carry a batch dimension
+    twin = DiT(8, 4, 2, 32, 2, 2, classes=5)
+    from_released(twin, released)
+    assert all(value.equal(ours[name]) for name, value in twin.state_dict().items())
+    with pytest.raises(
+        UserError, match=r"positions is \[16, 32\] there, and \[16, 48\] in"
+    ) as error:
+        from_released(DiT(8, 4, 2, 48, 2, 2, classes=5), released)
+    assert "\n" not in str(error.value)
 
 
 def test_starts_at_zero_and_positions_are_not_learned():

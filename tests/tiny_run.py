@@ -56,7 +56,7 @@ class TinyTask:
         ]
         self.items = torch.randn(self.size, 8, generator=torch.Generator().manual_seed(SEED))
         self.architecture, self.recipe = {"width": 32}, {"stage": "tiny"}
-        self.inputs, self.extra = {"items": "none"}, {}
+        self.inputs, self.extra, self.notes = {"items": "none"}, {}, []
         self.flops = 2 * 3 * (8 * 32 + 32 * 8)  # of its two linear layers
 
     def fetch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:

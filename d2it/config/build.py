@@ -51,6 +51,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         for option in arguments:
+            if isinstance(value, dict) and dataclasses.is_dataclass(option):
+                return build(typing.cast(type, option), value, where)  # says which of its keys
             try:
                 return _convert(option, value, where)
             except UserError:

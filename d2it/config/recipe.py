@@ -103,6 +103,8 @@ def run_recipe(config: Config, run: str) -> Recipe:
         settings["model"] = asdict(config.model.dvae) | {
             "latent_channels": config.model.latent_channels
         }
+        if start := settings["model"].pop("warm_start"):
+            settings["model"]["warm_start"] = start["sha256"]
         settings["loss"] = asdict(config.dvae_loss)
         inputs = {"images": images_recipe(config, data)}
         if settings["ratio"] not in (0.0, 1.0):  # constant maps need no thresholds

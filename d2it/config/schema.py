@@ -35,6 +35,14 @@ class Size:
 
 
 @dataclass(frozen=True)
+class WarmStart:
+    """Weights of a Stable-Diffusion-style VAE (an AutoencoderKL) that DVAEs start from."""
+
+    file: str  # .safetensors, e.g. vae/diffusion_pytorch_model.safetensors
+    sha256: str  # of the file; where it stands does not matter to a run's identity
+
+
+@dataclass(frozen=True)
 class DvaeModel:
     """Hierarchical encoder and decoder (section 3.1): one stage per halving of the resolution."""
 
@@ -45,6 +53,7 @@ class DvaeModel:
     discriminator_channels: int
     discriminator_layers: int
     norm_groups: int = 32
+    warm_start: WarmStart | None = None  # None: random weights
 
 
 @dataclass(frozen=True)

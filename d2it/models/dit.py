@@ -14,6 +14,7 @@ from d2it.models.blocks import (
     run_blocks,
     unpatchify,
 )
+from d2it.models.store import fill
 
 
 class DiT(nn.Module):
@@ -73,11 +74,11 @@ RELEASED_NAMES = (
 )
 
 
-def from_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A released checkpoint (facebookresearch/DiT), renamed for `DiT.load_state_dict`."""
+def from_released(network: DiT, state: dict[str, Tensor]) -> None:
+    """Give `network` the weights of a released checkpoint (facebookresearch/DiT)."""
     renamed = {}
     for name, value in state.items():
         for pattern, ours in RELEASED_NAMES:
             name = re.sub(pattern, ours, name)
         renamed[name] = value[0] if name == "positions" else value
-    return renamed
+    fill(network, renamed, "The released weights", "choose the network's size and classes")

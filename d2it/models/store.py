@@ -131,5 +131,19 @@ def load_model(folder: Path | str, weights: str = "model") -> "nn.Module":
     header = read_model(folder)
     module, name = BUILDERS[header["kind"]].split(":")
     network: nn.Module = getattr(importlib.import_module(module), name)(**header["architecture"])
-    network.load_state_dict(load_weights(folder, weights))
+    again = f"make it again with `d2it train {Path(folder).name}`"
+    fill(network, load_weights(folder, weights), f"The weights in {folder}", again)
     return network.eval().requires_grad_(False)
+
+
+def fill(network: "nn.Module", state: "Mapping[str, Tensor]", what: str, remedy: str) -> None:
+    """`load_state_dict`, or one sentence that names the first tensor that does not fit."""
+    ours = network.state_dict()
+    for name in [*ours, *state]:
+        given, needed = (list(s[name].shape) if name in s else "missing" for s in (state, ours))
+        if given != needed:
+            raise UserError(
+                f"{what} do not fit: {name} is {given} there, and {needed} in this network: "
+                f"{remedy}."
+            )
+    network.load_state_dict(state)

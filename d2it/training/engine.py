@@ -136,6 +136,8 @@ class Loop:
                 accelerate=accelerate.__version__,
             )
         self.journal.start(start)
+        for note in self.task.notes if start == 0 else ():
+            self.journal.say(note)
         try:
             with Stop(self.accelerator.num_processes) as stop:
                 self._loop(start, stop)

@@ -25,6 +25,7 @@ from d2it.models.architecture import architecture
 from d2it.models.cost import training_flops
 from d2it.models.discriminator import Discriminator
 from d2it.models.dvae import Dvae, Moments, in_use, sample, to_network
+from d2it.models.from_autoencoder import warm_start
 from d2it.training.task import Player
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
@@ -53,6 +54,7 @@ class DvaeTask:
         self.flops = training_flops(self.kind, self.architecture)
         self.dvae = Dvae(**self.architecture, checkpointing=training.checkpointing)
         model = config.model.dvae
+        self.notes = [warm_start(self.dvae, model.warm_start)] if model.warm_start else []
         discriminator = Discriminator(
             model.discriminator_channels, model.discriminator_layers, model.norm_groups
         )

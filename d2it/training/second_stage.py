@@ -58,6 +58,7 @@ class SecondStageTask:
         self.recipe = run_recipe(config, run)
         self.inputs = {"latents": canonical_digest(self.latents.header["files"])}
         self.extra: dict[str, Any] = {}
+        self.notes: list[str] = []
         skips = self.architecture.get("skip_windows", False)
         self.flops = training_flops(self.kind, self.architecture, ratio if skips else None)
         network = self.builder(**self.architecture, checkpointing=training.checkpointing)

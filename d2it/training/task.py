@@ -38,6 +38,7 @@ class Task(Protocol):
     recipe: dict[str, Any]
     inputs: dict[str, str]  # name → content digest of what it was trained on
     extra: dict[str, Any]  # more for model.json
+    notes: list[str]  # what the log is to say when a run begins
     flops: float  # of training players[0] on one image: d2it.models.cost.training_flops
 
     def fetch(self, indices: np.ndarray) -> dict[str, Tensor]:
