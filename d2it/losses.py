@@ -6,13 +6,13 @@ value.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2it.models.dvae import Moments, in_use
+from d2it.models.trunks import TRUNKS
 
 EPSILON = 1e-4  # keeps the adaptive weight finite where the GAN has no gradient
 
@@ -42,34 +42,6 @@ def hinge_generator(fake: Tensor) -> Tensor:
 def adaptive_weight(reconstruction: Tensor, gan: Tensor, cap: float) -> Tensor:
     """How much the GAN counts: ratio of gradients at the decoder's last layer (VQGAN), capped."""
     return (reconstruction.norm() / (gan.norm() + EPSILON)).clamp(max=cap).detach()
-
-
-class Trunk(NamedTuple):
-    """A torchvision feature extractor up to the last layer that LPIPS reads."""
-
-    convolutions: list[tuple[int, int, int, int, int]]  # inputs, outputs, kernel, stride, padding
-    pooled: dict[int, tuple[int, int]]  # before this convolution: max pooling (kernel, stride)
-    read: list[int]  # convolutions whose ReLU outputs are compared
-
-
-ALEX = Trunk(
-    [
-        (3, 64, 11, 4, 2),
-        (64, 192, 5, 1, 2),
-        (192, 384, 3, 1, 1),
-        (384, 256, 3, 1, 1),
-        (256, 256, 3, 1, 1),
-    ],
-    {1: (3, 2), 2: (3, 2)},
-    [0, 1, 2, 3, 4],
-)
-VGG_WIDTHS = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-VGG = Trunk(
-    [(a, b, 3, 1, 1) for a, b in zip(VGG_WIDTHS, VGG_WIDTHS[1:], strict=False)],
-    {2: (2, 2), 4: (2, 2), 7: (2, 2), 10: (2, 2)},
-    [1, 3, 6, 9, 12],
-)
-TRUNKS = {"alex": ALEX, "vgg": VGG}
 
 
 class Lpips(nn.Module):

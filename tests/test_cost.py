@@ -10,7 +10,7 @@ import pytest
 from d2it.config import load
 from d2it.config.recipe import KINDS
 from d2it.models.architecture import architecture, split_layers
-from d2it.models.cost import cost, gmacs, parameters
+from d2it.models.cost import cost, discriminator, dvae_step, gmacs, parameters
 from d2it.report.models import PAPER_PARAMS, models_table, named_models
 from d2it.report.results import published
 
@@ -170,3 +170,52 @@ def test_the_command_prints_the_named_models():
     assert "| torch\n" not in done.stderr
     text = subprocess.run(command[:1] + command[3:-1], capture_output=True, text=True, cwd=ROOT)
     assert "D²iT-XL paper_params" in text.stdout and "138.37" in text.stdout
+
+
+@pytest.mark.parametrize("trunk", ["alex", "vgg"])
+@pytest.mark.parametrize("playing", [False, True])
+def test_a_training_step_of_the_dvae(trunk, playing):
+    """The task's own losses, forward and backward, counted on the meta device."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    from d2it.losses import Lpips
+    from d2it.models.discriminator import Discriminator
+    from d2it.models.dvae import Dvae
+    from d2it.training.first_stage import DvaeTask
+
+    class Counter(TorchDispatchMode):  # FlopCounterMode's hooks on modules refuse autograd.grad
+        flops = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **(kwargs or {}))
+            count = flop_registry.get(function._overloadpacket, lambda *_, **__: 0)
+            self.flops += count(*args, **(kwargs or {}), out_val=found)
+            return found
+
+    config = load(overrides=["scale=smoke"])
+    shape = architecture(config, "dvae")
+    judge = {"channels": 32, "layers": 2, "norm_groups": 8}
+    with torch.device("meta"):
+        task = object.__new__(DvaeTask)
+        task.dvae, task.lpips, task.loss_settings = Dvae(**shape), Lpips(trunk), config.dvae_loss
+        network = Discriminator(**judge)
+    layers = discriminator(**judge, size=shape["size"])
+    assert sum(c.trainable for c in layers) == sum(p.numel() for p in network.parameters())
+    with torch.device("meta"), Counter() as counter:
+        x = torch.zeros(1, 3, shape["size"], shape["size"])
+        sides = [shape["size"] // factor for factor in shape["factors"]]
+        noises = [torch.zeros(1, shape["latent_channels"], side, side) for side in sides]
+        map = torch.zeros(1, sides[0], sides[0], dtype=torch.long)
+        copy, moments = task.dvae(x, map, noises)
+        network.requires_grad_(False)
+        loss, _ = task._generator_loss(network if playing else None, x, copy, moments, map)
+        loss.backward()
+        if playing:
+            network.requires_grad_(True)
+            loss, _ = task._discriminator_loss(network, x, copy.detach())
+            loss.backward()
+    # attention takes 2 to 2.5 times as much backward, by kernel; it is a small part
+    expected = dvae_step(shape, judge, trunk, playing)
+    assert counter.flops / 2 == pytest.approx(expected, rel=2e-3)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from d2it.config.schema import Ratio
+from d2it.models.trunks import TRUNKS
 
 FREQUENCIES = 256  # of a timestep's embedding
 
@@ -225,6 +226,19 @@ def dvae(
     norm_groups: int = 32,
 ) -> Cost:
     """Encoder with a head per factor, and decoder; MACs of encoding and decoding one image."""
+    shape = (size, latent_channels, channels, multipliers, res_blocks, attention)
+    return encoder(factors, *shape) + decoder(factors[-1], *shape)
+
+
+def encoder(
+    factors: Sequence[int],
+    size: int,
+    latent_channels: int,
+    channels: int,
+    multipliers: Sequence[int],
+    res_blocks: int,
+    attention: Sequence[int],
+) -> Cost:
     widths = [channels * multiplier for multiplier in multipliers]
     total = conv(3, channels, size)
     before = channels
@@ -238,17 +252,20 @@ def dvae(
         width, side = widths[int(math.log2(factor))], size // factor
         out = conv(width, moments, side) + conv(moments, moments, side, kernel=1)
         total += middle(width, side) + norm(width) + out
-    return total + _decoder(factors[-1], size, latent_channels, widths, res_blocks, attention)
+    return total
 
 
-def _decoder(
+def decoder(
     factor: int,
     size: int,
     latent_channels: int,
-    widths: Sequence[int],
+    channels: int,
+    multipliers: Sequence[int],
     res_blocks: int,
     attention: Sequence[int],
 ) -> Cost:
+    """From the grid of the finest factor to pixels."""
+    widths = [channels * multiplier for multiplier in multipliers]
     finest = int(math.log2(factor))
     side, before = size // factor, widths[finest]
     quant = conv(latent_channels, latent_channels, side, kernel=1)
@@ -259,3 +276,55 @@ def _decoder(
         total += up + stage(before, width, res_blocks + 1, side, 2**depth in attention)
         before = width
     return total + norm(before) + conv(before, 3, size)
+
+
+# What the DVAE is trained with: see d2it/models/discriminator.py and d2it/losses.py.
+
+
+def discriminator(channels: int, layers: int, norm_groups: int, size: int) -> list[Cost]:
+    """PatchGAN, a cost per convolution: `layers` halvings, then two that only narrow."""
+    widths = [3, *(channels * min(2**i, 8) for i in range(layers + 1)), 1]
+    costs = []
+    for i, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+        size = (size + 2 - 4) // (2 if i < layers else 1) + 1
+        normed = 0 < i <= layers  # instead of a bias; the first and the last have a bias
+        weights = conv(inputs, outputs, size, kernel=4)
+        costs.append(weights + (norm(outputs) + Cost(-outputs) if normed else Cost()))
+    return costs
+
+
+def lpips(trunk: str, size: int) -> tuple[float, float]:
+    """MACs of the features of one image, and of comparing those of two."""
+    network = TRUNKS[trunk]
+    features = compared = 0.0
+    for i, (inputs, outputs, kernel, stride, padding) in enumerate(network.convolutions):
+        if i in network.pooled:
+            window, step = network.pooled[i]
+            size = (size - window) // step + 1
+        size = (size + 2 * padding - kernel) // stride + 1
+        features += conv(inputs, outputs, size, kernel).macs
+        compared += outputs * size**2 if i in network.read else 0
+    return features, compared
+
+
+def dvae_step(
+    architecture: dict[str, Any], judge: dict[str, Any], trunk: str, playing: bool
+) -> float:
+    """MACs of training on one image, forward and backward; `playing`: with the discriminator.
+
+    A layer's backward pass costs its forward pass twice, for its weights and for its input; frozen
+    layers have no gradient of weights, first layers none of the image.
+    """
+    size, channels = architecture["size"], architecture["channels"]
+    first = conv(3, channels, size).macs
+    features, compared = lpips(trunk, size)
+    total = 3 * dvae(**architecture).macs - first  # the generator
+    total += 3 * features + 2 * compared  # of the photograph; of its copy, there and back
+    if playing:
+        layers = discriminator(**judge, size=size)
+        whole = sum(layer.macs for layer in layers)
+        total += 2 * whole  # frozen, for the generator
+        total += 2 * (3 * whole - layers[0].macs)  # its own turn: photograph and copy
+        total += 2 * conv(channels * architecture["multipliers"][0], 3, size).macs
+        # twice the gradient of the last layer, for the adaptive weight
+    return total
