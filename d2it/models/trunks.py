@@ -1,4 +1,4 @@
-"""The networks behind LPIPS, layer by layer, without torch: their cost is priced before they run."""
+"""The networks behind LPIPS, layer by layer. No torch: their cost is asked for before they run."""
 
 from typing import NamedTuple
 

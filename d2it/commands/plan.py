@@ -1,0 +1,139 @@
+"""d2it plan [TARGET ...] [--scale S] [--gpu G] [--json] [overrides]: the price of a study."""
+
+import argparse
+import json
+import textwrap
+from dataclasses import asdict
+
+from d2it.commands.status import amount
+from d2it.config.load import load
+from d2it.gpus import GPUS, find_gpu
+from d2it.report.plan import Disk, Plan, Price, Rate, plan, rate_of
+from d2it.report.study import heading, load_study
+
+HEADINGS = (
+    "run",
+    "M param",
+    "GMACs",
+    "steps",
+    "images",
+    "MFU",
+    "train",
+    "encode",
+    "evaluate",
+    "GPU h",
+    "GB",
+    "files",
+)
+SHOWN = ("train", "encode", "evaluate")
+WIDTH = 100
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Examples: d2it plan --scale paper --gpu a800; d2it plan table_3 d2it_xl_classes "
+        "scale=paper --mfu 0.4."
+    )
+    parser.add_argument("--scale", help="the same as scale=NAME")
+    parser.add_argument("--gpu", default="a100", help=f"one of {', '.join(GPUS)} (default: a100)")
+    parser.add_argument(
+        "--mfu",
+        type=float,
+        metavar="SHARE",
+        help="share of the GPU's peak that is reached, e.g. 0.4, instead of what is measured or "
+        "assumed",
+    )
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument(
+        "--params", metavar="FILE", help="a composed configuration (default: compose params/)"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="target|key=value",
+        help="tables, figures, runs (default: every run), and Hydra overrides",
+    )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    targets = [word for word in arguments.overrides if "=" not in word]
+    overrides = [word for word in arguments.overrides if "=" in word]
+    if arguments.scale:
+        overrides.insert(0, f"scale={arguments.scale}")
+    rate = rate_of(find_gpu(arguments.gpu), arguments.mfu)
+    config = load(arguments.params, overrides)
+    found = plan(config, load_study(), targets, rate)
+    if arguments.json:
+        print(json.dumps(as_json(config.name, found, rate), indent=1, ensure_ascii=False))
+        return
+    print("\n".join([*heading_lines(config.name, rate), "", *table(found)]))
+    print("\nDisk: " + ", ".join(f"{w} {d.bytes / 1e9:,.1f} GB" for w, d in found.by_use().items()))
+    if found.items:
+        print("\nGPU hours of each, made alone (runs that several share are in each)")
+        for item, hours in found.items.items():
+            print(f"  {heading(item):<10}{hours:>10,.1f}")
+    print()
+    for sentence in found.missing or ["Data and weights are there."]:
+        print("\n".join(textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")))
+
+
+def as_json(scale: str, found: Plan, rate: Rate) -> dict[str, object]:
+    total = {"gpu_hours": found.hours, **asdict(found.disk)}
+    return {
+        "scale": scale,
+        "gpu": asdict(rate.gpu),
+        "assumed_mfu": rate.shares,
+        "measured_mfu": {f"{kind} {size}": mfu for (kind, size), mfu in rate.measured.items()},
+        "prices": [asdict(price) for price in found.prices],
+        "items": found.items,
+        "total": total,
+        "missing": found.missing,
+    }
+
+
+def heading_lines(scale: str, rate: Rate) -> list[str]:
+    gpu, shares = rate.gpu, rate.shares
+    measured = ", ".join(f"{kind} {size}" for kind, size in rate.measured)
+    text = (
+        f"Scale {scale} on {gpu.name.upper()} GPUs of {gpu.gigabytes} GB, as if nothing had been "
+        f"made yet. Assumed: {shares['bf16']:.0%} of {gpu.bf16:g} TFLOP/s in bf16, "
+        f"{shares['tf32']:.0%} of {gpu.tf32:g} in TF32 (convolutions in fp32), "
+        f"{shares['fp32']:.0%} of {gpu.fp32:g} in fp32 (sampling, Inception). "
+        f"Measured MFU: {measured or 'none on this GPU (make bench GPU=1)'}. "
+        "GMACs are of one forward pass; hours are of one GPU, to be divided by their number."
+    )
+    return textwrap.wrap(text, WIDTH)
+
+
+def table(found: Plan) -> list[str]:
+    rows = [HEADINGS, *(cells(price) for price in found.prices)]
+    rows.append(("total", *[""] * 8, f"{found.hours:,.1f}", *space(found.disk)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
+    lines = []
+    for row in rows:
+        name, *numbers = (
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join([name, *numbers]).rstrip())
+    return lines
+
+
+def cells(price: Price) -> tuple[str, ...]:
+    data = price.kind == "data"
+    hours = [f"{price.hours[what]:,.1f}" if what in price.hours else "" for what in SHOWN]
+    return (
+        f"images {price.run}" if data else price.run,
+        "" if data else f"{price.parameters / 1e6:.1f}",
+        "" if data else f"{price.gmacs:.1f}",
+        "" if data else f"{price.steps:,}",
+        amount(price.images),
+        "" if price.mfu is None else f"{price.mfu:.0%}",
+        *hours,
+        f"{price.total_hours:,.1f}",
+        *space(price.total_disk),
+    )
+
+
+def space(disk: Disk) -> tuple[str, str]:
+    return f"{disk.bytes / 1e9:,.1f}", str(disk.files)

@@ -1,0 +1,365 @@
+"""What a study costs before it is run: arithmetic, hours on a GPU, disk, and what is missing.
+
+Everything is a sum over the configuration; no torch, and nothing is measured but what benchmarks
+have left. Work is counted as if nothing had been done yet. Model FLOPs are two to a
+multiply-accumulate and three forward passes to a training step; recomputation is not counted.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from d2it.config import paths
+from d2it.config.build import nearest
+from d2it.config.recipe import KINDS, kind_of, training_images
+from d2it.config.schema import Config, DvaeRun, Ratio
+from d2it.data.sources import find_source
+from d2it.errors import UserError
+from d2it.files import read_json
+from d2it.gpus import Gpu, identify
+from d2it.models.architecture import architecture
+from d2it.report.cost import cost, decoder, dvae_step, encoder, parameters
+from d2it.report.study import FIGURES, ITEMS, TABLES, Study, needs, with_inputs
+from d2it.training.clock import milestone
+
+Arithmetic = Literal["bf16", "tf32", "fp32"]
+# Shares of the peaks that are assumed where no benchmark says better. Published DiT training
+# reaches 20 to 25 % of tensor cores' peak, and about 55 % of an A100's fp32 without them.
+ASSUMED: dict[str, float] = {"bf16": 0.25, "tf32": 0.25, "fp32": 0.5}
+BENCHMARK = Path("benchmarks", "results", "training-cuda.json")
+INCEPTION = 5.71e9  # MACs of Inception-v3 at 299 px
+FEATURES = 4 * 2048  # bytes of an image's Inception features
+# Images of the published data sets; of others, the settings or the packed images say it.
+PUBLISHED = {"ffhq": (70_000, 0), "imagenet": (1_281_167, 50_000)}
+WHOLE = {"all_tables": TABLES, "all_figures": FIGURES, "all": ITEMS}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a GPU is believed to do: its peaks, times the shares of them that are reached."""
+
+    gpu: Gpu
+    shares: dict[str, float]
+    measured: dict[tuple[str, str], float]  # MFU in bf16 by kind and size
+
+    def hours(
+        self, macs: float, arithmetic: Arithmetic, size: tuple[str, str] | None = None
+    ) -> float:
+        share = self.shares[arithmetic]
+        if arithmetic == "bf16" and size is not None:
+            share = self.measured.get(size, share)
+        return 2 * macs / (getattr(self.gpu, arithmetic) * 1e12 * share) / 3600
+
+
+@dataclass(frozen=True)
+class Disk:
+    bytes: float = 0.0
+    files: int = 0
+
+    def __add__(self, other: "Disk") -> "Disk":
+        return Disk(self.bytes + other.bytes, self.files + other.files)
+
+
+@dataclass(frozen=True)
+class Price:
+    """Of one run, with all that is done for it alone, or of one data set."""
+
+    run: str
+    kind: str
+    parameters: int = 0  # trainable
+    gmacs: float = 0.0  # of a forward pass; DVAE: encode and decode
+    steps: int = 0
+    images: int = 0
+    hours: dict[str, float] = field(default_factory=dict)  # train, encode, evaluate, reference
+    mfu: float | None = None  # in training, of the peak of its arithmetic
+    disk: dict[str, Disk] = field(default_factory=dict)
+
+    @property
+    def total_hours(self) -> float:
+        return sum(self.hours.values())
+
+    @property
+    def total_disk(self) -> Disk:
+        return sum(self.disk.values(), Disk())
+
+
+@dataclass(frozen=True)
+class Plan:
+    prices: list[Price]  # data sets, then runs
+    items: dict[str, float]  # GPU-hours of each table or figure made alone
+    missing: list[str]  # sentences
+
+    @property
+    def hours(self) -> float:
+        return sum(price.total_hours for price in self.prices)
+
+    @property
+    def disk(self) -> Disk:
+        return sum(self.by_use().values(), Disk())
+
+    def by_use(self) -> dict[str, Disk]:
+        """Images, features, latents, states, models and samples of all runs."""
+        total: dict[str, Disk] = {}
+        for price in self.prices:
+            for use, disk in price.disk.items():
+                total[use] = total.get(use, Disk()) + disk
+        return total
+
+
+def rate_of(gpu: Gpu, mfu: float | None = None, benchmark: Path = BENCHMARK) -> Rate:
+    """`mfu` stands for every assumption and every measurement."""
+    if mfu is not None:
+        if not 0 < mfu <= 1:
+            raise UserError(f"--mfu {mfu:g} is no share of the peak: give 0.4 for 40 %.")
+        return Rate(gpu, dict.fromkeys(ASSUMED, mfu), {})
+    return Rate(gpu, ASSUMED, measured_mfu(gpu, benchmark))
+
+
+def measured_mfu(gpu: Gpu, benchmark: Path) -> dict[tuple[str, str], float]:
+    """MFU by kind and size of this GPU, from the training benchmark if it was run on one."""
+    try:
+        found = json.loads(benchmark.read_text())
+        if identify(found["hardware"].get("gpu", "")) is not gpu:
+            return {}
+        kinds = {"DiT": "dit", "D²iT, all windows": "content"}
+        rows = [row for row in found["rows"] if row["network"] in kinds]
+        return {(kinds[r["network"]], r["size"]): r["tflops"] / gpu.bf16 for r in rows}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def plan(config: Config, study: Study, targets: Sequence[str], rate: Rate) -> Plan:
+    """The price of the runs behind `targets` (tables, figures, runs); none: of all runs."""
+    items = [item for target in targets for item in WHOLE.get(target, (target,))]
+    runs = runs_behind(config, study, items)
+    data = dict.fromkeys(_data(config, run) for run in runs)
+    prices = [price_data(config, name, rate) for name in data]
+    prices += [price_run(config, run, rate) for run in runs]
+    hours = {price.run: price.total_hours for price in prices}
+    shown = [item for item in items or ITEMS if item in ITEMS]
+    alone = {item: runs_behind(config, study, [item]) for item in shown}
+    by_item = {
+        item: sum(hours[name] for name in {*mine, *(_data(config, run) for run in mine)})
+        for item, mine in alone.items()
+    }
+    found = Plan(prices, by_item, missing(config, list(data)))
+    return replace(found, missing=found.missing + no_space(found.by_use()))
+
+
+def runs_behind(config: Config, study: Study, items: Sequence[str]) -> list[str]:
+    """Each run once, with those that it is trained and sampled with."""
+    every = [run for kind in KINDS for run in getattr(config.runs, kind)]
+    found: list[str] = []
+    for item in items:
+        if item in ITEMS:
+            found += needs(study, item, config)
+        elif item in every:
+            found.append(item)
+        else:
+            choices = [*WHOLE, *ITEMS, *every]
+            raise UserError(
+                f"There is no table, figure or run {item!r} at scale {config.name}"
+                f"{nearest(item, choices)}: `d2it study` lists them."
+            )
+    wanted = set(with_inputs(config, found if items else every))
+    return [run for run in every if run in wanted]
+
+
+def _data(config: Config, run: str) -> str:
+    spec = getattr(config.runs, kind_of(config, run))[run]
+    dvae: DvaeRun = config.runs.dvae[run if kind_of(config, run) == "dvae" else spec.latents]
+    return dvae.data
+
+
+def counts(config: Config, name: str) -> tuple[int, int]:
+    """Training and held-out images, as far as can be known before they are packed."""
+    dataset, manifest = config.data[name], paths.images(config, name) / "manifest.json"
+    if manifest.is_file():
+        splits = read_json(manifest, made_by=f"d2it prepare {name}")["splits"]
+        return splits["train"]["count"], splits["test"]["count"]
+    train, test = PUBLISHED.get(dataset.source, (0, 0))
+    return (
+        train if dataset.train is None else dataset.train,
+        test if dataset.test is None else dataset.test,
+    )
+
+
+def price_data(config: Config, name: str, rate: Rate) -> Price:
+    """Packed images, and the Inception features that samples are compared with."""
+    dataset = config.data[name]
+    train, test = counts(config, name)
+    images = train + test
+    size = images * 3 * dataset.size**2
+    referenced = dataset.reference or train
+    gaussian = 8 * 2048**2 if referenced > 2048 else 0
+    return Price(
+        run=name,
+        kind="data",
+        images=images,
+        hours={"reference": rate.hours(referenced * INCEPTION, "fp32")},
+        disk={
+            "images": Disk(size + 8 * images, math.ceil(size / 2**30) + 3),
+            "features": Disk(referenced * FEATURES + gaussian, 3 if gaussian else 2),
+        },
+    )
+
+
+def price_run(config: Config, run: str, rate: Rate) -> Price:
+    kind = kind_of(config, run)
+    spec, training = getattr(config.runs, kind)[run], getattr(config.training, kind)
+    shape = architecture(config, run)
+    images = milestone(1.0, training_images(config, run), training.batch)
+    ratio: Ratio | None = spec.ratio if getattr(spec, "skip_windows", False) else None
+    forward = cost(kind, shape, ratio).macs
+    count = parameters(kind, shape)
+    price = Price(
+        run=run,
+        kind=kind,
+        parameters=count["trainable"],
+        gmacs=forward / 1e9,
+        steps=images // training.batch,
+        images=images,
+        disk=states(config, run, count),
+    )
+    if kind == "dvae":
+        return _dvae_price(config, run, price, rate)
+    # fp32 matrix products leave tensor cores alone, as torch does unless told otherwise
+    arithmetic: Arithmetic = "bf16" if training.precision == "bf16" else "fp32"
+    size = (kind, spec.size)
+    hours = {"train": rate.hours(3 * forward * images, arithmetic, size)}
+    mfu = rate.shares[arithmetic]
+    if arithmetic == "bf16":
+        mfu = rate.measured.get(size, mfu)
+    if kind == "grain":
+        drawn = config.evaluation.n * len(config.evaluation.seeds)
+        hours["evaluate"] = rate.hours(config.sampling.grain_steps * forward * drawn, "fp32")
+        return replace(price, hours=hours, mfu=mfu)
+    hours["evaluate"] = sampling_hours(config, run, forward, rate)
+    most = max(m.n or config.evaluation.n for m in spec.evaluations.values())
+    drawn = most * len(config.evaluation.seeds)
+    samples = {"samples": Disk(drawn * FEATURES, math.ceil(drawn / 1024))}
+    return replace(price, hours=hours, mfu=mfu, disk=price.disk | samples)
+
+
+def sampling_hours(config: Config, run: str, forward: float, rate: Rate) -> float:
+    """Maps, latents, pixels and features of every evaluation's images; sampling is in fp32."""
+    spec = getattr(config.runs, kind_of(config, run))[run]
+    sampling, seeds = config.sampling, len(config.evaluation.seeds)
+    pixels = _halves(config, spec.latents)[1]
+    grain = getattr(spec, "grain", None)  # None where the ratio makes maps constant
+    of_map = sampling.grain_steps * cost("grain", architecture(config, grain)).macs if grain else 0
+    total = 0.0
+    for measured in spec.evaluations.values():
+        passes = 1 if measured.guidance == 1 else 2
+        macs = sampling.steps * passes * forward + INCEPTION
+        macs += of_map if measured.maps == "predicted" else 0
+        images = (measured.n or config.evaluation.n) * seeds
+        total += rate.hours(images * macs, "fp32") + rate.hours(images * pixels, "tf32")
+    return total
+
+
+def _dvae_price(config: Config, run: str, price: Price, rate: Rate) -> Price:
+    spec, training, loss = config.runs.dvae[run], config.training.dvae, config.dvae_loss
+    model, shape = config.model.dvae, architecture(config, run)
+    judge = {
+        "channels": model.discriminator_channels,
+        "layers": model.discriminator_layers,
+        "norm_groups": model.norm_groups,
+    }
+    alone, played = (dvae_step(shape, judge, loss.perceptual, playing) for playing in (False, True))
+    quiet = min(loss.gan_start, price.images)
+    steps = alone * quiet + played * (price.images - quiet)
+    # cuDNN's convolutions take TF32 unless told otherwise
+    arithmetic: Arithmetic = "bf16" if training.precision == "bf16" else "tf32"
+    coding, n = sum(_halves(config, run)), config.evaluation.n
+    packed, ratios = counts(config, spec.data), len(spec.ratios)
+    evaluate = rate.hours(n * ratios * coding, "tf32")
+    evaluate += rate.hours(n * (ratios + 1) * INCEPTION, "fp32")
+    hours = {
+        "train": rate.hours(steps, arithmetic),
+        "encode": rate.hours(2 * sum(packed) * _halves(config, run)[0], "tf32"),  # both mirrors
+        "evaluate": evaluate,
+    }
+    disk = price.disk | {"latents": latents_disk(shape, packed)}
+    return replace(price, hours=hours, mfu=rate.shares[arithmetic], disk=disk)
+
+
+def _halves(config: Config, dvae: str) -> tuple[float, float]:
+    """MACs of encoding and of decoding one image."""
+    shape = architecture(config, dvae)
+    factors = shape["factors"]
+    rest = {key: value for key, value in shape.items() if key not in ("factors", "norm_groups")}
+    return encoder(factors, **rest).macs, decoder(factors[-1], **rest).macs
+
+
+def latents_disk(shape: dict[str, Any], images: tuple[int, int], shard: int = 2**14) -> Disk:
+    """Moments of every grain and both mirrors in float16, entropies, labels (docs/formats.md)."""
+    sides = [shape["size"] // factor for factor in shape["factors"]]
+    codes = 2 * 2 * shape["latent_channels"] * sum(side**2 for side in sides)
+    each = 2 * codes + 4 * sides[0] ** 2 + 8
+    files = sum(math.ceil(count / shard) for count in images) * (len(sides) + 2) + 1
+    return Disk(each * sum(images), files)
+
+
+def states(config: Config, run: str, count: dict[str, int]) -> dict[str, Disk]:
+    """The run folder, while a third state is written beside the two that are kept; the model."""
+    kind = kind_of(config, run)
+    training = getattr(config.training, kind)
+    end = milestone(1.0, training_images(config, run), training.batch)
+    measured = getattr(getattr(config.runs, kind)[run], "evaluations", {}).values()
+    marks = len({milestone(m.at, end, training.batch) for m in measured} - {end})
+    weights = 4 * count["total"]
+    # averaged, raw, and two moments of AdamW
+    state = 2 * weights + 8 * count["trainable"]
+    log = 300 * (end // training.log_images) if training.log_images else 300 * end // training.batch
+    return {
+        "states": Disk(3 * state + marks * weights + 2 * log, 3 * 4 + 2 * marks + 10),
+        "models": Disk((2 + marks) * weights, 4 + marks),
+    }
+
+
+def missing(config: Config, data: Sequence[str]) -> list[str]:
+    """What has to be fetched or brought before the study can begin, a sentence each."""
+    found = []
+    for name in data:
+        if (paths.images(config, name) / "manifest.json").is_file():
+            continue
+        source = config.data[name].source
+        folder = Path("data", "archives", source) if source in PUBLISHED else Path(source)
+        if source != "photos" and not folder.is_dir():
+            classes = ", one folder a class" if config.data[name].classes else ""
+            found.append(
+                f"The images of {name} are missing: put them in {folder}{classes}, or set "
+                f"data.{name}.source to where they are."
+            )
+        elif not sum(counts(config, name)):
+            found.append(
+                f"How many images {name} has is not known yet, so the price leaves them out: "
+                f"`d2it prepare {name}` counts them."
+            )
+    for weights in ("inception", f"lpips_{config.dvae_loss.perceptual}"):
+        if not find_source(weights).file.is_file():
+            found.append(f"The weights {weights} are missing: `d2it fetch {weights}`.")
+    return found
+
+
+def no_space(total: dict[str, Disk]) -> list[str]:
+    """A sentence for the working directory's disk, and one for that of runs/, if they are full."""
+    wanted = {paths.runs_folder(): 0.0, Path(): 0.0}
+    for use, disk in total.items():
+        wanted[paths.runs_folder() if use in ("states", "samples") else Path()] += disk.bytes
+    by_disk: dict[int, tuple[Path, float]] = {}
+    for path, size in wanted.items():
+        there = next(p for p in (path.resolve(), *path.resolve().parents) if p.exists())
+        before = by_disk.get(there.stat().st_dev, (there, 0.0))
+        by_disk[there.stat().st_dev] = (there, before[1] + size)
+    return [
+        f"{path} has {free / 1e9:.0f} GB free, and {size / 1e9:.0f} GB are needed there: free "
+        "some, or move runs/ with D2IT_RUNS."
+        for path, size in by_disk.values()
+        if (free := shutil.disk_usage(path).free) < size
+    ]

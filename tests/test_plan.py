@@ -1,0 +1,173 @@
+"""`d2it plan`: its sums are those one does by hand, and every run has a price."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from d2it.cli import main
+from d2it.config import load
+from d2it.config.recipe import KINDS
+from d2it.gpus import GPUS
+from d2it.report.cost import cost, decoder
+from d2it.report.plan import INCEPTION, latents_disk, plan, price_run, rate_of, runs_behind
+from d2it.report.study import ITEMS, load_study
+
+ROOT = Path(__file__).parents[1]
+A800 = rate_of(GPUS["a800"], benchmark=Path("none"))
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load(overrides=["scale=paper"])
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load_study()
+
+
+@pytest.fixture(scope="module")
+def whole(config, study):
+    return plan(config, study, [], A800)
+
+
+def priced(found):
+    return {price.run: price for price in found.prices}
+
+
+def test_every_run_of_the_published_scale_is_priced_once(config, whole):
+    runs = [run for kind in KINDS for run in getattr(config.runs, kind)]
+    prices = priced(whole)
+    assert list(prices) == ["ffhq", "imagenet", *runs]
+    assert all(prices[run].hours["train"] > 0 and prices[run].parameters for run in runs)
+    assert whole.hours == pytest.approx(sum(p.total_hours for p in whole.prices))
+    assert list(whole.items) == list(ITEMS)
+
+
+def test_training_of_dit_xl_by_hand(whole):
+    """712 GFLOP an image, 1.792e9 images, a quarter of 312 TFLOP/s."""
+    price = priced(whole)["dit_xl_classes"]
+    assert 6 * price.gmacs == pytest.approx(712, rel=1e-3)
+    assert price.steps == 7_000_000
+    by_hand = 712e9 * 1.792e9 / (0.25 * 312e12) / 3600
+    assert price.hours["train"] == pytest.approx(by_hand, rel=1e-3)
+
+
+def test_sampling_of_dit_xl_by_hand(config, whole):
+    """7 evaluations of 50,000 images and 3 seeds, 250 steps; guided ones compute twice."""
+    images, steps = 50_000 * 3, 250 * (3 * 1 + 4 * 2)
+    factor, shape = 8, dict(size=256, latent_channels=4, channels=128, multipliers=[1, 2, 4, 4, 4])
+    pixels = decoder(factor, **shape, res_blocks=2, attention=[]).macs
+    network = priced(whole)["dit_xl_classes"].gmacs * 1e9
+    fp32 = 2 * images * (steps * network + 7 * INCEPTION) / (0.5 * 19.5e12)
+    tf32 = 2 * images * 7 * pixels / (0.25 * 156e12)
+    by_hand = (fp32 + tf32) / 3600
+    assert priced(whole)["dit_xl_classes"].hours["evaluate"] == pytest.approx(by_hand)
+
+
+def test_predicted_maps_cost_their_network(config):
+    grain = cost(
+        "grain", {"side": 16, "grains": 2, "width": 384, "depth": 12, "heads": 6, "classes": 0}
+    )
+    dearer = price_run(config, "d2it_b", A800).hours["evaluate"]
+    constant = price_run(config, "d2it_b_r100", A800).hours["evaluate"]
+    images = 2 * 10_000 * 3  # averaged and raw weights, three seeds
+    by_hand = 2 * images * 250 * grain.macs / (0.5 * 19.5e12) / 3600
+    assert dearer - constant == pytest.approx(by_hand)
+
+
+def test_a_table_counts_shared_runs_once(config, study, whole):
+    alone = plan(config, study, ["table_3"], A800)
+    content = ["d2it_b", "d2it_b_routing", "d2it_b_grain_loss"]
+    runs = ["dvae", "dvae_r100", "grain", *content, "dit_b"]
+    assert [price.run for price in alone.prices] == ["ffhq", *runs]
+    assert alone.hours == pytest.approx(whole.items["table_3"])
+    assert set(alone.items) == {"table_3"}
+    both = plan(config, study, ["table_3", "d2it_b"], A800)
+    assert both.hours == alone.hours
+    assert runs_behind(config, study, ["d2it_b"]) == ["dvae", "grain", "d2it_b"]
+
+
+def test_disk_of_latents_is_that_of_their_files():
+    from d2it.latents import shard_arrays
+
+    header = {"factors": [16, 8], "channels": 4, "side": 32}
+    each = sum(
+        np.prod(shape) * np.dtype(dtype).itemsize
+        for dtype, shape in shard_arrays(header, 1).values()
+    )
+    shape = {"factors": [16, 8], "size": 256, "latent_channels": 4}
+    found = latents_disk(shape, (70_000, 100))
+    assert found.bytes == 70_100 * each
+    assert found.files == (5 + 1) * 4 + 1
+
+
+def test_disk_of_states_and_models(config, whole):
+    price = priced(whole)["dit_xl_classes"]
+    count = price.parameters
+    total = count + 256 * 1152  # fixed positions
+    assert price.disk["models"].bytes == 4 * total * (2 + 2)
+    log = 2 * 300 * (1_792_000_000 // 25_600)
+    assert price.disk["states"].bytes == 3 * (8 * total + 8 * count) + 2 * 4 * total + log
+
+
+def test_a_benchmark_of_this_gpu_takes_the_place_of_the_assumption(config, tmp_path):
+    path = tmp_path / "training-cuda.json"
+    rows = [{"network": "DiT", "size": "B", "tflops": 494.5}, {"network": "peer", "size": "B"}]
+    path.write_text(json.dumps({"hardware": {"gpu": "NVIDIA H200"}, "rows": rows}))
+    assert rate_of(GPUS["a800"], benchmark=path).measured == {}
+    rate = rate_of(GPUS["h200"], benchmark=path)
+    assert rate.measured == {("dit", "B"): 0.5}
+    assumed = rate_of(GPUS["h200"], benchmark=tmp_path / "none")
+    halves = [price_run(config, "dit_b", r).hours["train"] for r in (rate, assumed)]
+    assert halves[1] == pytest.approx(2 * halves[0])
+    assert price_run(config, "dit_b", rate).mfu == 0.5
+    assert price_run(config, "dit_l", rate).mfu == 0.25
+    path.write_text("[]")
+    assert rate_of(GPUS["h200"], benchmark=path).measured == {}
+
+
+def test_what_is_missing_is_said_with_the_way_to_get_it(config, study, tmp_path, monkeypatch):
+    monkeypatch.setenv("D2IT_WEIGHTS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    found = "\n".join(plan(config, study, ["table_3"], A800).missing)
+    assert "put them in data/archives/ffhq" in found and "imagenet" not in found
+    assert "`d2it fetch inception`" in found and "`d2it fetch lpips_vgg`" in found
+    (tmp_path / "data" / "archives" / "ffhq").mkdir(parents=True)
+    assert "ffhq" not in "\n".join(plan(config, study, ["table_3"], A800).missing)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--gpu", "a8000"], "There is no GPU 'a8000' (did you mean 'a800'?)"),
+        (["tabel_3"], "There is no table, figure or run 'tabel_3' at scale smoke (did you mean"),
+        (["--mfu", "40"], "--mfu 40 is no share of the peak: give 0.4 for 40 %."),
+        (["--scale", "papr"], "There is no scale 'papr' (did you mean 'paper'?)"),
+    ],
+)
+def test_mistakes(arguments, sentence, capsys):
+    rest = [] if "--scale" in arguments else ["scale=smoke"]
+    assert main(["plan", *arguments, *rest]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_command():
+    command = [sys.executable, "-X", "importtime", "-m", "d2it", "plan", "table_1", "--json"]
+    command += ["--scale", "paper", "--gpu", "a800", "ratio=0.7"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    found = json.loads(done.stdout)
+    assert found["scale"] == "paper" and found["gpu"]["name"] == "a800"
+    assert [price["run"] for price in found["prices"]][-2:] == ["d2it_l", "dit_l"]
+    assert "| torch\n" not in done.stderr
+
+
+def test_the_page(capsys):
+    assert main(["plan", "--scale=paper", "--gpu=a800", "table_1"]) == 0
+    page = capsys.readouterr().out
+    assert "25% of 312 TFLOP/s in" in page and "Table 1" in page
+    assert max(map(len, page.splitlines())) <= 120
