@@ -12,7 +12,7 @@ from d2it.cli import main
 from d2it.config import load
 from d2it.config.recipe import KINDS
 from d2it.gpus import GPUS
-from d2it.report.cost import cost, decoder
+from d2it.models.cost import cost, decoder
 from d2it.report.plan import INCEPTION, latents_disk, plan, price_run, rate_of, runs_behind
 from d2it.report.study import ITEMS, load_study
 

@@ -22,7 +22,7 @@ from d2it.errors import UserError
 from d2it.files import read_json
 from d2it.gpus import Gpu, identify
 from d2it.models.architecture import architecture
-from d2it.report.cost import cost, decoder, dvae_step, encoder, parameters
+from d2it.models.cost import cost, decoder, dvae_step, encoder, parameters, training_flops
 from d2it.report.study import FIGURES, ITEMS, TABLES, Study, needs, with_inputs
 from d2it.training.clock import milestone
 
@@ -230,7 +230,8 @@ def price_run(config: Config, run: str, rate: Rate) -> Price:
     # fp32 matrix products leave tensor cores alone, as torch does unless told otherwise
     arithmetic: Arithmetic = "bf16" if training.precision == "bf16" else "fp32"
     size = (kind, spec.size)
-    hours = {"train": rate.hours(3 * forward * images, arithmetic, size)}
+    work = training_flops(kind, shape, ratio) / 2 * images
+    hours = {"train": rate.hours(work, arithmetic, size)}
     mfu = rate.shares[arithmetic]
     if arithmetic == "bf16":
         mfu = rate.measured.get(size, mfu)
