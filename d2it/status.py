@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,9 @@ from typing import Any
 from d2it.config import paths
 from d2it.config.recipe import KINDS, kind_of, run_recipe, training_images
 from d2it.config.schema import Config
+from d2it.errors import UserError
 from d2it.files import canonical_digest
+from d2it.slurm import Accounting, accounting
 from d2it.training.clock import milestone
 from d2it.training.run_folder import HEARTBEAT, SILENCE
 
@@ -29,6 +32,9 @@ TOLD = re.compile(r"(\d+)/(\d+) images")
 ERROR = re.compile(r"^(?:d2it: |.{19} )error: (.+)$", re.MULTILINE)
 
 
+Accounts = dict[str, Accounting]
+
+
 @dataclass(frozen=True)
 class Status:
     """One run. None: not known, or not of its state."""
@@ -36,9 +42,10 @@ class Status:
     run: str
     kind: str | None  # None: of another scale or other settings
     folder: str
-    state: str  # not begun, waiting, pending, running, stopped, failed, finished, published
+    # not begun, waiting, pending, starting, running, stopped, failed, finished, published
+    state: str
     node: str | None = None
-    job: str | None = None  # the Slurm job that trains it
+    job: str | None = None  # the last Slurm job that was submitted for it
     images: int = 0  # seen; of a run that does not run, those of its last saved state
     of: int | None = None
     images_per_second: float | None = None
@@ -55,9 +62,11 @@ class Status:
 def statuses(config: Config) -> list[Status]:
     """The runs of the scale, by kind, then every other run folder."""
     runs = [run for kind in KINDS for run in getattr(config.runs, kind)]
-    mine = [_of_scale(config, run) for run in runs]
+    folders = _folders()
+    accounts = _accounts(folders)
+    mine = [_of_scale(config, run, accounts) for run in runs]
     known = {status.folder for status in mine}
-    return mine + [_foreign(folder) for folder in _folders() if folder.name not in known]
+    return mine + [_foreign(folder, accounts) for folder in folders if folder.name not in known]
 
 
 def _folders() -> list[Path]:
@@ -68,18 +77,35 @@ def _folders() -> list[Path]:
     return [path for path in found if RUN_FOLDER.fullmatch(path.name) and path.is_dir()]
 
 
-def _of_scale(config: Config, run: str) -> Status:
+def _accounts(folders: Iterable[Path]) -> Accounts:
+    """What Slurm knows of every job, where there is Slurm; it is asked once a minute at most."""
+    jobs = [job for folder in folders for job in _jobs(folder)]
+    if not jobs or shutil.which("sacct") is None:
+        return {}
+    try:
+        return accounting(jobs)
+    except (UserError, OSError, ValueError, KeyError, TypeError):  # of damaged records
+        return {}
+
+
+def _jobs(folder: Path) -> list[str]:
+    """Slurm jobs that were submitted for a run, oldest first."""
+    entries = _list(_json(folder / "jobs.json"))
+    return [str(entry["job"]) for entry in entries if isinstance(entry, dict) and "job" in entry]
+
+
+def _of_scale(config: Config, run: str, accounts: Accounts) -> Status:
     kind = kind_of(config, run)
     training = getattr(config.training, kind)
     of = milestone(1.0, training_images(config, run), training.batch)
     folder = paths.run_folder(config, run)
-    header = _json(paths.model(config, run) / "model.json")
+    header = _dict(_json(paths.model(config, run) / "model.json"))
     recipe = canonical_digest(run_recipe(config, run))
     if header.get("recipe_digest") == recipe and header.get("images") == of:
-        facts = _facts(folder, of) | {"state": "published", "images": of, "error": None}
+        facts = _facts(folder, of, accounts) | {"state": "published", "images": of, "error": None}
     else:
         log = Path("logs", config.name, "train", f"{run}.log")  # of Snakemake
-        facts = _facts(folder, of, log)
+        facts = _facts(folder, of, accounts, log)
         if facts["state"] == "not begun":
             missing = next((path for path in _inputs(config, run) if not path.is_file()), None)
             if missing:
@@ -87,12 +113,12 @@ def _of_scale(config: Config, run: str) -> Status:
     return Status(run=run, kind=kind, folder=folder.name, **facts)
 
 
-def _foreign(folder: Path) -> Status:
+def _foreign(folder: Path, accounts: Accounts) -> Status:
     """Of a folder whose settings are not asked for now: its own log says how long it was to be."""
     match, told = RUN_FOLDER.fullmatch(folder.name), TOLD.findall(_tail(folder / "log.txt"))
     of = int(told[-1][1]) if told else None
     name = match[1] if match else folder.name
-    return Status(run=name, kind=None, folder=folder.name, **_facts(folder, of))
+    return Status(run=name, kind=None, folder=folder.name, **_facts(folder, of, accounts))
 
 
 def _inputs(config: Config, run: str) -> Iterable[Path]:
@@ -103,33 +129,62 @@ def _inputs(config: Config, run: str) -> Iterable[Path]:
     return [paths.images(config, spec.data) / "manifest.json"]
 
 
-def _facts(folder: Path, of: int | None, log: Path | None = None) -> dict[str, Any]:
-    """Everything that a run folder tells."""
+def _facts(
+    folder: Path, of: int | None, accounts: Accounts, log: Path | None = None
+) -> dict[str, Any]:
+    """Everything that a run folder tells, and Slurm of its jobs."""
     lines = _lines(folder / "metrics.jsonl")
-    starts = [s for s in _list(_json(folder / "provenance.json").get("starts")) if _is_start(s)]
-    done = _json(folder / "done.json").get("images")
-    holder = _holder(folder)
-    job = _json(folder / "job.json").get("job")
-    error = None if holder else _error(folder, log)
+    header = _dict(_json(folder / "provenance.json"))
+    starts = [start for start in _list(header.get("starts")) if _is_start(start)]
+    done = _dict(_json(folder / "done.json")).get("images")
+    done = done if isinstance(done, int) else None
+    holder, jobs = _holder(folder), _jobs(folder)
+    account = accounts.get(jobs[-1]) if jobs else None
+    waits = account is not None and account.live and not holder
+    error = None if holder or waits else _error(folder, log) or _slurms(jobs, account)
+    node = starts[-1]["host"] if starts else None
+    if account is not None:
+        node = account.nodes or (None if waits else node)
     facts: dict[str, Any] = {
         "of": of or done,
-        "node": holder or (starts[-1]["host"] if starts else None),
-        "job": str(job) if job else None,
+        "node": holder or node,
+        "job": jobs[-1] if jobs else None,
         "images": lines[-1][0] if holder and lines else _saved(folder / "state"),
-        "gpu_hours": gpu_hours(lines, starts),
+        "gpu_hours": _accounted(jobs, accounts) or gpu_hours(lines, starts),
     }
     if holder:
         facts["state"] = "running"
         facts |= _pace(folder / "metrics.jsonl", lines, of)
     elif done is not None and done == (of or done):
         facts |= {"state": "finished", "images": done}
+    elif account is not None and waits:
+        started = account.state.startswith("RUNNING")
+        facts["state"] = "starting" if started else "pending"
+        facts["waits_for"] = None if started else account.reason or None
     elif error:
         facts |= {"state": "failed", "error": error}
-    elif job:
-        facts["state"] = "pending"
+    elif starts or lines:
+        facts["state"] = "stopped"
     else:
-        facts["state"] = "stopped" if starts or lines else "not begun"
+        facts["state"] = "pending" if jobs and account is None else "not begun"
     return facts
+
+
+def _slurms(jobs: Sequence[str], account: Accounting | None) -> str | None:
+    """A sentence for a job that ended badly without leaving one of its own."""
+    ended_well = ("COMPLETED", "CANCELLED", "PREEMPTED", "GONE")
+    if account is None or account.live or account.state.startswith(ended_well):
+        return None
+    told = ", ".join(part for part in (account.reason, account.exit) if part)
+    return f"Slurm job {jobs[-1]} ended as {account.state} on {account.nodes} ({told})."
+
+
+def _accounted(jobs: Sequence[str], accounts: Accounts) -> float | None:
+    """GPU-hours of all jobs of a run; None where Slurm does not know every one."""
+    known = [accounts[job] for job in jobs if job in accounts and accounts[job].state != "GONE"]
+    if len(known) < len(jobs):
+        return None
+    return sum(job.elapsed * job.gpus for job in known) / 3600
 
 
 def _pace(path: Path, lines: Sequence[tuple[int, float]], of: int | None) -> dict[str, float]:
@@ -162,7 +217,7 @@ def gpu_hours(lines: Sequence[tuple[int, float]], starts: Sequence[dict[str, Any
 
 def _holder(folder: Path) -> str | None:
     """The host that trains in `folder` now: it holds the lock, or its heart was heard lately."""
-    beat = _json(folder / "heartbeat.json")
+    beat = _dict(_json(folder / "heartbeat.json"))
     if not isinstance(beat.get("host"), str) or not isinstance(beat.get("time"), (int, float)):
         return None
     host: str = beat["host"]
@@ -228,11 +283,14 @@ def _tail(path: Path) -> str:
         return ""
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> Any:
     try:
-        value = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return {}
+        return None
+
+
+def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 

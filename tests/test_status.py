@@ -141,16 +141,16 @@ def test_gpu_hours_are_time_by_processes_from_the_start_that_wrote_each_line():
     assert gpu_hours(lines, starts[1:2]) is None and gpu_hours([], []) is None
 
 
-FILES = ("heartbeat.json", "job.json", "provenance.json", "metrics.jsonl", "log.txt", "done.json")
+FILES = ("heartbeat.json", "jobs.json", "provenance.json", "metrics.jsonl", "log.txt", "done.json")
 RUBBISH = (b"", b"{", b"[]", b"null", b'{"images": "x", "time": [], "host": 3}', b"\xff\x00" * 99)
 WRONG = [b'{"starts": [3, {"device": "NVIDIA"}], "job": {}, "images": []}', *RUBBISH]
 
 
 def test_ruined_run_folders_are_answers(config, folder):
     draw = random.Random(0)
+    foreign = paths.runs_folder() / "dit_b-01234567"
     for _ in range(60):
-        for name in FILES:
-            path = folder / name
+        for path in (where / name for where in (folder, foreign) for name in FILES):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 path.rmdir()
@@ -196,3 +196,49 @@ def test_a_watch_that_makes_no_sense(seconds, capsys):
 
     assert main(["status", f"--watch={seconds}", "scale=smoke"]) == 2
     assert "give the seconds between two looks" in capsys.readouterr().err
+
+
+SACCT = """#!/bin/sh
+echo asked >> {folder}/asked
+echo '7|TIMEOUT|node1|3600|gres/gpu=4|None|0:0'
+echo '8|{state}|{nodes}|{elapsed}|{gpus}|{reason}|0:0'
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "live", "state", "hours", "node"),
+    [
+        (("PENDING", "None assigned", 0, "", "Priority"), True, "pending", 4.0, None),
+        (("RUNNING", "node[1-2]", 1800, "gres/gpu=8", "None"), True, "starting", 8.0, "node[1-2]"),
+        (("OUT_OF_MEMORY", "node2", 900, "gres/gpu=4", "None"), False, "failed", 5.0, "node2"),
+        (("CANCELLED by 0", "node2", 900, "gres/gpu=4", "None"), False, "stopped", 5.0, "node2"),
+    ],
+)
+def test_what_slurm_knows(config, folder, monkeypatch, answer, live, state, hours, node):
+    """Slurm's own answers stand in for it here: tests/slurm asks a real one."""
+    trained(folder)
+    jobs = [{"job": job, "tasks": 4, "user": "me", "time": 0.0} for job in ("7", "8")]
+    write_json(folder / "jobs.json", jobs)
+    programs = Path("programs").resolve()
+    programs.mkdir()
+    names = ("state", "nodes", "elapsed", "gpus", "reason")
+    sacct = SACCT.format(folder=programs, **dict(zip(names, answer, strict=True)))
+    (programs / "sacct").write_text(sacct)
+    (programs / "squeue").write_text("#!/bin/sh\n" + ("echo 8\n" if live else ""))
+    for path in programs.iterdir():
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    for _ in range(3):
+        status = look(config)
+        assert (status.state, status.job, status.node) == (state, "8", node)
+        assert status.gpu_hours == hours
+    assert (programs / "asked").read_text() == "asked\n"
+    assert status.waits_for == ("Priority" if state == "pending" else None)
+    if state == "failed":
+        assert status.error == "Slurm job 8 ended as OUT_OF_MEMORY on node2 (0:0)."
+
+
+def test_a_submitted_run_where_slurm_cannot_be_asked(config, folder, monkeypatch):
+    write_json(folder / "jobs.json", [{"job": "7"}])
+    monkeypatch.setenv("PATH", "")
+    assert look(config).state == "pending"

@@ -15,8 +15,8 @@ from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.status import Status, statuses
 
-HEADINGS = ("run", "state", "images", "of", "done", "img/s", "left", "GPU h", "node")
-LEFT = ("run", "state", "node")  # aligned to the left; the others are numbers
+HEADINGS = ("run", "state", "images", "of", "done", "img/s", "left", "GPU h", "job", "node")
+LEFT = ("run", "state", "job", "node")  # aligned to the left; the others are numbers
 REFRESH = 5.0  # seconds
 HOME_AND_CLEAR = "\x1b[H\x1b[J"
 
@@ -117,7 +117,8 @@ def cells(status: Status) -> tuple[str, ...]:
         "" if rate is None else f"{rate:.3g}" if rate < 1000 else f"{rate:.0f}",
         "" if status.seconds_left is None else duration(status.seconds_left),
         "" if status.gpu_hours is None else f"{status.gpu_hours:.1f}",
-        status.node or "",
+        status.job or "",
+        status.node or (f"({status.waits_for})" if status.waits_for and status.job else ""),
     )
 
 
