@@ -13,7 +13,8 @@ from d2it.config import load
 from d2it.config.recipe import KINDS
 from d2it.gpus import GPUS
 from d2it.models.cost import cost, decoder
-from d2it.report.plan import INCEPTION, latents_disk, plan, price_run, rate_of, runs_behind
+from d2it.report.disk import latents_disk
+from d2it.report.plan import INCEPTION, plan, price_run, rate_of, runs_behind
 from d2it.report.study import ITEMS, load_study
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +114,9 @@ def test_disk_of_states_and_models(config, whole):
     assert price.disk["models"].bytes == 4 * total * (2 + 2)
     log = 2 * 300 * (1_792_000_000 // 25_600)
     assert price.disk["states"].bytes == 3 * (8 * total + 8 * count) + 2 * 4 * total + log
+    price = priced(whole)["dvae"]  # a discriminator of 2.77 M, with its moments, is in each state
+    log = 2 * 300 * (price.images // 25_600)
+    assert price.disk["states"].bytes - log == 3 * (16 * price.parameters + 12 * 2_765_633)
 
 
 def test_a_benchmark_of_this_gpu_takes_the_place_of_the_assumption(config, tmp_path):

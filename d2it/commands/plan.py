@@ -8,7 +8,8 @@ from dataclasses import asdict
 from d2it.commands.status import amount
 from d2it.config.load import load
 from d2it.gpus import GPUS, find_gpu
-from d2it.report.plan import Disk, Plan, Price, Rate, plan, rate_of
+from d2it.report.disk import Disk
+from d2it.report.plan import Plan, Price, Rate, plan, rate_of
 from d2it.report.study import heading, load_study
 
 HEADINGS = (

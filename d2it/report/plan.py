@@ -7,11 +7,10 @@ multiply-accumulate and three forward passes to a training step; recomputation i
 
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from d2it.config import paths
 from d2it.config.build import nearest
@@ -22,7 +21,15 @@ from d2it.errors import UserError
 from d2it.files import read_json
 from d2it.gpus import Gpu, identify
 from d2it.models.architecture import architecture
-from d2it.models.cost import cost, decoder, dvae_step, encoder, parameters, training_flops
+from d2it.models.cost import (
+    cost,
+    decoder,
+    dvae_step,
+    encoder,
+    parameters,
+    training_flops,
+)
+from d2it.report.disk import Disk, judge_shape, latents_disk, no_space, states
 from d2it.report.study import FIGURES, ITEMS, TABLES, Study, needs, with_inputs
 from d2it.training.clock import milestone
 
@@ -53,15 +60,6 @@ class Rate:
         if arithmetic == "bf16" and size is not None:
             share = self.measured.get(size, share)
         return 2 * macs / (getattr(self.gpu, arithmetic) * 1e12 * share) / 3600
-
-
-@dataclass(frozen=True)
-class Disk:
-    bytes: float = 0.0
-    files: int = 0
-
-    def __add__(self, other: "Disk") -> "Disk":
-        return Disk(self.bytes + other.bytes, self.files + other.files)
 
 
 @dataclass(frozen=True)
@@ -265,12 +263,7 @@ def sampling_hours(config: Config, run: str, forward: float, rate: Rate) -> floa
 
 def _dvae_price(config: Config, run: str, price: Price, rate: Rate) -> Price:
     spec, training, loss = config.runs.dvae[run], config.training.dvae, config.dvae_loss
-    model, shape = config.model.dvae, architecture(config, run)
-    judge = {
-        "channels": model.discriminator_channels,
-        "layers": model.discriminator_layers,
-        "norm_groups": model.norm_groups,
-    }
+    shape, judge = architecture(config, run), judge_shape(config)
     alone, played = (dvae_step(shape, judge, loss.perceptual, playing) for playing in (False, True))
     quiet = min(loss.gan_start, price.images)
     steps = alone * quiet + played * (price.images - quiet)
@@ -297,35 +290,12 @@ def _halves(config: Config, dvae: str) -> tuple[float, float]:
     return encoder(factors, **rest).macs, decoder(factors[-1], **rest).macs
 
 
-def latents_disk(shape: dict[str, Any], images: tuple[int, int], shard: int = 2**14) -> Disk:
-    """Moments of every grain and both mirrors in float16, entropies, labels (docs/formats.md)."""
-    sides = [shape["size"] // factor for factor in shape["factors"]]
-    codes = 2 * 2 * shape["latent_channels"] * sum(side**2 for side in sides)
-    each = 2 * codes + 4 * sides[0] ** 2 + 8
-    files = sum(math.ceil(count / shard) for count in images) * (len(sides) + 2) + 1
-    return Disk(each * sum(images), files)
-
-
-def states(config: Config, run: str, count: dict[str, int]) -> dict[str, Disk]:
-    """The run folder, while a third state is written beside the two that are kept; the model."""
-    kind = kind_of(config, run)
-    training = getattr(config.training, kind)
-    end = milestone(1.0, training_images(config, run), training.batch)
-    measured = getattr(getattr(config.runs, kind)[run], "evaluations", {}).values()
-    marks = len({milestone(m.at, end, training.batch) for m in measured} - {end})
-    weights = 4 * count["total"]
-    # averaged, raw, and two moments of AdamW
-    state = 2 * weights + 8 * count["trainable"]
-    log = 300 * (end // training.log_images) if training.log_images else 300 * end // training.batch
-    return {
-        "states": Disk(3 * state + marks * weights + 2 * log, 3 * 4 + 2 * marks + 10),
-        "models": Disk((2 + marks) * weights, 4 + marks),
-    }
-
-
 def missing(config: Config, data: Sequence[str]) -> list[str]:
     """What has to be fetched or brought before the study can begin, a sentence each."""
     found = []
+    start = config.model.dvae.warm_start
+    if start is not None and not Path(start.file).is_file():
+        found.append(f"{start.file} is missing: bring it, or set model.dvae.warm_start to null.")
     for name in data:
         if (paths.images(config, name) / "manifest.json").is_file():
             continue
@@ -346,21 +316,3 @@ def missing(config: Config, data: Sequence[str]) -> list[str]:
         if not find_source(weights).file.is_file():
             found.append(f"The weights {weights} are missing: `d2it fetch {weights}`.")
     return found
-
-
-def no_space(total: dict[str, Disk]) -> list[str]:
-    """A sentence for the working directory's disk, and one for that of runs/, if they are full."""
-    wanted = {paths.runs_folder(): 0.0, Path(): 0.0}
-    for use, disk in total.items():
-        wanted[paths.runs_folder() if use in ("states", "samples") else Path()] += disk.bytes
-    by_disk: dict[int, tuple[Path, float]] = {}
-    for path, size in wanted.items():
-        there = next(p for p in (path.resolve(), *path.resolve().parents) if p.exists())
-        before = by_disk.get(there.stat().st_dev, (there, 0.0))
-        by_disk[there.stat().st_dev] = (there, before[1] + size)
-    return [
-        f"{path} has {free / 1e9:.0f} GB free, and {size / 1e9:.0f} GB are needed there: free "
-        "some, or move runs/ with D2IT_RUNS."
-        for path, size in by_disk.values()
-        if (free := shutil.disk_usage(path).free) < size
-    ]
