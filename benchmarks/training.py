@@ -24,8 +24,8 @@ from d2it.config.schema import Training
 from d2it.diffusion import Schedule
 from d2it.latents import Latents, shard_arrays
 from d2it.models.content_transformer import ContentTransformer
+from d2it.models.cost import gmacs
 from d2it.models.dit import DiT
-from d2it.report.cost import gmacs
 from d2it.training.clock import Order
 from d2it.training.engine import _accelerator
 from d2it.training.feed import Feed
