@@ -35,6 +35,8 @@ VERBS = {
     "train": "train one run: DVAE, grain, content or DiT",
     "encode": "cache the latents of a data set with a trained DVAE",
     "evaluate": "sample from a run and measure FID and the rest",
+    "sample": "draw images from a run, or from an exported folder",
+    "export": "write a trained run as a folder that stands alone, with a model card",
     "table": "write one of the paper's tables",
     "figure": "draw one of the paper's figures",
     "models": "print parameters and GMACs of the named models",

@@ -23,6 +23,15 @@ def overlay(image: np.ndarray, map: np.ndarray, k: int = 2) -> np.ndarray:
     return mixed.round().astype(np.uint8)
 
 
+def grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Pictures of one size in rows of `columns`; white where the last row is short."""
+    blank = np.full_like(images[0], 255)
+    padded = [*images, *[blank] * (-len(images) % columns)]
+    rows = [beside(padded[i : i + columns]) for i in range(0, len(padded), columns)]
+    gap = np.full((GAP, *rows[0].shape[1:]), 255, dtype=np.uint8)
+    return np.concatenate([part for row in rows for part in (gap, row)][1:], axis=0)
+
+
 def beside(images: Sequence[np.ndarray]) -> np.ndarray:
     """Pictures of one height in a row."""
     gap = np.full((images[0].shape[0], GAP, 3), 255, dtype=np.uint8)

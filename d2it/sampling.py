@@ -15,8 +15,10 @@ from torch import Tensor
 
 from d2it.calibration import constant_cuts
 from d2it.config import Config, paths
+from d2it.config.build import nearest
 from d2it.config.recipe import digest, kind_of, run_recipe
 from d2it.config.schema import Diffusion, Measured, Ratio, Sampling
+from d2it.data.images import read_manifest
 from d2it.diffusion import NoiseSource, Schedule, guided, sample, sample_maps
 from d2it.errors import UserError
 from d2it.grains import grain_map, mean_within, random_map
@@ -193,10 +195,62 @@ class Pipeline:
         sampling: Sampling,
         diffusion: Diffusion,
         guidance: float = 1.0,
+        classes: Sequence[str] = (),  # their names, by label
     ) -> None:
+        self.classes = list(classes)
         self.kind, self.network, self.dvae, self.maps, self.scale = kind, network, dvae, maps, scale
         self.sampling, self.diffusion, self.guidance = sampling, diffusion, guidance
         self.grains = len(dvae.architecture["factors"])
+
+    def sample(
+        self,
+        n: int = 1,
+        label: int | str | None = None,
+        seed: int = 0,
+        map: np.ndarray | None = None,
+        first: int = 0,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`n` images of `seed` from number `first` on, and their grain maps.
+
+        label: a class by number or name, "random", or None: all in turn. map: grains (h, w), or
+        (n, h, w) of each image, 0 coarse; None: drawn. Returns uint8 (n, H, W, 3), int64 (n, h, w).
+        """
+        if n < 1 or first < 0:
+            raise UserError(f"{n} images from number {first} on: ask for at least one, from 0 on.")
+        map = None if map is None else self.checked_map(map, n)
+        drawn = self.draw(seed, np.arange(first, first + n), map, self.label_of(label))
+        return drawn.images, drawn.maps
+
+    def label_of(self, label: int | str | None) -> int | Literal["random"] | None:
+        """A class by number or name, "random", or None (all in turn), checked."""
+        count = self.network.architecture["classes"]
+        if label is None:
+            return None
+        if not count:
+            raise UserError(f"This network knows no classes, so there is no class {label!r}.")
+        if label == "random":
+            return "random"
+        if isinstance(label, str) and label in self.classes:
+            return self.classes.index(label)
+        if str(label).isdecimal() and int(label) < count:
+            return int(label)
+        near = nearest(str(label), self.classes)
+        raise UserError(f"There is no class {label!r}{near}: choose one of 0 to {count - 1}.")
+
+    def checked_map(self, map: np.ndarray, n: int) -> np.ndarray:
+        """int64 (h, w) or (n, h, w)."""
+        side, found = self.maps.side, np.asarray(map)
+        if self.kind == "dit":
+            raise UserError("This network is a DiT, which has no grain map: name a D²iT.")
+        if found.shape not in ((side, side), (n, side, side)):
+            shape = " x ".join(str(length) for length in found.shape)
+            raise UserError(
+                f"The grain map has the shape {shape}, but must be {side} x {side}, or one of that "
+                "shape for each image."
+            )
+        if not np.isin(found, range(self.grains)).all():
+            raise UserError(f"A grain map holds whole numbers from 0 to {self.grains - 1}.")
+        return found.astype(np.int64)
 
     def draw(
         self,
@@ -325,3 +379,6 @@ class Painter(Pipeline):
         super().__init__(
             kind, network, dvae, maps, scale, config.sampling, config.diffusion, measured.guidance
         )
+        packed = paths.images(config, config.runs.dvae[spec.latents].data)
+        if (packed / "manifest.json").is_file():  # samples need no images, only their names do
+            self.classes = read_manifest(packed)["classes"]

@@ -21,15 +21,20 @@ LATEX = {
 
 def markdown(frame: pd.DataFrame, title: str, first: str, below: Sequence[str]) -> str:
     """The first line in italics, the table with its columns aligned, remarks below."""
-    rows = [list(frame.columns), *frame.values.tolist()]
-    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(frame.columns))]
+    table = markdown_table(list(frame.columns), frame.values.tolist())
+    return "\n\n".join([f"*{first}*", f"**{title}**", table, *below]) + "\n"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """With its columns aligned."""
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in (columns, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     lines = [
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
+        for row in cells
     ]
     lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
-    return "\n\n".join([f"*{first}*", f"**{title}**", "\n".join(lines), *below]) + "\n"
+    return "\n".join(lines)
 
 
 def latex(frame: pd.DataFrame, title: str, first: str, below: Sequence[str], label: str) -> str:

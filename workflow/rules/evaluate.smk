@@ -23,7 +23,6 @@ rule evaluate_dvae:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
         head=1,
-    threads: processes_of("evaluate")
     message:
         "Evaluating {wildcards.run}"
     shell:
@@ -43,7 +42,6 @@ rule evaluate_grain:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
         head=1,
-    threads: processes_of("evaluate")
     message:
         "Evaluating {wildcards.run}"
     shell:

@@ -1,0 +1,134 @@
+"""d2it sample --run NAME: draw images from a trained run, or from an exported folder."""
+
+import argparse
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from d2it import arrays
+from d2it.cli import add_config_arguments
+from d2it.errors import UserError
+
+if TYPE_CHECKING:
+    from d2it.sampling import Pipeline
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Examples: d2it sample --run d2it_xl_classes --seeds 0-63 --class 3 --grain-map map.png; "
+        "d2it sample --run FOLDER --seeds 0-49999 --format npz --processes 8. "
+        "Image 17 of a run is the same in every request for it. A command that was stopped goes on "
+        "when it is repeated."
+    )
+    parser.add_argument(
+        "--run", required=True, metavar="NAME", help="a trained run, or a folder of `d2it export`"
+    )
+    parser.add_argument(
+        "--seeds",
+        default="0-15",
+        metavar="A-B",
+        help="which images, by number, e.g. 0-63 or 7 (default: 0-15)",
+    )
+    parser.add_argument(
+        "--series",
+        type=int,
+        default=0,
+        metavar="S",
+        help="another series of numbers: evaluation.seeds of evaluations (default: 0)",
+    )
+    parser.add_argument(
+        "--class",
+        dest="label",
+        metavar="C",
+        help="a class by number or name, or random (default: all classes in turn)",
+    )
+    parser.add_argument(
+        "--grain-map",
+        type=Path,
+        metavar="PICTURE",
+        help="one map for all images, drawn by hand: dark coarse, bright fine; as many pixels as "
+        "regions, or a multiple, e.g. the size of the images (default: the run's own maps)",
+    )
+    parser.add_argument("--guidance", type=float, metavar="G", help="1 is none (default: 1)")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="sampling steps (default: the run's)"
+    )
+    parser.add_argument("--sampler", choices=("ddpm", "ddim", "dpm++"), help="(default: the run's)")
+    parser.add_argument(
+        "--weights", choices=("ema", "raw"), help="averaged or as optimised (default: ema)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("png", "packed", "npz", "features"),
+        default="png",
+        help="a PNG an image, images.npy, samples.npz as ADM's evaluator reads it, or Inception "
+        "features.npy without images (default: png)",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="(default: samples/NAME)")
+    arrays.add_arguments(parser)
+    add_config_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    span, share = span_of(arguments.seeds), arrays.share_of(arguments)
+    if arguments.guidance is not None and not 0 <= arguments.guidance < float("inf"):
+        raise UserError(f"--guidance is {arguments.guidance}, but must be at least 0.")
+    pipeline = open_pipeline(arguments)
+    from d2it.samples import Request, read_map, write_samples
+
+    map = arguments.grain_map
+    if map is not None:
+        map = pipeline.checked_map(read_map(map, pipeline.maps.side, pipeline.grains), len(span))
+    label = pipeline.label_of(arguments.label)
+    request = Request(arguments.series, span, label, map, arguments.format)
+    out = arguments.out or Path("samples", Path(arguments.run).name)
+    if share is None:
+        arrays.spread(arguments, "sample")
+    drawn = write_samples(pipeline, request, out, share)
+    if share is not None:
+        print(f"Share {share} is there: the command without --shard puts them together.")
+        return
+    print(f"{out} {'is ready' if drawn else 'is up to date'}: {len(span)} images.")
+
+
+def span_of(text: str) -> range:
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    span = range(int(found[1]), int(found[2] or found[1]) + 1) if found else range(0)
+    if not span:
+        raise UserError(f"--seeds is {text!r}, but must be a number or a rising range, e.g. 0-63.")
+    return span
+
+
+def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
+    """The networks of --run with the settings of the other options."""
+    folder = Path(arguments.run)
+    if folder.is_dir():
+        from d2it.pipeline import is_pipeline, load
+
+        if not is_pipeline(folder):
+            raise UserError(f"{folder} is no folder of `d2it export`: it has no pipeline.json.")
+        if arguments.weights or arguments.overrides:
+            raise UserError(
+                f"{folder} is exported, so its weights and settings are chosen: leave out "
+                "--weights and key=value, or name a run."
+            )
+        pipeline = load(folder)
+    else:
+        from d2it.config import load as load_config
+        from d2it.config.schema import Measured
+        from d2it.device import choose_device
+        from d2it.sampling import Painter
+
+        config = load_config(arguments.params, arguments.overrides)
+        measured = Measured(weights=arguments.weights or "ema")
+        pipeline = Painter(config, arguments.run, measured, choose_device())
+    sampling = pipeline.sampling
+    pipeline.sampling = replace(
+        sampling,
+        steps=sampling.steps if arguments.steps is None else arguments.steps,
+        sampler=arguments.sampler or sampling.sampler,
+    )
+    if arguments.guidance is not None:
+        pipeline.guidance = arguments.guidance
+    return pipeline
