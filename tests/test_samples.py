@@ -1,4 +1,4 @@
-"""`d2it sample` and `d2it export`: the same pictures from a run, a folder, Python, any processes."""
+"""`d2it sample` and `d2it export`: the same pictures from a run, a folder and Python."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from PIL import Image
 
 import d2it
 from d2it import cli, samples
-from d2it.config import Config, paths
+from d2it.config import Config
 from d2it.errors import UserError
 from d2it.samples import read_map
 from tests.tiny_world import OVERRIDES, build_world, enter
