@@ -174,4 +174,4 @@ def test_the_page(capsys):
     assert main(["plan", "--scale=paper", "--gpu=a800", "table_1"]) == 0
     page = capsys.readouterr().out
     assert "25% of 312 TFLOP/s in" in page and "Table 1" in page
-    assert max(map(len, page.splitlines())) <= 120
+    assert max(map(len, page.splitlines())) <= 100

@@ -68,11 +68,11 @@ def main(arguments: argparse.Namespace) -> None:
         print(json.dumps(as_json(config.name, found, rate), indent=1, ensure_ascii=False))
         return
     print("\n".join([*heading_lines(config.name, rate), "", *table(found)]))
-    print("\nDisk: " + ", ".join(f"{w} {d.bytes / 1e9:,.1f} GB" for w, d in found.by_use().items()))
+    print("\nDisk: " + ", ".join(f"{w} {space(d)[0]} GB" for w, d in found.by_use().items()))
     if found.items:
         print("\nGPU hours of each, made alone (runs that several share are in each)")
         for item, hours in found.items.items():
-            print(f"  {heading(item):<10}{hours:>10,.1f}")
+            print(f"  {heading(item):<10}{count(hours):>10}")
     print()
     for sentence in found.missing or ["Data and weights are there."]:
         print("\n".join(textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")))
@@ -108,7 +108,7 @@ def heading_lines(scale: str, rate: Rate) -> list[str]:
 
 def table(found: Plan) -> list[str]:
     rows = [HEADINGS, *(cells(price) for price in found.prices)]
-    rows.append(("total", *[""] * 8, f"{found.hours:,.1f}", *space(found.disk)))
+    rows.append(("total", *[""] * 8, count(found.hours), *space(found.disk)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
     lines = []
     for row in rows:
@@ -122,19 +122,23 @@ def table(found: Plan) -> list[str]:
 
 def cells(price: Price) -> tuple[str, ...]:
     data = price.kind == "data"
-    hours = [f"{price.hours[what]:,.1f}" if what in price.hours else "" for what in SHOWN]
+    hours = [count(price.hours[what]) if what in price.hours else "" for what in SHOWN]
     return (
         f"images {price.run}" if data else price.run,
         "" if data else f"{price.parameters / 1e6:.1f}",
         "" if data else f"{price.gmacs:.1f}",
-        "" if data else f"{price.steps:,}",
+        "" if data else amount(price.steps),
         amount(price.images),
         "" if price.mfu is None else f"{price.mfu:.0%}",
         *hours,
-        f"{price.total_hours:,.1f}",
+        count(price.total_hours),
         *space(price.total_disk),
     )
 
 
+def count(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.1f}"
+
+
 def space(disk: Disk) -> tuple[str, str]:
-    return f"{disk.bytes / 1e9:,.1f}", str(disk.files)
+    return count(disk.bytes / 1e9), str(disk.files)
