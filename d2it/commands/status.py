@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 
 from d2it.cli import add_config_arguments
@@ -43,16 +44,14 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.watch = str(REFRESH)
     every = _seconds(arguments.watch) if arguments.watch else None
     config = load(arguments.params, arguments.overrides)
-    while True:
-        text = _as_json(config) if arguments.json else _page(config)
-        screen = every is not None and sys.stdout.isatty() and not arguments.json
-        print(f"{HOME_AND_CLEAR}{text}" if screen else text, flush=True)
-        if every is None:
-            return
-        try:
+    with suppress(KeyboardInterrupt) if every else nullcontext():
+        while True:
+            text = _as_json(config) if arguments.json else _page(config)
+            screen = every and sys.stdout.isatty() and not arguments.json
+            print(f"{HOME_AND_CLEAR}{text}" if screen else text, flush=True)
+            if not every:
+                return
             time.sleep(every)
-        except KeyboardInterrupt:
-            return
 
 
 def _seconds(text: str) -> float:
