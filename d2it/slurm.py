@@ -102,7 +102,9 @@ def accounting(jobs: Iterable[str], every: float = EVERY) -> dict[str, Accountin
             with open(folder / "lock", "a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if time.time() - _answers(path)["asked"] >= every:
-                    every_run = {job for run in runs_folder().iterdir() for job in jobs_of(run)[-1:]}
+                    every_run = {
+                        job for run in runs_folder().iterdir() for job in jobs_of(run)[-1:]
+                    }
                     known = {job: asdict(answer) for job, answer in _ask(jobs | every_run).items()}
                     known = _answers(path)["jobs"] | known
                     write_json(path, {"asked": time.time(), "jobs": known})

@@ -82,7 +82,8 @@ AccountingStorageEnforce=associations
 AccountingStoreFlags=job_comment
 GresTypes=gpu
 SlurmdParameters=config_overrides
-NodeName={nodes} NodeHostname={host} NodeAddr=127.0.0.1 Port={slurmd} CPUs=16 RealMemory=8000 Gres=gpu:2
+NodeName=DEFAULT NodeHostname={host} NodeAddr=127.0.0.1 CPUs=16 RealMemory=8000 Gres=gpu:2
+NodeName={nodes} Port={slurmd}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=10
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 """
@@ -304,6 +305,8 @@ if __name__ == "__main__":
     began = time.monotonic()
     if verb == "up":
         cluster.up()
-        print(f"A Slurm cluster is up after {time.monotonic() - began:.1f} s: source {cluster.folder}/env")
+        print(
+            f"A Slurm cluster is up after {time.monotonic() - began:.1f} s: source {cluster.folder}/env"
+        )
     else:
         cluster.down()
