@@ -1,5 +1,6 @@
 """Files that are either whole or absent: atomic writes, digests, manifests."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -46,6 +47,16 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path | str) -> Iterator[None]:
+    """Hold the lock file `path`, once nobody else on this machine does. kill -9 lets it go."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:

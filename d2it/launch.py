@@ -41,6 +41,7 @@ class Launcher:
     cluster: Literal["local", "slurm"]
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1  # of each process on the CPU
+    poll: int = 60  # seconds between two questions to Slurm's accounting, for all runs together
     resources: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)  # what differs, by kind of run
 
@@ -102,12 +103,12 @@ def launch(
 def _train(
     config: Config, plan: Plan, launcher: Launcher, wait: bool, processes: int | None
 ) -> None:
-    from d2it import jobs
+    from d2it import jobs, slurm_jobs
 
     resources = launcher.of(plan.kind)
     job = jobs.Job(config, plan.run, launcher.device, launcher.threads)
     if launcher.cluster == "slurm":
-        jobs.run_on_slurm(plan, job, resources)
+        slurm_jobs.run_on_slurm(plan, job, resources, wait, launcher.poll)
         return
     await_free(plan.folder, wait)
     gpus = 0 if launcher.device == "cpu" else visible_gpus()

@@ -82,8 +82,8 @@ AccountingStorageEnforce=associations
 AccountingStoreFlags=job_comment
 GresTypes=gpu
 SlurmdParameters=config_overrides
-NodeName=DEFAULT NodeHostname={host} NodeAddr=127.0.0.1 CPUs=16 RealMemory=8000 Gres=gpu:2
-NodeName={nodes} Port={slurmd}
+NodeName=DEFAULT CPUs=16 RealMemory=8000 Gres=gpu:2
+NodeName={nodes} NodeHostname={host} NodeAddr=127.0.0.1 Port={slurmd}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=10
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 """
@@ -259,13 +259,17 @@ class Cluster:
             )
 
     def _await(self, name: str, answers: Callable[[], object]) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline, said = time.monotonic() + PATIENCE, "nothing"
         while time.monotonic() < deadline:
-            with contextlib.suppress(subprocess.SubprocessError):
+            try:
                 if answers():
                     return
+            except subprocess.CalledProcessError as error:
+                said = error.stderr.strip()
+            except subprocess.TimeoutExpired:
+                pass
             time.sleep(0.1)
-        raise SystemExit(f"slurm-up: {name} does not answer: its log is in {self.folder}/log.")
+        raise SystemExit(f"slurm-up: {name} does not answer ({said}); logs: {self.folder}/log.")
 
 
 def free_ports(count: int) -> list[int]:
@@ -305,8 +309,7 @@ if __name__ == "__main__":
     began = time.monotonic()
     if verb == "up":
         cluster.up()
-        print(
-            f"A Slurm cluster is up after {time.monotonic() - began:.1f} s: source {cluster.folder}/env"
-        )
+        seconds = time.monotonic() - began
+        print(f"A Slurm cluster is up after {seconds:.1f} s: source {cluster.folder}/env")
     else:
         cluster.down()
