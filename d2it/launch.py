@@ -5,6 +5,7 @@ No torch is imported here, so a process that only waits for a job stays small.
 """
 
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from d2it.config import paths
 from d2it.config.load import build, nearest, params_folder
 from d2it.config.schema import Config
 from d2it.errors import UserError
+from d2it.files import locked
 from d2it.training.publish import finished, is_published, publish
 from d2it.training.run_folder import Plan, await_free, make_plan
 
@@ -46,16 +48,28 @@ class Launcher:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)  # what differs, by kind of run
 
     def of(self, kind: str) -> Resources:
-        return build(Resources, self.resources | self.stages.get(kind, {}), f"stages.{kind}")
+        return build(
+            Resources,
+            self.resources | self.stages.get(kind, {}),
+            f"stages.{kind}" if kind in self.stages else "resources",
+        )
 
 
-def load_launcher(name: str | None = None) -> Launcher:
-    """The launcher called `name` (default: D2IT_LAUNCHER, else local), or in the file `name`."""
-    name = name or os.environ.get("D2IT_LAUNCHER") or "local"
+def load_launcher(words: str | None = None) -> Launcher:
+    """A launcher by its name or its file, and what differs from it, e.g. "slurm
+    resources.account=vision stages.dvae.nodes=2". Default: D2IT_LAUNCHER, else local."""
+    words = words or os.environ.get("D2IT_LAUNCHER") or "local"
+    name, *changes = shlex.split(words)
     folder = params_folder() / "launcher"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     try:
-        return build(Launcher, yaml.safe_load(path.read_text()), "")
+        settings = yaml.safe_load(path.read_text())
+        for change in changes:
+            _set(settings, change)
+        launcher = build(Launcher, settings, "")
+        for kind in ("", *launcher.stages):
+            launcher.of(kind)  # every mistake is met before anything runs
+        return launcher
     except FileNotFoundError:
         known = sorted(path.stem for path in folder.glob("*.yaml"))
         raise UserError(
@@ -66,6 +80,19 @@ def load_launcher(name: str | None = None) -> Launcher:
         raise UserError(f"{path} is not YAML ({' '.join(str(error).split())}).") from None
     except UserError as error:
         raise UserError(f"In {path}: {error}") from None
+
+
+def _set(settings: Any, change: str) -> None:
+    """Set one entry of a launcher, named as in "stages.dvae.nodes=2"."""
+    name, equals, value = change.partition("=")
+    *tables, key = name.split(".")
+    if not equals:
+        raise UserError(f"{change!r} is no setting: write e.g. resources.partition=gpu.")
+    for table in tables:
+        settings = settings.setdefault(table, {}) if isinstance(settings, dict) else None
+    if not isinstance(settings, dict):
+        raise UserError(f"There is no table {'.'.join(tables)!r} for {change!r}.")
+    settings[key] = yaml.safe_load(value)
 
 
 def launch(
@@ -97,7 +124,8 @@ def launch(
         print(f"{run}: trained to {plan.images} images, published in {published}")
     else:
         print(f"{run}: trained to {plan.images} images before, published again in {published}")
-    publish(plan, done, published)
+    with locked(plan.folder / "publish.lock"):  # several may have waited for it
+        publish(plan, done, published)
 
 
 def _train(
@@ -106,12 +134,19 @@ def _train(
     from d2it import jobs, slurm_jobs
 
     resources = launcher.of(plan.kind)
-    job = jobs.Job(config, plan.run, launcher.device, launcher.threads)
+    # A launcher that names no device leaves it to the scale: the published one wants a GPU.
+    device = config.accelerator if launcher.device == "auto" else launcher.device
+    job = jobs.Job(config, plan.run, device, launcher.threads)
     if launcher.cluster == "slurm":
         slurm_jobs.run_on_slurm(plan, job, resources, wait, launcher.poll)
         return
     await_free(plan.folder, wait)
-    gpus = 0 if launcher.device == "cpu" else visible_gpus()
+    gpus = 0 if device == "cpu" else visible_gpus()
+    if device == "cuda" and not gpus:
+        raise UserError(
+            f"{plan.run} is to be trained on a CUDA GPU, and this machine has none: use a machine "
+            "that has one, a cluster (--launcher slurm), or a launcher that says device: cpu."
+        )
     count = processes or (min(resources.processes, gpus) if gpus else resources.processes)
     if count > 1:
         jobs.run_here(plan, job, count, min(count, gpus))

@@ -118,9 +118,7 @@ def run_on_slurm(plan: Plan, job: Job, resources: "Resources", wait: bool, every
     _settle(plan, submitted, ended)
 
 
-def _attach(
-    plan: Plan, job: SlurmJob, resources: "Resources", wait: bool
-) -> "submitit.Job[Any]":
+def _attach(plan: Plan, job: SlurmJob, resources: "Resources", wait: bool) -> "submitit.Job[Any]":
     """The one live job of this run, whoever submitted it."""
     import submitit
 
@@ -130,6 +128,16 @@ def _attach(
             "--launcher local."
         )
     _check_owner(plan)
+    if job.device == "cuda" and not resources.gpus:
+        raise UserError(
+            f"{plan.run} is to be trained on CUDA GPUs, but the launcher asks for none: give it "
+            "`gpus`, or say device: cpu."
+        )
+    if 60 * resources.minutes < 2 * WARNED:
+        raise UserError(
+            f"The launcher gives {plan.run} {resources.minutes} minutes, but a job is told to save "
+            f"{WARNED} s before its limit: give it `minutes` of {-(-2 * WARNED // 60)} or more."
+        )
     tasks = range(resources.nodes * resources.processes)
     executor = make_executor(plan, resources)
     with locked(plan.folder / "submit.lock"):
@@ -296,9 +304,7 @@ def _sentence(submitted: "submitit.Job[Any]") -> str | None:
     return None
 
 
-def _settle(
-    plan: Plan, submitted: "submitit.Job[Any]", ended: slurm.Accounting | None
-) -> None:
+def _settle(plan: Plan, submitted: "submitit.Job[Any]", ended: slurm.Accounting | None) -> None:
     """The end of a job: silence if all went well, else the clearest of what is known."""
     sentence = _sentence(submitted)
     if sentence:

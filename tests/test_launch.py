@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from d2it.calibration import calibrate
-from d2it.config import load
+from d2it.config import load, paths
 from d2it.data.prepare import prepare
 from d2it.errors import UserError
-from d2it.launch import Launcher, load_launcher, visible_gpus
+from d2it.launch import Launcher, launch, load_launcher, visible_gpus
+from d2it.slurm_jobs import FRUITLESS, count_starts, make_executor
+from d2it.training.run_folder import Plan, make_plan
 
 OVERRIDES = [
     "scale=smoke",
@@ -47,6 +49,101 @@ def test_launchers_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UserError, match="is not YAML"):
         load_launcher(str(mine))
     assert Launcher("local", stages={"dvae": {"processes": 3}}).of("dvae").processes == 3
+
+
+def test_a_launcher_is_changed_in_words(tmp_path: Path) -> None:
+    words = 'slurm resources.account=vision stages.dvae.nodes=2 "resources.extra={mem: 20G}"'
+    launcher = load_launcher(words)
+    assert launcher.of("dvae").nodes == 2 and launcher.of("content").nodes == 1
+    assert launcher.of("dvae").account == "vision" and launcher.of("dit").extra == {"mem": "20G"}
+    for wrong, sentence in (
+        ("slurm resources.acount=me", r"'resources.acount' \(did you mean 'account'"),
+        ("slurm account", "write e.g. resources.partition=gpu"),
+        ("slurm cluster.x=1", "no table 'cluster'"),
+        ("slurm resources.nodes=two", "must be a whole number"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            load_launcher(wrong)
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    monkeypatch.chdir(tmp_path)
+    config = load(overrides=OVERRIDES)
+    images = paths.images(config, "photos") / "manifest.json"
+    images.parent.mkdir(parents=True)
+    images.write_text("{}")
+    return make_plan(load(overrides=[*OVERRIDES, "runs.dvae.dvae.ratio=1.0"]), "dvae")
+
+
+def test_what_sbatch_reads(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name and comment, by which a job is found again, cannot be set to anything else."""
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    launcher = load_launcher(
+        "slurm resources.partition=gpu resources.account=vision stages.dvae.nodes=2"
+        " resources.constraint=a100 'resources.extra={mem: 20G, comment: mine}'"
+    )
+    executor = make_executor(plan, launcher.of("dvae"))
+    written = executor._make_submission_file_text("work", "id")
+    options = {line for line in written.splitlines() if line.startswith("#SBATCH")}
+    place = (Path.cwd() / plan.folder).resolve()
+    assert options - {option for option in options if "submitit" in option} == {
+        f"#SBATCH --job-name={plan.folder.name}",
+        f"#SBATCH --comment={place}",
+        "#SBATCH --nodes=2",
+        "#SBATCH --ntasks-per-node=8",
+        "#SBATCH --gpus-per-node=8",
+        "#SBATCH --cpus-per-task=8",
+        "#SBATCH --time=1440",
+        "#SBATCH --signal=USR2@90",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --account=vision",
+        "#SBATCH --constraint=a100",
+        "#SBATCH --mem=20G",
+        "#SBATCH --requeue",
+        "#SBATCH --open-mode=append",
+    }
+    assert "srun --unbuffered" in written and "--kill-on-bad-exit=1" in written
+    lock = str(place / "sbatch.lock")
+    assert executor._make_submission_command(Path("file")) == ["flock", lock, "sbatch", "file"]
+
+
+def test_a_job_that_never_saves_anything_is_given_up(plan: Plan) -> None:
+    for _ in range(2):
+        for _ in range(FRUITLESS):
+            count_starts(plan, "7")
+        (plan.state / f"{plan.training.batch:012d}").mkdir(parents=True, exist_ok=True)
+    with pytest.raises(UserError, match=r"started 3 times at 4 images.*minutes.*dvae.save_images"):
+        count_starts(plan, "7")
+    count_starts(plan, "8")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "sentence"),
+    [
+        ("slurm", "There is no Slurm here"),
+        ("slurm resources.gpus=0", "the launcher asks for none: give it `gpus`"),
+        ("slurm resources.minutes=2", "2 minutes, but a job is told to save 90 s before"),
+        ("local device=cuda", "on a CUDA GPU, and this machine has none"),
+    ],
+)
+def test_what_cannot_be_launched_leaves_nothing(
+    plan: Plan, launcher: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "resources" in launcher:
+        monkeypatch.setattr(shutil, "which", lambda name: name)
+    else:
+        monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    config = load(overrides=[*OVERRIDES, "runs.dvae.dvae.ratio=1.0"])
+    with pytest.raises(UserError, match=sentence):
+        launch(config, "dvae", load_launcher(launcher))
+    assert not plan.folder.exists()
+
+
+def test_the_published_scale_demands_a_gpu() -> None:
+    assert load(overrides=["scale=paper"]).accelerator == "cuda"
+    assert load(overrides=["scale=demo"]).accelerator == "auto"
 
 
 def test_gpus_are_counted_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--launcher",
         metavar="NAME",
-        help="a file of params/launcher/, or any other .yaml (default: $D2IT_LAUNCHER, else local)",
+        help="a file of params/launcher/, or any other .yaml, and what differs from it, e.g. "
+        '"slurm resources.account=vision" (default: $D2IT_LAUNCHER, else local)',
     )
     parser.add_argument(
         "--processes",

@@ -248,6 +248,8 @@ class Config:
         default_factory=dict
     )  # shared by Figure 6's experiments
     convergence_guided: dict[str, Measured] = field(default_factory=dict)  # and by Table 2's
+    accelerator: Literal["auto", "cuda"] = "auto"  # "cuda": train on GPUs, unless a launcher
+    # says device: cpu
     caption: str = ""  # what a figure or table of this scale must say of itself
     sigma: float = 0.01  # of the kernel in Eq 2, on grey values in [-1, 1]
     bins: int = 256  # M of Eq 3

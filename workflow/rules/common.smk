@@ -11,13 +11,11 @@ from d2it.report import study
 from d2it import workflow as wiring
 
 try:
-    # How a machine runs jobs is no setting of the study: profiles name the launcher, and commands
-    # read it here.
-    if "launcher" in config:
-        os.environ["D2IT_LAUNCHER"] = config["launcher"]
-    CONFIG, PARAMS = wiring.configure(
-        {key: value for key, value in config.items() if key != "launcher"}
-    )
+    # How a machine runs jobs is no setting of the study. The user's word counts before the
+    # profile's; commands read it from the environment.
+    theirs, profiles = config.pop("launcher", None), config.pop("profiles_launcher", None)
+    os.environ["D2IT_LAUNCHER"] = theirs or os.environ.get("D2IT_LAUNCHER") or profiles or ""
+    CONFIG, PARAMS = wiring.configure(config)
     STUDY = study.load_study()
     LAUNCHER = load_launcher()
     if "help" in sys.argv[1:]:  # answered while this is read: it needs no --cores
@@ -81,6 +79,16 @@ def latents_of(kind):
     return lambda wildcards: manifest(
         paths.latents(CONFIG, getattr(CONFIG.runs, kind)[wildcards.run].latents)
     )
+
+
+def place_of(kind):
+    """Where a training goes, for its message. As a resource it triggers no rerun."""
+    wants = LAUNCHER.of(kind)
+    if TRAINS_HERE:
+        return ""
+    nodes = f"{wants.nodes} node{'s' * (wants.nodes > 1)}"
+    gpus = f"{wants.gpus} GPU{'s' * (wants.gpus != 1)}"
+    return f" on {nodes} with {gpus} each, in jobs of {wants.minutes} minutes at most"
 
 
 def processes_of(kind):

@@ -21,10 +21,11 @@ rule train_dvae:
         f"{LOGS}/train/{{run}}.log",
     resources:
         head=1 if TRAINS_HERE else 0,
+        place=place_of("dvae"),
     threads: processes_of("dvae")
     priority: 1  # all else waits for it
     message:
-        "Training {wildcards.run}"
+        "Training {wildcards.run}{resources.place}"
     shell:
         "d2it train {wildcards.run} --params {PARAMS} --wait 2>&1 | tee {log}"
 
@@ -42,9 +43,10 @@ rule train_grain:
         f"{LOGS}/train/{{run}}.log",
     resources:
         head=1 if TRAINS_HERE else 0,
+        place=place_of("grain"),
     threads: processes_of("grain")
     message:
-        "Training {wildcards.run}"
+        "Training {wildcards.run}{resources.place}"
     shell:
         "d2it train {wildcards.run} --params {PARAMS} --wait 2>&1 | tee {log}"
 
@@ -62,9 +64,10 @@ rule train_content:
         f"{LOGS}/train/{{run}}.log",
     resources:
         head=1 if TRAINS_HERE else 0,
+        place=place_of("content"),
     threads: processes_of("content")
     message:
-        "Training {wildcards.run}"
+        "Training {wildcards.run}{resources.place}"
     shell:
         "d2it train {wildcards.run} --params {PARAMS} --wait 2>&1 | tee {log}"
 
@@ -82,8 +85,9 @@ rule train_dit:
         f"{LOGS}/train/{{run}}.log",
     resources:
         head=1 if TRAINS_HERE else 0,
+        place=place_of("dit"),
     threads: processes_of("dit")
     message:
-        "Training {wildcards.run}"
+        "Training {wildcards.run}{resources.place}"
     shell:
         "d2it train {wildcards.run} --params {PARAMS} --wait 2>&1 | tee {log}"
