@@ -3,6 +3,7 @@
 import os
 
 import torch
+from torch import nn
 
 from d2it.errors import UserError
 
@@ -18,3 +19,11 @@ def choose_device() -> torch.device:
         raise UserError("D2IT_THREADS must be a whole number of CPU threads, e.g. 1.")
     torch.set_num_threads(threads)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
+    """torch.compile each block by itself: equal blocks share their code, so it takes seconds."""
+    for blocks in network.modules():
+        if isinstance(blocks, nn.ModuleList):
+            for block in blocks:
+                block.compile(backend=backend)

@@ -210,6 +210,52 @@ def test_grains_by_the_thresholds_of_a_data_set(calibrated, tmp_path, monkeypatc
     assert "was measured with region 8, but 16 is asked for" in capsys.readouterr().err
 
 
+RGB = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+ODD = {
+    "grey.png": Image.fromarray(RGB[..., 0]),
+    "bits.png": Image.fromarray(RGB).convert("1"),
+    "palette.gif": Image.fromarray(RGB).convert("P"),
+    "transparent.png": Image.fromarray(np.dstack([RGB, RGB[..., :1]])),
+    "cmyk.jpg": Image.fromarray(RGB).convert("CMYK"),
+    "sixteen.png": Image.fromarray(RGB[..., 0].astype(np.uint16) * 257),
+    "turned.jpg": Image.fromarray(RGB),
+    "smallest.png": Image.fromarray(RGB[:8, :8]),
+    "strip.png": Image.fromarray(RGB[:8].repeat(40, axis=1)),
+    "black.png": Image.fromarray(0 * RGB),
+    "tiny.png": Image.fromarray(RGB[:7]),
+    "float.tif": Image.fromarray(RGB[..., 0].astype(np.float32)),
+    "huge.png": Image.new("1", (20_000, 10_000)),
+}
+REFUSED = {
+    "tiny.png": "56 x 7 px is too small, 8 are needed",
+    "float.tif": "floating-point pixels have no known range",
+    "huge.png": "more than 179 million pixels",
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_photographs_work_or_get_one_sentence(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    ODD[name].save(name, **({"exif": exif} if name == "turned.jpg" else {}))
+    options = ["--ratio", "0.3", "--ratio", "0.5", "--out", "overlay.png", "--json"]
+    if name in REFUSED:
+        assert main(["grains", name, *options]) == 2
+        error = capsys.readouterr().err
+        assert REFUSED[name] in error and error.count("\n") == 1
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        return
+    assert main(["grains", name, *options]) == 0
+    maps = json.loads(capsys.readouterr().out)["maps"]
+    flat = name == "black.png"  # no region is above any other
+    assert [entry["fine_share"] for entry in maps] == pytest.approx(
+        [0, 0] if flat else [0.3, 0.5], abs=0.02
+    )
+    with Image.open("overlay.png") as drawn:
+        assert drawn.size == (3 * 256 + 2 * 8, 256)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -129,7 +129,12 @@ def read_rgb(path: Path | str) -> Image.Image:
     """The picture as a viewer shows it: upright, in RGB, on white where it is transparent."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata does not matter, and damage raises
-        with Image.open(path) as file:
+        try:
+            file = Image.open(path)
+        except Image.DecompressionBombError:
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise ValueError(f"it has more than {most / 1e6:.0f} million pixels") from None
+        with file:
             file.load()
             image = ImageOps.exif_transpose(file)
     if min(image.size) < SMALLEST:

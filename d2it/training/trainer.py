@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from d2it.device import compile_blocks
 from d2it.errors import UserError
 from d2it.training.ema import Ema
 from d2it.training.feed import Shards
@@ -47,10 +48,7 @@ class Trainer:
 
     def _prepare(self, player: Player) -> nn.Module:
         if player.training.compile and self.device.type == "cuda":
-            for blocks in player.module.modules():
-                if isinstance(blocks, nn.ModuleList):
-                    for block in blocks:
-                        block.compile()
+            compile_blocks(player.module)
         with warnings.catch_warnings():  # torch renamed `broadcast_buffers`; accelerate did not
             warnings.simplefilter("ignore", FutureWarning)
             prepared: nn.Module = self.accelerator.prepare(player.module)
