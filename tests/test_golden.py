@@ -75,5 +75,4 @@ MISTAKES: list[tuple[str, object, str, Callable]] = [
 @pytest.mark.parametrize(("run", "owner", "name", "wrong"), MISTAKES)
 def test_a_wrong_formula_is_noticed_in_two_steps(world, monkeypatch, run, owner, name, wrong):
     monkeypatch.setattr(owner, name, wrong)
-
     assert departure(world, run, first_losses(world, run, steps=2)) > 5 * TOLERANCE
