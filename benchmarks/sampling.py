@@ -6,6 +6,7 @@ DDIM steps of one block of images without guidance; decoding is the same for all
 """
 
 import torch
+from d2it.report.cost import gmacs
 from torch import Tensor
 
 from benchmarks.common import arguments, interleaved, write

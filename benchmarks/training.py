@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from d2it.report.cost import gmacs
 from torch import Tensor, nn
 
 from benchmarks.common import arguments, interleaved, write

@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from d2it.arrays import Share, report
-from d2it.calibration import cuts_of
 from d2it.config import Config, paths
-from d2it.config.recipe import digest, latents_recipe, ratio_key, run_recipe
+from d2it.config.ratios import at_least
+from d2it.config.recipe import digest, factors_of, latents_recipe, ratio_key, run_recipe
 from d2it.config.schema import Ratio
 from d2it.data.images import PackedImages, open_images
 from d2it.device import choose_device
 from d2it.errors import UserError
 from d2it.files import atomic_path, file_digest, read_json, require_space, write_json
-from d2it.grains import at_least, entropy_map, grain_map
+from d2it.grains import entropy_map, grain_map
 from d2it.latents import FORMAT, MIRRORS, VERSION, Latents, shard_arrays
 from d2it.models.dvae import to_network
 from d2it.models.store import load_model, read_model
+from d2it.thresholds import cuts_of
 
 SPLITS = ("train", "test")
 BLOCK = 32  # images encoded together; borders of shards are multiples of it
@@ -49,8 +50,9 @@ def encode(config: Config, dvae: str, share: Share | None = None) -> bool:
     header = identity(config, dvae)
     known = _same(manifest, header)
     wanted = {ratio_key(ratio): ratio for ratio in settings.ratios}
+    region = factors_of(config, dvae)[0]
     cuts = {  # before anything slow: thresholds may be missing
-        key: cuts_of(config, settings.data, ratio)
+        key: cuts_of(config, settings.data, region, ratio)
         for key, ratio in wanted.items()
         if known is None or key not in known["ratios"]
     }

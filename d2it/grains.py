@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from d2it.config.ratios import at_least
 from d2it.errors import UserError
 
 LEVELS = 256  # grey levels of an 8-bit image
@@ -73,15 +74,6 @@ def _entropies(images: Tensor, region: int, kernel: Tensor) -> Tensor:
     density = histogram.view(-1, LEVELS).double() @ kernel  # Eq 2
     p = density / density.sum(1, keepdim=True)
     return -torch.xlogy(p, p).sum(1).view(n, h, w).float()  # Eq 3
-
-
-def at_least(ratio: float | Sequence[float]) -> list[float]:
-    """Shares of the regions of grain i or finer, i = 1..k-1: [.2, .3] -> [.5, .3].
-
-    ratio: the share of fine regions or, for k > 2, the shares of grains 1..k-1.
-    """
-    shares = [ratio] if isinstance(ratio, (int, float)) else list(ratio)
-    return [min(1.0, sum(shares[i:])) for i in range(len(shares))]
 
 
 def grain_map(entropy: Tensor, cuts: Sequence[float | Tensor]) -> Tensor:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2it.calibration import constant_cuts
 from d2it.config import Config, paths
 from d2it.config.build import nearest
 from d2it.config.recipe import digest, kind_of, run_recipe
@@ -24,6 +23,7 @@ from d2it.errors import UserError
 from d2it.grains import grain_map, mean_within, random_map
 from d2it.models.dvae import to_pixels
 from d2it.models.store import load_model, read_model, weights_name
+from d2it.thresholds import constant_cuts
 from d2it.training.clock import milestone, seed_of
 from d2it.training.second_stage import FINE, open_latents
 

@@ -103,8 +103,9 @@ def test_thresholds_of_another_data_set_train_nothing(begun: Path) -> None:
 
 def test_thresholds_of_another_patch_size_encode_nothing(world: Path) -> None:
     shutil.rmtree(world / "data/smoke/latents")
-    restate(world, region=16)
-    sentence = "was measured with region 16, but 8 is asked for"
+    tables = json.loads((world / THRESHOLDS).read_text())["tables"]
+    restate(world, tables={"32": tables["8"]})
+    sentence = "was measured with regions of 32 px, but 8 is asked for"
     assert_refused(["encode", "dvae", *OVERRIDES], world, sentence, "`d2it calibrate photos`")
 
 

@@ -12,24 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from d2it.calibration import (
-    CELLS,
-    Thresholds,
-    calibrate,
-    constant_cuts,
-    count,
-    cuts_of,
-    quantile_table,
-    thresholds_of,
-)
+from d2it.calibration import CELLS, calibrate, count, quantile_table
 from d2it.cli import main
 from d2it.config import load, paths
+from d2it.config.recipe import latents_recipe, run_recipe
 from d2it.data.fetch import source_path
 from d2it.data.images import open_images
 from d2it.data.prepare import prepare
 from d2it.errors import UserError
 from d2it.grains import entropy_map, fine_share, grain_map, neighbour_agreement
 from d2it.overlay import COARSE, FINE, beside, overlay
+from d2it.thresholds import Thresholds, constant_cuts, cuts_of, save, thresholds_of
 
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 TOP = math.log(256)
@@ -54,7 +47,7 @@ def calibrated(tmp_path_factory):
 def maps_of(config, split: str, ratio: float) -> torch.Tensor:
     images = open_images(config, "photos", split)
     pixels = torch.from_numpy(images[np.arange(len(images))])
-    return grain_map(entropy_map(pixels, 8), cuts_of(config, "photos", ratio))
+    return grain_map(entropy_map(pixels, 8), cuts_of(config, "photos", 8, ratio))
 
 
 def test_ratios_are_reached_on_photographs(calibrated):
@@ -71,11 +64,11 @@ def test_three_grains_reach_their_shares(calibrated):
 
 
 def test_constant_maps_need_no_thresholds(calibrated):
-    assert constant_cuts(0.0) == cuts_of(calibrated, "absent", 0.0) == [math.inf]
-    assert constant_cuts(1.0) == cuts_of(calibrated, "absent", 1.0) == [-math.inf]
+    assert constant_cuts(0.0) == cuts_of(calibrated, "absent", 8, 0.0) == [math.inf]
+    assert constant_cuts(1.0) == cuts_of(calibrated, "absent", 8, 1.0) == [-math.inf]
     assert constant_cuts([1.0, 0.0]) == [-math.inf, math.inf]
     assert constant_cuts(0.5) is None and constant_cuts([0.5, 0.0]) is None
-    assert thresholds_of(calibrated, "photos").cut(1.0) == [-math.inf]
+    assert thresholds_of(calibrated, "photos", 8).cut(1.0) == [-math.inf]
     assert (
         maps_of(calibrated, "test", 1.0).min() == 1 and maps_of(calibrated, "test", 0.0).max() == 0
     )
@@ -114,18 +107,33 @@ def test_thresholds_round_trip_and_calibrating_again_changes_nothing(calibrated)
     before = path.read_bytes()
     assert not calibrate(calibrated, "photos")
     assert path.read_bytes() == before
-    stored = thresholds_of(calibrated, "photos")
+    stored = thresholds_of(calibrated, "photos", 8)
     assert stored.regions == 350 * 64 and len(stored.quantiles) == 1001
-    stored.save(path)
+    save(path, [stored])
     assert path.read_bytes() == before
     path.unlink()
     assert calibrate(calibrated, "photos")
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("region", 16), ("bins", 32), ("sigma", 0.02), ("grey_range", [0, 1])]
-)
+def test_one_file_holds_every_region_size_that_a_dvae_asks_for(calibrated):
+    path = paths.thresholds(calibrated, "photos")
+    before, table = path.read_bytes(), thresholds_of(calibrated, "photos", 8)
+    three = replace(calibrated.runs.dvae["dvae"], factors=[16, 8, 4])
+    runs = replace(calibrated.runs, dvae=calibrated.runs.dvae | {"three": three})
+    config = replace(calibrated, runs=runs)
+    assert calibrate(config, "photos") and not calibrate(config, "photos")
+    measured = [thresholds_of(config, "photos", size).regions for size in (8, 16)]
+    assert measured == [350 * 64, 350 * 16]
+    # what a run records of its own table, and its recipe, do not see the other one
+    assert thresholds_of(config, "photos", 8).digest == table.digest
+    for recipe in (run_recipe, latents_recipe):
+        assert recipe(config, "dvae") == recipe(calibrated, "dvae") != recipe(config, "three")
+    assert not calibrate(calibrated, "photos")  # more than is asked for is no reason to measure
+    path.write_bytes(before)
+
+
+@pytest.mark.parametrize(("key", "value"), [("bins", 32), ("sigma", 0.02), ("grey_range", [0, 1])])
 def test_thresholds_measured_otherwise_are_refused(calibrated, tmp_path, key, value):
     stored = json.loads(paths.thresholds(calibrated, "photos").read_text())
     path = tmp_path / "photos" / "thresholds.json"
@@ -133,26 +141,31 @@ def test_thresholds_measured_otherwise_are_refused(calibrated, tmp_path, key, va
     path.write_text(json.dumps(stored | {key: value}))
     with pytest.raises(UserError, match=rf"measured with {key} .*`d2it calibrate photos`"):
         Thresholds.load(path, region=8, bins=256, sigma=0.01)
-    path.write_text(json.dumps({key: value for key, value in stored.items() if key != "regions"}))
-    with pytest.raises(UserError, match="lacks 'regions'"):
+    path.write_text(json.dumps({key: value for key, value in stored.items() if key != "dataset"}))
+    with pytest.raises(UserError, match="lacks 'dataset'"):
         Thresholds.load(path, region=8, bins=256, sigma=0.01)
+    path.write_text(json.dumps(stored | {"tables": {"8": {"regions": 1}}}))
+    with pytest.raises(UserError, match="lacks 'quantiles'"):
+        Thresholds.load(path, region=8, bins=256, sigma=0.01)
+    with pytest.raises(UserError, match="with regions of 8 px, but 16 is asked for"):
+        Thresholds.load(path, region=16, bins=256, sigma=0.01)
 
 
 def test_thresholds_of_other_images_are_refused_unless_asked_for(calibrated):
-    assert thresholds_of(calibrated, "other") == thresholds_of(calibrated, "photos")
+    assert thresholds_of(calibrated, "other", 8) == thresholds_of(calibrated, "photos", 8)
     alone = replace(calibrated.data["other"], thresholds_from=None)
     config = replace(calibrated, data=calibrated.data | {"other": alone})
     with pytest.raises(UserError, match=r"other/thresholds\.json is missing.*d2it calibrate other"):
-        thresholds_of(config, "other")
+        thresholds_of(config, "other", 8)
     assert prepare(config, "other")
     path = paths.thresholds(config, "other")
     path.write_bytes(paths.thresholds(config, "photos").read_bytes())
     with pytest.raises(UserError, match="measured on other images than those of other"):
-        thresholds_of(config, "other")
+        thresholds_of(config, "other", 8)
     assert calibrate(config, "other")  # and so it is measured
     assert (
-        thresholds_of(config, "other").images_digest
-        != thresholds_of(config, "photos").images_digest
+        thresholds_of(config, "other", 8).images_digest
+        != thresholds_of(config, "photos", 8).images_digest
     )
 
 
@@ -207,7 +220,7 @@ def test_grains_by_the_thresholds_of_a_data_set(calibrated, tmp_path, monkeypatc
     assert json.loads(capsys.readouterr().out)["maps"][0]["fine_share"] < 0.4  # mostly sky
     options[1:3] = ["16", "8"]
     assert main(["grains", photo, *options]) == 2
-    assert "was measured with region 8, but 16 is asked for" in capsys.readouterr().err
+    assert "was measured with regions of 8 px, but 16 is asked for" in capsys.readouterr().err
 
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)

@@ -60,8 +60,8 @@ def shares(text: str) -> float | list[float]:
 def main(arguments: argparse.Namespace) -> None:
     import torch
 
-    from d2it.calibration import Thresholds
     from d2it.grains import entropy_map, fine_share, grain_map
+    from d2it.thresholds import Thresholds
 
     factors, ratios = arguments.factors, arguments.ratio or [0.5]
     check_factors(factors, arguments.size)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from d2it.config.build import nearest
+from d2it.config.ratios import is_constant, shares
 from d2it.config.schema import Config, Ratio, Training
 from d2it.errors import UserError
 from d2it.files import canonical_digest
@@ -54,7 +55,12 @@ def run_name(config: Config, run: str) -> str:
 
 def ratio_key(ratio: Ratio) -> str:
     """How a ratio is spelt in keys and labels: "0", "0.5", "1"; "0.2,0.3" for three grains."""
-    return ",".join(f"{share:g}" for share in (ratio if isinstance(ratio, list) else [ratio]))
+    return ",".join(f"{share:g}" for share in shares(ratio))
+
+
+def factors_of(config: Config, dvae: str) -> list[int]:
+    """Downsampling factors of a DVAE run, coarse to fine; a region is as large as the first."""
+    return list(config.runs.dvae[dvae].factors or config.model.factors)
 
 
 def images_recipe(config: Config, data: str) -> Recipe:
@@ -71,21 +77,31 @@ def images_recipe(config: Config, data: str) -> Recipe:
     )
 
 
-def thresholds_recipe(config: Config, data: str) -> Recipe:
+def thresholds_recipe(config: Config, dvae: str) -> Recipe:
+    """Of the quantiles of the region size of a DVAE run alone."""
     settings = {
-        "region": config.model.factors[0],
+        "region": factors_of(config, dvae)[0],
         "sigma": config.sigma,
         "bins": config.bins,
         "quantiles": config.quantiles,
     }
-    return _recipe(
-        "thresholds", settings, images=images_recipe(config, thresholds_source(config, data))
-    )
+    source = thresholds_source(config, config.runs.dvae[dvae].data)
+    return _recipe("thresholds", settings, images=images_recipe(config, source))
 
 
 def thresholds_source(config: Config, data: str) -> str:
     """The data set whose entropy quantiles rule `data` (the paper used ImageNet's for all)."""
     return config.data[data].thresholds_from or data
+
+
+def regions_of(config: Config, data: str) -> list[int]:
+    """The region sizes whose entropy is measured on `data`: those of the DVAEs that it rules."""
+    sizes = {
+        factors_of(config, name)[0]
+        for name, run in config.runs.dvae.items()
+        if thresholds_source(config, run.data) == data
+    }
+    return sorted(sizes or {config.model.factors[0]})
 
 
 def run_recipe(config: Config, run: str) -> Recipe:
@@ -99,16 +115,17 @@ def run_recipe(config: Config, run: str) -> Recipe:
         settings.pop("ratios")
         settings.pop("thresholds")  # said by the data set
         data = settings.pop("data")
-        settings["factors"] = settings["factors"] or config.model.factors
+        settings["factors"] = factors_of(config, run)
         settings["model"] = asdict(config.model.dvae) | {
-            "latent_channels": config.model.latent_channels
+            "multipliers": config.model.dvae.stages(settings["factors"][0]),
+            "latent_channels": config.model.latent_channels,
         }
         if start := settings["model"].pop("warm_start"):
             settings["model"]["warm_start"] = start["sha256"]
         settings["loss"] = asdict(config.dvae_loss)
         inputs = {"images": images_recipe(config, data)}
-        if settings["ratio"] not in (0.0, 1.0):  # constant maps need no thresholds
-            inputs["thresholds"] = thresholds_recipe(config, data)
+        if settings["ratio"] == "random" or not is_constant(settings["ratio"]):
+            inputs["thresholds"] = thresholds_recipe(config, run)
         return _recipe("dvae", settings, **inputs)
     inputs = {"latents": latents_recipe(config, settings.pop("latents"))}
     for later in ("grain", "data", "images"):  # they serve sampling, judging and stopping
@@ -131,8 +148,7 @@ def training_images(config: Config, run: str) -> int:
 
 def latents_recipe(config: Config, dvae: str) -> Recipe:
     """Latents hold every grain and serve any ratio: the ratios measured are not identity."""
-    data = config.runs.dvae[dvae].data
-    inputs = {"dvae": run_recipe(config, dvae), "thresholds": thresholds_recipe(config, data)}
+    inputs = {"dvae": run_recipe(config, dvae), "thresholds": thresholds_recipe(config, dvae)}
     return _recipe("latents", {"images": config.training.dvae.images}, **inputs)
 
 

@@ -47,13 +47,18 @@ class DvaeModel:
     """Hierarchical encoder and decoder (section 3.1): one stage per halving of the resolution."""
 
     channels: int  # of the first stage
-    multipliers: list[int]  # per stage; stage i works at 1/2^i of the resolution
+    multipliers: list[int]  # per stage; stage i works at 1/2^i of the resolution. As many as the
+    # coarsest factor of any run needs: a run of finer factors has the first few
     res_blocks: int  # per encoder stage; the decoder has one more
     attention: list[int]  # resolutions' downsampling factors with self-attention
     discriminator_channels: int
     discriminator_layers: int
     norm_groups: int = 32
     warm_start: WarmStart | None = None  # None: random weights
+
+    def stages(self, coarsest: int) -> list[int]:
+        """The multipliers that a coarsest factor needs: the first, and one for each halving."""
+        return self.multipliers[: coarsest.bit_length()]
 
 
 @dataclass(frozen=True)

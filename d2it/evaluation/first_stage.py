@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from d2it.calibration import constant_cuts, cuts_of
 from d2it.config.recipe import ratio_key
 from d2it.config.schema import Ratio
 from d2it.data.images import PackedImages, open_images
@@ -21,6 +20,7 @@ from d2it.evaluation.metrics import Gaussian, frechet_distance
 from d2it.evaluation.reconstruction import numbers_per_image, reconstruct, reconstruction_metrics
 from d2it.grains import entropy_map, fine_share, grain_map
 from d2it.sampling import Drawn, Part
+from d2it.thresholds import constant_cuts, cuts_of
 
 CHUNK = 16 * BLOCK  # images in memory at once
 
@@ -38,6 +38,7 @@ class Coder:
     def __init__(self, judge: Judge) -> None:
         self.judge, self.config, self.n = judge, judge.config, judge.config.evaluation.n
         self.part = Part.load(self.config, judge.run, judge.device)
+        self.region = self.part.architecture["factors"][0]
         self.images = judged_images(judge, self.n)
 
     def evaluate(self, label: str, ratio: Ratio) -> Evaluated:
@@ -78,10 +79,9 @@ class Coder:
 
     def maps(self, images: np.ndarray, ratio: Ratio) -> Tensor:
         """Each image's own grain map (n, h, w)."""
-        config = self.config
-        region = self.part.architecture["factors"][0]
-        entropy = entropy_map(torch.from_numpy(images), region, config.sigma, config.bins)
-        return grain_map(entropy, cuts_of(config, config.runs.dvae[self.judge.run].data, ratio))
+        config, data = self.config, self.config.runs.dvae[self.judge.run].data
+        entropy = entropy_map(torch.from_numpy(images), self.region, config.sigma, config.bins)
+        return grain_map(entropy, cuts_of(config, data, self.region, ratio))
 
     def recipe(self, ratio: Ratio) -> dict[str, Any]:
         data = self.config.runs.dvae[self.judge.run].data
@@ -89,7 +89,7 @@ class Coder:
         return self.judge.protocol | {
             "n": self.n,
             "ratio": ratio,
-            "cuts": None if constant else cuts_of(self.config, data, ratio),
+            "cuts": None if constant else cuts_of(self.config, data, self.region, ratio),
             "split": self.images.split,
             "images": self.part.images,
             "weights": "ema",

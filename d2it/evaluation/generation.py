@@ -11,7 +11,6 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from d2it.arrays import Share, report
-from d2it.calibration import constant_cuts
 from d2it.config.recipe import ratio_key
 from d2it.config.schema import Measured, Ratio
 from d2it.evaluation.epsilon import epsilon_error
@@ -29,6 +28,7 @@ from d2it.files import atomic_path, require_space
 from d2it.grains import entropy_map, grain_map
 from d2it.latents import Latents
 from d2it.sampling import Drawn, Painter, schedule_of
+from d2it.thresholds import constant_cuts
 
 SHARD = 1024  # images whose features are saved together: what a kill costs at most
 ERRORS = 1024  # held-out images whose noise is predicted, at most

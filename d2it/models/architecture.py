@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from d2it.config.recipe import kind_of
+from d2it.config.recipe import factors_of, kind_of
 from d2it.config.schema import Config, ContentRun, DitRun, DvaeRun, GrainRun
 from d2it.errors import UserError
 
@@ -16,7 +16,7 @@ def architecture(config: Config, run: str) -> Architecture:
     kind = kind_of(config, run)
     settings = getattr(config.runs, kind)[run]
     if kind == "dvae":
-        return _dvae(config, settings)
+        return _dvae(config, settings, factors_of(config, run))
     if kind == "content":
         return _content(config, settings)
     return _dit(config, settings) if kind == "dit" else _grain(config, settings)
@@ -33,7 +33,7 @@ def split_layers(depth: int, split: tuple[int, int]) -> tuple[int, int]:
 
 def latent_side(config: Config, dvae: str) -> int:
     """Side of the finest latent grid, e.g. 256 px / 8 = 32."""
-    return config.data[config.runs.dvae[dvae].data].size // _factors(config, dvae)[-1]
+    return config.data[config.runs.dvae[dvae].data].size // factors_of(config, dvae)[-1]
 
 
 def num_classes(config: Config, dvae: str) -> int:
@@ -47,18 +47,14 @@ def num_classes(config: Config, dvae: str) -> int:
     return config.data[data].classes
 
 
-def _factors(config: Config, dvae: str) -> list[int]:
-    return list(config.runs.dvae[dvae].factors or config.model.factors)
-
-
-def _dvae(config: Config, run: DvaeRun) -> Architecture:
+def _dvae(config: Config, run: DvaeRun, factors: list[int]) -> Architecture:
     model = config.model.dvae
     return {
-        "factors": list(run.factors or config.model.factors),
+        "factors": factors,
         "size": config.data[run.data].size,
         "latent_channels": config.model.latent_channels,
         "channels": model.channels,
-        "multipliers": list(model.multipliers),
+        "multipliers": model.stages(factors[0]),
         "res_blocks": model.res_blocks,
         "attention": list(model.attention),
         "norm_groups": model.norm_groups,
@@ -77,7 +73,7 @@ def _transformer(config: Config, run: GrainRun | ContentRun | DitRun) -> Archite
 
 
 def _grain(config: Config, run: GrainRun) -> Architecture:
-    factors = _factors(config, run.latents)
+    factors = factors_of(config, run.latents)
     return _transformer(config, run) | {
         "side": config.data[config.runs.dvae[run.latents].data].size // factors[0],
         "grains": len(factors),
@@ -99,7 +95,7 @@ def _content(config: Config, run: ContentRun) -> Architecture:
     return _transformer(config, run) | {
         "side": latent_side(config, run.latents),
         "channels": config.model.latent_channels,
-        "grains": len(_factors(config, run.latents)),
+        "grains": len(factors_of(config, run.latents)),
         "layers": list(split_layers(config.model.sizes[run.size].depth, run.split)),
         "window": config.model.window,
         "learn_sigma": config.diffusion.learn_sigma,

@@ -54,14 +54,13 @@ def _content(model: Model, name: str) -> dict[str, Any]:
 
 
 def _dvae(model: Model, factors: list[int]) -> dict[str, Any]:
-    """The stages that the coarsest factor needs: one for each halving, and the first."""
     stages: DvaeModel = model.dvae
     return {
         "factors": factors,
         "size": SIZE,
         "latent_channels": model.latent_channels,
         "channels": stages.channels,
-        "multipliers": stages.multipliers[: factors[0].bit_length()],
+        "multipliers": stages.stages(factors[0]),
         "res_blocks": stages.res_blocks,
         "attention": stages.attention,
     }

@@ -8,11 +8,9 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from d2it.calibration import cuts_of, thresholds_of
-from d2it.config import Config, paths
-from d2it.config.recipe import run_recipe, thresholds_source
+from d2it.config import Config
+from d2it.config.recipe import factors_of, run_recipe
 from d2it.data.images import open_images
-from d2it.files import file_digest
 from d2it.grains import entropy_map, fine_share, grain_map, mean_per_grain
 from d2it.losses import (
     Lpips,
@@ -26,6 +24,7 @@ from d2it.models.cost import training_flops
 from d2it.models.discriminator import Discriminator
 from d2it.models.dvae import Dvae, Moments, in_use, sample, to_network
 from d2it.models.from_autoencoder import warm_start
+from d2it.thresholds import cuts_of, thresholds_of
 from d2it.training.task import Player
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
@@ -48,8 +47,8 @@ class DvaeTask:
         self.cut = cut_drawer(config, run)
         self.inputs = {"images": self.images.digest}
         if "thresholds" in self.recipe["inputs"]:
-            source = thresholds_source(config, settings.data)
-            self.inputs["thresholds"] = file_digest(paths.thresholds(config, source))
+            region = self.architecture["factors"][0]
+            self.inputs["thresholds"] = thresholds_of(config, settings.data, region).digest
         self.extra: dict[str, Any] = {}
         self.flops = training_flops(self.kind, self.architecture)
         self.dvae = Dvae(**self.architecture, checkpointing=training.checkpointing)
@@ -185,15 +184,13 @@ class DvaeTask:
 
 def cut_drawer(config: Config, run: str) -> Callable[[Generator, int], Tensor]:
     """What draws the entropy cuts (n, k-1) of n images: of the run's ratio, or of one per image."""
-    settings = config.runs.dvae[run]
-    ratio, data = settings.ratio, settings.data
-    if isinstance(ratio, str):
-        thresholds = thresholds_of(config, data)
-        finer = len(settings.factors or config.model.factors) - 1
+    settings, factors = config.runs.dvae[run], factors_of(config, run)
+    if isinstance(settings.ratio, str):
+        thresholds, finer = thresholds_of(config, settings.data, factors[0]), len(factors) - 1
         return lambda generator, n: torch.tensor(
             [thresholds.cut(shares) for shares in random_shares(generator, n, finer)]
         )
-    cuts = cuts_of(config, data, ratio)
+    cuts = cuts_of(config, settings.data, factors[0], settings.ratio)
     return lambda generator, n: torch.tensor([cuts] * n)
 
 

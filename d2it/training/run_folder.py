@@ -21,6 +21,7 @@ from d2it.config import paths, recipe
 from d2it.config.schema import Config, Training
 from d2it.errors import UserError
 from d2it.files import canonical_digest, file_digest, read_json, write_json, write_text
+from d2it.thresholds import thresholds_of
 from d2it.training.clock import milestone
 
 HEARTBEAT = 5.0  # seconds between two beats of a lease
@@ -41,7 +42,8 @@ class Plan:
     seed: int
     milestones: tuple[int, ...]  # images seen, ascending, all before the end
     recipe: dict[str, Any]
-    inputs: dict[str, str]  # sha256 of the manifest of everything it is trained on
+    # sha256 of the manifest, or of the thresholds' table, of everything it is trained on
+    inputs: dict[str, str]
     settings: dict[str, Any]  # the whole configuration, for the reader of config.yaml
 
     @property
@@ -82,18 +84,18 @@ def make_plan(config: Config, run: str) -> Plan:
 def _inputs(config: Config, run: str, kind: str) -> dict[str, str]:
     spec = getattr(config.runs, kind)[run]
     if kind == "dvae":
-        manifests = {f"d2it prepare {spec.data}": paths.images(config, spec.data) / "manifest.json"}
-        if spec.ratio not in (0.0, 1.0):
-            source = recipe.thresholds_source(config, spec.data)
-            manifests[f"d2it calibrate {source}"] = paths.thresholds(config, source)
+        command, manifest = f"d2it prepare {spec.data}", paths.images(config, spec.data)
     else:
-        manifests = {
-            f"d2it encode {spec.latents}": paths.latents(config, spec.latents) / "manifest.json"
-        }
-    for command, path in manifests.items():
-        if not path.is_file():
-            raise UserError(f"{path} is missing: make it with `{command}`.")
-    return {path.as_posix(): file_digest(path) for path in manifests.values()}
+        command, manifest = f"d2it encode {spec.latents}", paths.latents(config, spec.latents)
+    manifest = manifest / "manifest.json"
+    if not manifest.is_file():
+        raise UserError(f"{manifest} is missing: make it with `{command}`.")
+    inputs = {manifest.as_posix(): file_digest(manifest)}
+    if "thresholds" in recipe.run_recipe(config, run)["inputs"]:
+        path = paths.thresholds(config, recipe.thresholds_source(config, spec.data))
+        region = recipe.factors_of(config, run)[0]
+        inputs[path.as_posix()] = thresholds_of(config, spec.data, region).digest
+    return inputs
 
 
 def claim(plan: Plan) -> None:

@@ -7,12 +7,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from d2it.config import Config, paths
+from d2it.config.ratios import at_least
 from d2it.config.recipe import digest, kind_of, latents_recipe, run_recipe
 from d2it.config.schema import Ratio
 from d2it.diffusion import Schedule, noise_loss
 from d2it.errors import UserError
 from d2it.files import canonical_digest
-from d2it.grains import at_least, cell_weights, copy_within, mean_per_grain
+from d2it.grains import cell_weights, copy_within, mean_per_grain
 from d2it.latents import Latents, mirror, route_sample
 from d2it.models.architecture import architecture
 from d2it.models.content_transformer import ContentTransformer

@@ -7,7 +7,7 @@ rule calibrate:
     output:
         str(paths.thresholds(CONFIG, "{data}")),
     params:
-        region=CONFIG.model.factors[0],
+        regions=lambda wildcards: recipe.regions_of(CONFIG, wildcards.data),
         sigma=CONFIG.sigma,
         bins=CONFIG.bins,
         quantiles=CONFIG.quantiles,
