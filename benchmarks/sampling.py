@@ -6,7 +6,6 @@ DDIM steps of one block of images without guidance; decoding is the same for all
 """
 
 import torch
-from d2it.report.cost import gmacs
 from torch import Tensor
 
 from benchmarks.common import arguments, interleaved, write
@@ -15,6 +14,7 @@ from d2it.diffusion import Schedule, guided, sample
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.cost import gmacs
 from d2it.models.dit import DiT
+from d2it.report.cost import gmacs
 
 STEPS = {"cpu": 4, "cuda": 50}
 

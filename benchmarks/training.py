@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from d2it.report.cost import gmacs
 from torch import Tensor, nn
 
 from benchmarks.common import arguments, interleaved, write
@@ -27,6 +26,7 @@ from d2it.latents import Latents, shard_arrays
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.cost import gmacs
 from d2it.models.dit import DiT
+from d2it.report.cost import gmacs
 from d2it.training.clock import Order
 from d2it.training.engine import _accelerator
 from d2it.training.feed import Feed

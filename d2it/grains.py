@@ -166,6 +166,12 @@ def fine_share(map: Tensor, k: int = 2) -> float:
     return (map == k - 1).double().mean().item()
 
 
+def reached_shares(map: Tensor, k: int) -> dict[str, float]:
+    """`fine_share`, and `share_<i>` of every grain between the coarsest and the finest."""
+    between = {f"share_{grain}": (map == grain).double().mean().item() for grain in range(1, k - 1)}
+    return {"fine_share": fine_share(map, k)} | between
+
+
 def neighbour_agreement(map: Tensor) -> float:
     """Share of adjacent pairs of regions, across and down, that have the same grain."""
     across = (map[..., :, 1:] == map[..., :, :-1]).flatten()

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from d2it.config import Config, paths
 from d2it.config.build import nearest
-from d2it.config.recipe import digest, kind_of, run_recipe
+from d2it.config.ratios import finest
+from d2it.config.recipe import digest, factors_of, kind_of, run_recipe
 from d2it.config.schema import Diffusion, Measured, Ratio, Sampling
 from d2it.data.images import read_manifest
 from d2it.diffusion import NoiseSource, Schedule, guided, sample, sample_maps
@@ -25,7 +26,7 @@ from d2it.models.dvae import to_pixels
 from d2it.models.store import load_model, read_model, weights_name
 from d2it.thresholds import constant_cuts
 from d2it.training.clock import milestone, seed_of
-from d2it.training.second_stage import FINE, open_latents
+from d2it.training.second_stage import open_latents
 
 Device = torch.device | str
 
@@ -367,7 +368,7 @@ class Painter(Pipeline):
         spec = getattr(config.runs, kind)[run]
         network = Part.load(config, run, device, measured.at, measured.weights)
         dvae = Part.load(config, spec.latents, device)
-        ratio = spec.ratio if kind == "content" else FINE
+        ratio = spec.ratio if kind == "content" else finest(len(factors_of(config, spec.latents)))
         grain = spec.grain if kind == "content" else None
         maps = Maps(config, spec.latents, ratio, measured.maps, grain, device)
         if maps.latents.header["dvae_digest"] != dvae.sha256:

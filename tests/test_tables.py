@@ -58,7 +58,7 @@ def test_differences_are_ours_minus_published(config, study, name):
     for metric in item_of(study, name).metrics:
         for line in frame.to_dict("records"):
             ours, printed = line[f"{metric}_ours"], line[f"{metric}_published"]
-            if pd.isna(ours) or printed is None:
+            if pd.isna(ours) or pd.isna(printed):
                 assert pd.isna(line[f"{metric}_difference"])
             else:
                 assert math.isclose(
@@ -76,7 +76,8 @@ def test_no_difference_is_shown_to_numbers_of_another_protocol(config, study, na
     columns = [column for column in frame if column.endswith("_difference")]
     assert columns and frame[columns].isna().all(axis=None)
     why = f"no difference: n = 5000, published {item_of(study, name).n}"
-    assert frame[frame["run"].notna()]["note"].str.endswith(why).all()
+    beside = frame["run"].notna() & frame[f"{item_of(study, name).metrics[0]}_published"].notna()
+    assert frame[beside]["note"].str.endswith(why).all()
     assert "difference |" not in write_table(study, name, config)[1].read_text()
 
 
@@ -113,8 +114,24 @@ def test_without_evaluations_there_are_gaps_and_no_numbers(config, study, name):
     frame = table(study, name, config)
     own = [column for column in frame if column.endswith(("_ours", "_spread", "_difference"))]
     assert frame[[*own, "n", "run"]].isna().all(axis=None)
-    assert set(frame["note"]) <= {"published only", "not evaluated yet"}
+    notes = {"published only", "not evaluated yet", "ours only; not evaluated yet"}
+    assert set(frame["note"]) <= notes
     assert "not evaluated yet" in set(frame["note"])
+
+
+def test_a_row_beyond_the_paper_is_shown_where_the_scale_trains_its_run(config, study):
+    write_results(config)
+    last = table(study, "table_3", config).iloc[-1]
+    assert last["row"] == "+ Third granularity (beyond the paper)"
+    assert last["run"] == run_name(config, "d2it_b_three") and last["fid_ours"] > 0
+    assert last["note"] == "ours only; r = 0.25,0.5"  # nothing to be compared with
+    assert pd.isna(last["fid_published"]) and pd.isna(last["fid_difference"])
+    assert "Third granularity" in write_table(study, "table_3", config)[1].read_text()
+    content = {name: run for name, run in config.runs.content.items() if name != "d2it_b_three"}
+    smaller = replace(config, runs=replace(config.runs, content=content))
+    assert len(table(study, "table_3", smaller)) == len(published("table_3"))
+    for path in write_table(study, "table_3", smaller):
+        assert "Third granularity" not in path.read_text()
 
 
 def test_a_run_that_the_scale_does_not_train_is_a_gap(config, study):
@@ -132,7 +149,7 @@ def test_a_number_made_with_other_settings_is_not_shown(config, study):
     make_comparable(config, study, "table_3")
     other = load(overrides=["training.content.learning_rate=0.5"])
     lines = table(study, "table_3", other).to_dict("records")
-    assert [line["note"] for line in lines] == ["", *3 * ["evaluated with other settings"]]
+    assert [line["note"] for line in lines][:4] == ["", *3 * ["evaluated with other settings"]]
     assert pd.isna(lines[3]["fid_ours"])
 
 
@@ -140,7 +157,7 @@ def test_a_ratio_other_than_the_published_one_is_said_in_the_row(config, study):
     other = load(overrides=["ratio=0.7"])
     write_results(other)
     make_comparable(other, study, "table_3")
-    notes = list(table(study, "table_3", other)["note"])
+    notes = list(table(study, "table_3", other)["note"])[:4]
     assert notes == ["", "r = 0.7", "r = 0.7", "r = 0.7"]  # DiT has no ratio
 
 

@@ -28,7 +28,9 @@ def main(arguments: argparse.Namespace) -> None:
         return
     print("256 px, 1000 classes. GMACs are of one forward pass (a VAE: encode and decode);")
     print(
-        "`layers` are DiT + RefineNet; at r = 0.5 RefineNet sees the fine tokens alone, window 4."
+        "`layers` are DiT + RefineNet; at r = 0.5 RefineNet sees the fine tokens alone, window 4.\n"
+        "{32, 16, 8} has two RefineNets; its r = 0.5 is half of the regions finest, a quarter of "
+        "each other grain."
     )
     cells = [list(COLUMNS.values())] + [[_text(row[key]) for key in COLUMNS] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]

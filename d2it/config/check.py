@@ -7,7 +7,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from d2it.config.build import nearest
-from d2it.config.recipe import thresholds_source
+from d2it.config.ratios import is_constant, shares
+from d2it.config.recipe import factors_of, thresholds_source
 from d2it.config.schema import Config, ContentRun, DitRun, DvaeRun, GrainRun, Ratio
 from d2it.errors import UserError
 
@@ -63,6 +64,7 @@ def check_meaning(config: Config) -> None:
     """Raise the sentence for the first setting that makes no sense."""
     _check_ranges(config)
     _check_factors(config.model.factors, "model.factors")
+    _check_factors(config.model.factors_three, "model.factors_three")
     _check_sizes(config)
     _check_training(config)
     _check_sampling(config)
@@ -73,7 +75,7 @@ def check_meaning(config: Config) -> None:
         low, high = dataset.crop
         _require(low <= high, f"data.{name}.crop is [{low}, {high}], but must rise.")
     for name, dvae in config.runs.dvae.items():
-        _check_dvae(config, dvae, f"runs.dvae.{name}")
+        _check_dvae(config, dvae, factors_of(config, name), f"runs.dvae.{name}")
     for kind in ("grain", "content", "dit"):
         for name, run in getattr(config.runs, kind).items():
             _check_run(config, run, f"runs.{kind}.{name}")
@@ -110,14 +112,15 @@ def check_ratio(ratio: Ratio | str, grains: int, where: str) -> None:
     """Shares of the k-1 finer grains: each in [0, 1], together at most 1."""
     if isinstance(ratio, str):
         return
-    shares = ratio if isinstance(ratio, list) else [ratio]
+    finer = shares(ratio)
     _require(
-        all(0 <= share <= 1 for share in shares) and sum(shares) <= 1 + 1e-9,
+        all(0 <= share <= 1 for share in finer) and sum(finer) <= 1 + 1e-9,
         f"{where} is {ratio}, but a share of regions lies in [0, 1] (and shares sum to at most 1).",
     )
     _require(
-        len(shares) == grains - 1,
-        f"{where} has {len(shares)} shares, but {grains} grains need {grains - 1}.",
+        len(finer) == grains - 1,
+        f"{where} has {len(finer)} shares, but {grains} grains need {grains - 1}: one for each but "
+        "the coarsest.",
     )
 
 
@@ -133,7 +136,7 @@ def _known(name: str, choices: Collection[str], where: str, what: str) -> None:
     )
 
 
-def _check_dvae(config: Config, dvae: DvaeRun, where: str) -> None:
+def _check_dvae(config: Config, dvae: DvaeRun, factors: list[int], where: str) -> None:
     _known(dvae.data, config.data, where, "data set")
     source = thresholds_source(config, dvae.data)
     _known(source, config.data, f"data.{dvae.data}.thresholds_from", "data set")
@@ -142,10 +145,16 @@ def _check_dvae(config: Config, dvae: DvaeRun, where: str) -> None:
         f"{where}.thresholds is {dvae.thresholds!r}, but must be {source!r}: {dvae.data} takes its "
         "thresholds from there.",
     )
-    factors = dvae.factors or config.model.factors
     _check_factors(factors, f"{where}.factors")
-    for ratio in [dvae.ratio, *dvae.ratios]:
-        check_ratio(ratio, len(factors), f"{where}.ratio")
+    check_ratio(dvae.ratio, len(factors), f"{where}.ratio")
+    for ratio in dvae.ratios:
+        check_ratio(ratio, len(factors), f"{where}.ratios")
+    stages = factors[0].bit_length()
+    _require(
+        len(config.model.dvae.multipliers) >= stages,
+        f"model.dvae.multipliers has {len(config.model.dvae.multipliers)} stages, but the factor "
+        f"{factors[0]} of {where} needs {stages}: add a multiplier for each halving.",
+    )
     size = config.data[dvae.data].size
     _require(
         size % factors[0] == 0,
@@ -157,12 +166,10 @@ def _check_run(config: Config, run: GrainRun | ContentRun | DitRun, where: str) 
     _known(run.latents, config.runs.dvae, where, "DVAE")
     _known(run.size, config.model.sizes, where, "size")
     if not isinstance(run, DitRun):
-        grains = len(config.runs.dvae[run.latents].factors or config.model.factors)
-        check_ratio(run.ratio, grains, f"{where}.ratio")
+        check_ratio(run.ratio, len(factors_of(config, run.latents)), f"{where}.ratio")
     if isinstance(run, GrainRun):
-        shares = run.ratio if isinstance(run.ratio, list) else [run.ratio]
         _require(
-            not set(shares) <= {0, 1},
+            not is_constant(run.ratio),
             f"{where}.ratio is {run.ratio}, but a constant map needs no grain transformer: set a "
             "ratio strictly between 0 and 1 (d2it_b_r0 and d2it_b_r100 of Figure 5 are its ends).",
         )
@@ -170,6 +177,7 @@ def _check_run(config: Config, run: GrainRun | ContentRun | DitRun, where: str) 
         _check_windows(config, run, where)
         if run.grain is not None:
             _known(run.grain, config.runs.grain, where, "grain run")
+            _check_grains(config, run, config.runs.grain[run.grain], where)
     kind = "grain" if isinstance(run, GrainRun) else "dit" if isinstance(run, DitRun) else "content"
     batch = getattr(config.training, kind).batch
     _require(
@@ -189,12 +197,24 @@ def _check_run(config: Config, run: GrainRun | ContentRun | DitRun, where: str) 
             )
 
 
-def _check_windows(config: Config, run: ContentRun, where: str) -> None:
-    dvae = config.runs.dvae[run.latents]
-    side = config.data[dvae.data].size // (dvae.factors or config.model.factors)[-1]
+def _check_grains(config: Config, run: ContentRun, grain: GrainRun, where: str) -> None:
+    """Maps fit the latents if both have the same regions and grains."""
+    ours, theirs = factors_of(config, run.latents), factors_of(config, grain.latents)
     _require(
-        side % config.model.window == 0,
-        f"model.window is {config.model.window}, but must divide the {side} x {side} fine tokens "
+        ours == theirs,
+        f"{where}.grain is {run.grain!r}, which draws maps of the factors {theirs}, but its "
+        f"latents have {ours}: name a grain run of those latents.",
+    )
+
+
+def _check_windows(config: Config, run: ContentRun, where: str) -> None:
+    """The first RefineNet has the fewest tokens: one for each code of grain 1."""
+    side = config.data[config.runs.dvae[run.latents].data].size
+    tokens = side // factors_of(config, run.latents)[1]
+    _require(
+        tokens % config.model.window == 0,
+        f"model.window is {config.model.window}, but must divide the {tokens} x {tokens} "
+        f"{'fine tokens' if len(factors_of(config, run.latents)) == 2 else 'tokens of grain 1'} "
         f"of {where}.",
     )
 
@@ -203,6 +223,10 @@ def _check_factors(factors: list[int], where: str) -> None:
     _require(
         len(factors) >= 2 and all(a == 2 * b for a, b in zip(factors, factors[1:], strict=False)),
         f"{where} is {factors}, but must halve from coarse to fine, e.g. [16, 8].",
+    )
+    _require(
+        factors[-1].bit_count() == 1,
+        f"{where} is {factors}, but must be powers of two, e.g. [16, 8].",
     )
 
 

@@ -24,6 +24,11 @@ def is_constant(ratio: Ratio) -> bool:
     return set(at_least(ratio)) <= {0.0, 1.0}
 
 
+def half_finest(grains: int) -> Ratio:
+    """Half of the regions finest, the others in equal parts of all other grains: .5, [.25, .5]."""
+    return 0.5 if grains == 2 else [0.5 / (grains - 1)] * (grains - 2) + [0.5]
+
+
 def finest(grains: int) -> Ratio:
     """The ratio of which every region is of the finest of k grains: 1, or [0, ..., 0, 1]."""
     return 1.0 if grains == 2 else [0.0] * (grains - 2) + [1.0]

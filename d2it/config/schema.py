@@ -66,6 +66,7 @@ class Model:
     """Sizes of everything that is trained (params/model/)."""
 
     factors: list[int]  # downsampling factors F, coarse to fine, e.g. [16, 8]
+    factors_three: list[int]  # of the runs with a third granularity, e.g. [32, 16, 8]
     latent_channels: int
     window: int  # side of RefineNet's attention windows, in fine tokens
     mlp_ratio: float

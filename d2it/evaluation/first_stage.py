@@ -18,7 +18,7 @@ from d2it.evaluation.features import BLOCK
 from d2it.evaluation.judge import PICTURES, Evaluated, Judge, rank_deficient
 from d2it.evaluation.metrics import Gaussian, frechet_distance
 from d2it.evaluation.reconstruction import numbers_per_image, reconstruct, reconstruction_metrics
-from d2it.grains import entropy_map, fine_share, grain_map
+from d2it.grains import entropy_map, grain_map, reached_shares
 from d2it.sampling import Drawn, Part
 from d2it.thresholds import constant_cuts, cuts_of
 
@@ -56,9 +56,9 @@ class Coder:
                 labels = self.images.labels[indices]
                 shown.append(Drawn(coded, maps[indices].numpy(), labels)[:PICTURES])
             metrics = {name: value / self.n for name, value in sums.items()} | {
-                "rfid": frechet_distance(Gaussian.of(np.concatenate(features)), self.originals),
-                "fine_share": fine_share(maps, len(self.part.architecture["factors"])),
+                "rfid": frechet_distance(Gaussian.of(np.concatenate(features)), self.originals)
             }
+            metrics |= reached_shares(maps, len(self.part.architecture["factors"]))
             return Evaluated(metrics, dict.fromkeys(metrics), recipe, shown[0])
 
         return self.judge.remember(label, recipe, compute)

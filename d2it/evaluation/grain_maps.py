@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from d2it.evaluation.judge import PICTURES, Evaluated, Judge, over_seeds
-from d2it.grains import fine_share, neighbour_agreement
+from d2it.grains import neighbour_agreement, reached_shares
 from d2it.sampling import Drawn, Maps, Part
 
 
 def grain_maps(judge: Judge) -> dict[str, Evaluated]:
-    """Share of fine regions and agreement of neighbours: of drawn maps, and of the data's."""
+    """Shares of the finer grains and agreement of neighbours: of drawn maps, and of the data's."""
     config = judge.config
     run = config.runs.grain[judge.run]
     maps = Maps(config, run.latents, run.ratio, "predicted", judge.run, judge.device)
@@ -62,7 +62,6 @@ def draw(maps: Maps, classes: int, seed: int, n: int) -> Tensor:
 
 
 def measure(map: Tensor, maps: Maps) -> dict[str, float]:
-    return {
-        "fine_share": fine_share(map, len(maps.latents.factors)),
+    return reached_shares(map, maps.latents.grains) | {
         "neighbour_agreement": neighbour_agreement(map),
     }

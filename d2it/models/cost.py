@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from d2it.config.ratios import at_least, finest, half_finest
 from d2it.config.schema import Ratio
 from d2it.models.trunks import TRUNKS
 
@@ -45,8 +46,14 @@ def training_flops(kind: str, architecture: dict[str, Any], ratio: Ratio | None 
     return 2 * 3 * cost(kind, architecture, ratio).macs
 
 
-def gmacs(kind: str, architecture: dict[str, Any], ratio: Ratio = 0.5) -> dict[str, float]:
-    """10^9 MACs of a forward pass: dense, and with RefineNet on fine tokens alone."""
+def gmacs(kind: str, architecture: dict[str, Any], ratio: Ratio | None = None) -> dict[str, float]:
+    """10^9 MACs of a forward pass: dense, and with RefineNets on the finer tokens alone.
+
+    ratio None: half of the regions are finest, the others in equal parts of the grains between and
+    of the coarsest.
+    """
+    if ratio is None:
+        ratio = half_finest(architecture.get("grains", 2))
     dense, sparse = (cost(kind, architecture, share).macs / 1e9 for share in (None, ratio))
     return {"dense": round(dense, 9), "sparse": round(sparse, 9)}
 
@@ -155,13 +162,11 @@ def content(
         + block(width, tokens, tokens, heads, mlp_ratio, qk_norm) * dit_layers
         + router
     )
-    shares = (
-        [1.0] * (grains - 1) if ratio is None else ratio if isinstance(ratio, list) else [ratio]
-    )
+    finer_shares = at_least(finest(grains) if ratio is None else ratio)
     for finer in range(1, grains) if refine_layers else ():
         own_patch = 2 ** (grains - 1 - finer)
         all_tokens = (side // own_patch) ** 2
-        live = all_tokens * (1.0 if ratio is None else sum(shares[finer - 1 :]))
+        live = all_tokens * finer_shares[finer - 1]
         seen = window**2
         matrix = heads * seen**2 if bias == "window" else all_tokens**2
         layer = block(width, live, seen, heads, mlp_ratio, qk_norm) + Cost(matrix)

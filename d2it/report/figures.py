@@ -21,7 +21,8 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from PIL import Image
 
 from d2it.config import paths
-from d2it.config.recipe import ratio_key, run_name
+from d2it.config.ratios import is_constant, shares
+from d2it.config.recipe import factors_of, ratio_key, run_name
 from d2it.config.schema import Config
 from d2it.data.sources import read_sources
 from d2it.errors import UserError
@@ -114,12 +115,12 @@ def draw_samples(item: Samples, config: Config) -> tuple[Figure, list[str]]:
     if not at_scale(config, item.run):
         return draw_words("not at this scale"), absent([item.run], config)
     run = config.runs.content[item.run]
-    if item.gallery == "one_map" and set(np.ravel(run.ratio)) <= {0, 1}:
+    if item.gallery == "one_map" and is_constant(run.ratio):
         why = f"Every map of {item.run} is the same at r = {ratio_key(run.ratio)}."
         return draw_words("not with constant maps"), [why]
     shown = read_gallery(item, config)
     names = class_names(config, config.runs.dvae[run.latents].data) if run.conditional else []
-    grains = len(config.runs.dvae[run.latents].factors or config.model.factors)
+    grains = len(factors_of(config, run.latents))
     shared = len(shown.maps) > 1 and bool((shown.maps == shown.maps[0]).all())
     lead = int(shared)
     rows = 2 * -(-len(shown.pictures) // ACROSS)
@@ -138,11 +139,13 @@ def draw_samples(item: Samples, config: Config) -> tuple[Figure, list[str]]:
     if shared:
         grid[0, 0].imshow(colours(shown.maps[0], grains), interpolation="nearest")
         grid[0, 0].set_title("the one map")
+    middle = ["middle region"] if grains == 3 else [f"grain {i}" for i in range(1, grains - 1)]
+    names_of_grains = ["coarse region", *middle, "fine region"]
     keys = [
-        Patch(color="#" + bytes(FINE.tolist()).hex(), label="fine region"),
-        Patch(color="#" + bytes(COARSE.tolist()).hex(), label="coarse region"),
-    ]
-    figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
+        Patch(color="#" + bytes(colour.tolist()).hex(), label=label)
+        for colour, label in zip(colours(np.arange(grains), grains), names_of_grains, strict=True)
+    ][::-1]
+    figure.legend(handles=keys, loc="outside upper center", ncols=grains, frameon=False)
     what = "upper rows are samples, lower rows the same with their grain maps"
     return figure, [f"Run {run_name(config, item.run)}: {what}."]
 
@@ -167,7 +170,7 @@ def class_names(config: Config, data: str) -> list[str]:
 
 
 def colours(map: np.ndarray, grains: int) -> np.ndarray:
-    """(rows, columns) -> (rows, columns, 3) uint8: red is finest, blue is coarsest."""
+    """(...) -> (..., 3) uint8: red is finest, blue is coarsest, purple between."""
     share = (map / (grains - 1))[..., None]
     mixed = share * FINE + (1 - share) * COARSE
     return np.asarray(mixed.round().astype(np.uint8))
@@ -177,13 +180,16 @@ def colours(map: np.ndarray, grains: int) -> np.ndarray:
 
 
 def ratio_points(item: Ratios, config: Config) -> pd.DataFrame:
-    """Our points, one for each ratio; the rFID is that of the run's own DVAE at the run's ratio."""
+    """Our points, one for each ratio; the rFID is that of the run's own DVAE at the run's ratio.
+
+    They stand at the share of the finest regions.
+    """
     points = []
     for run in ratio_runs(item, config):
         content = config.runs.content[run]
         reconstruction = result(config, content.latents, f"r{ratio_key(content.ratio)}")
         for metric, found in (("fid", result(config, run)), ("rfid", reconstruction)):
-            points += _point(found, metric, metric=metric, ratio=content.ratio)
+            points += _point(found, metric, metric=metric, ratio=shares(content.ratio)[-1])
     return pd.DataFrame(points, columns=["value", "spread", "run", "metric", "ratio"])
 
 

@@ -1,5 +1,6 @@
 """The named models at 256 px: their architectures, costs, and what was published of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -26,14 +27,19 @@ def named_models() -> dict[str, tuple[str, dict[str, Any]]]:
             "dit",
             _latents(model) | {"patch": PATCH, **vars(size), "classes": CLASSES},
         )
+    two, three = model.factors, model.factors_three
     for name in ("B", "L", "XL"):
-        models[f"D²iT-{name}"] = ("content", _content(model, name))
-        models[f"D²iT-{name} paper_params"] = ("content", _content(model, name) | PAPER_PARAMS)
-    grains = {"side": SIZE // model.factors[0], "grains": len(model.factors), "classes": CLASSES}
-    models["Dynamic Grain Transformer"] = ("grain", grains | vars(model.sizes["S"]))
-    models["DVAE {16, 8}"] = ("dvae", _dvae(model, [16, 8]))
+        models[f"D²iT-{name}"] = ("content", _content(model, name, two))
+        models[f"D²iT-{name} paper_params"] = ("content", _content(model, name, two) | PAPER_PARAMS)
+    models["Dynamic Grain Transformer"] = ("grain", _grain(model, two))
+    models["DVAE {16, 8}"] = ("dvae", _dvae(model, two))
     models["VAE f = 8"] = ("dvae", _dvae(model, [8]))
     models["VAE f = 16"] = ("dvae", _dvae(model, [16]))
+    # beyond the paper
+    for name in ("B", "L", "XL"):
+        models[f"D²iT-{name} {{32, 16, 8}}"] = ("content", _content(model, name, three))
+    models["Dynamic Grain Transformer {32, 16, 8}"] = ("grain", _grain(model, three))
+    models["DVAE {32, 16, 8}"] = ("dvae", _dvae(model, three))
     return models
 
 
@@ -41,10 +47,15 @@ def _latents(model: Model) -> dict[str, Any]:
     return {"side": SIZE // model.factors[-1], "channels": model.latent_channels}
 
 
-def _content(model: Model, name: str) -> dict[str, Any]:
+def _grain(model: Model, factors: list[int]) -> dict[str, Any]:
+    grains = {"side": SIZE // factors[0], "grains": len(factors), "classes": CLASSES}
+    return grains | vars(model.sizes["S"])
+
+
+def _content(model: Model, name: str, factors: list[int]) -> dict[str, Any]:
     size = model.sizes[name]
     return _latents(model) | {
-        "grains": len(model.factors),
+        "grains": len(factors),
         "width": size.width,
         "heads": size.heads,
         "layers": split_layers(size.depth, SPLIT),
@@ -76,7 +87,7 @@ def models_table() -> list[dict[str, Any]]:
         rows.append(
             {
                 "model": name,
-                "split": "+".join(map(str, architecture.get("layers", ()))) or None,
+                "split": _split(**architecture),
                 "trainable": count["trainable"] / 1e6,
                 "total": count["total"] / 1e6,
                 "published_parameters": _number(beside.get("parameters")),
@@ -86,6 +97,11 @@ def models_table() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _split(layers: Sequence[int] = (), grains: int = 2, **_: Any) -> str | None:
+    """Layers of the Multi-grained Net and of each RefineNet: 10+2, 10+2+2 for three grains."""
+    return "+".join(map(str, [*layers[:1], *list(layers[1:]) * (grains - 1)])) or None
 
 
 def _number(text: str | None) -> float | None:

@@ -36,6 +36,11 @@ class Table:
     rows: list[Row]
     cost: bool = False  # parameters and GMACs of every row
     gaps: dict[str, str] = field(default_factory=dict)  # metric -> why we do not have it
+    # Ours alone: `row` is what it is called. Only where the scale trains the run.
+    beyond: list[Row] = field(default_factory=list)
+
+    def all_rows(self, config: Config) -> list[Row]:
+        return [*self.rows, *(row for row in self.beyond if at_scale(config, row.run))]
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ def cells(study: Study, config: Config) -> Iterator[tuple[str, str, str]]:
     for name in ITEMS:
         item = item_of(study, name)
         if isinstance(item, Table):
-            for row in item.rows:
+            for row in item.all_rows(config):
                 yield name, row.run, row.name or row.row
         elif isinstance(item, Samples):
             yield name, item.run, "samples"

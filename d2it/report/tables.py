@@ -1,15 +1,18 @@
 """Tables 1-5: ours beside the published numbers, as CSV (in full), Markdown and LaTeX (to read).
 
 Each row of data/published/<table>.csv becomes a line for every row of the study that stands beside
-it, or one marked as published only. A line without a number of ours says why.
+it, or one marked as published only. A line without a number of ours says why. Rows that the paper
+does not have come last.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from d2it.config import paths
+from d2it.config.recipe import ratio_key
 from d2it.config.schema import Config
 from d2it.files import write_text
 from d2it.report.results import (
@@ -33,6 +36,7 @@ METRICS = {
 COSTS = {"parameters": "Params (M)", "gmacs_dense": "GMACs", "gmacs_sparse": "GMACs, fine only"}
 ABSENT = "–"
 PUBLISHED_ONLY = "published only"
+BEYOND = "ours only"
 
 
 def table(study: Study, name: str, config: Config) -> pd.DataFrame:
@@ -43,11 +47,20 @@ def table(study: Study, name: str, config: Config) -> pd.DataFrame:
     for printed in published(name):
         rows: list[Row | None] = [row for row in item.rows if row.row == printed["row"]]
         lines += [_line(item, printed, row, config) for row in rows or [None]]
+    for row in item.all_rows(config)[len(item.rows) :]:
+        unprinted = dict.fromkeys(printed, "") | {"row": row.row}
+        lines.append(_line(item, unprinted, row, config, [BEYOND]))
     frame = pd.DataFrame(lines)
     return frame.astype({"n": "Int64"})
 
 
-def _line(item: Table, printed: dict[str, str], row: Row | None, config: Config) -> dict[str, Any]:
+def _line(
+    item: Table,
+    printed: dict[str, str],
+    row: Row | None,
+    config: Config,
+    also: Sequence[str] = (),
+) -> dict[str, Any]:
     """One line: descriptors, costs, four numbers for each metric, and where ours come from."""
     found = result(config, row.run, row.label) if row else Gap(PUBLISHED_ONLY)
     ours = found if isinstance(found, Result) else None
@@ -58,8 +71,9 @@ def _line(item: Table, printed: dict[str, str], row: Row | None, config: Config)
     }
     line["row"] = (row.name if row else None) or printed["row"]
     line |= _costs(item, printed, ours)
-    notes = [found.why] if isinstance(found, Gap) else _notes(found)
-    incomparable = _incomparable(item, ours) if ours else ""
+    notes = [*also, *([found.why] if isinstance(found, Gap) else _notes(found))]
+    comparable = ours and any(printed[metric] for metric in item.metrics)
+    incomparable = _incomparable(item, ours) if ours and comparable else ""
     for metric in item.metrics:
         line |= _metric(metric, printed[metric], ours, bool(incomparable))
         if ours and metric not in ours.metrics and metric not in item.gaps:
@@ -107,9 +121,8 @@ def _incomparable(item: Table, ours: Result) -> str:
 def _notes(ours: Result) -> list[str]:
     """What sets this row apart from how the table's numbers are usually made."""
     notes = []
-    ratio = ours.header.get("ratio")
-    if ours.header["kind"] == "content" and ratio != PUBLISHED_RATIO:
-        notes.append(f"r = {ratio}")
+    if ours.header["kind"] == "content" and ours.header["ratio"] != PUBLISHED_RATIO:
+        notes.append(f"r = {ratio_key(ours.header['ratio'])}")
     if ours.recipe.get("guidance", 1.0) != 1.0:
         notes.append(f"guidance {ours.recipe['guidance']}")
     if len(ours.tried) > 1:
@@ -125,7 +138,7 @@ def remarks(study: Study, name: str, config: Config) -> list[str]:
     assert isinstance(item, Table)
     lines = [f"Published: {item.published}."]
     lines += [f"{METRICS[metric].split()[0]}: {why}." for metric, why in item.gaps.items()]
-    return lines + made_with(result(config, row.run, row.label) for row in item.rows)
+    return lines + made_with(result(config, row.run, row.label) for row in item.all_rows(config))
 
 
 def write_table(study: Study, name: str, config: Config) -> list[Path]:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from d2it.config import Config
 from d2it.config.recipe import factors_of, run_recipe
 from d2it.data.images import open_images
-from d2it.grains import entropy_map, fine_share, grain_map, mean_per_grain
+from d2it.grains import entropy_map, grain_map, mean_per_grain, reached_shares
 from d2it.losses import (
     Lpips,
     adaptive_weight,
@@ -163,11 +163,11 @@ class DvaeTask:
     def _measures(
         self, x: Tensor, y: Tensor, moments: list[Moments], noises: list[Tensor], map: Tensor
     ) -> dict[str, Tensor]:
-        """PSNR (dB), fine share, and by grain: L1 of its regions, deviation of its codes in use."""
+        """PSNR (dB), shares of finer grains; by grain: L1 of its regions, deviation of its codes."""
         error = (y.clamp(-1, 1) - x).square().mean((1, 2, 3))
         measures = {
             "psnr": (10 * torch.log10(4 / error.clamp(min=1e-10))).mean(),
-            "fine_share": torch.as_tensor(fine_share(map, self.grains)),
+            **{n: torch.as_tensor(s) for n, s in reached_shares(map, self.grains).items()},
         }
         errors = mean_per_grain((y - x).abs().mean(1), map, self.grains)
         measures |= {f"l1_{grain}": mean for grain, mean in enumerate(errors)}

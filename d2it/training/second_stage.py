@@ -7,8 +7,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from d2it.config import Config, paths
-from d2it.config.ratios import at_least
-from d2it.config.recipe import digest, kind_of, latents_recipe, run_recipe
+from d2it.config.ratios import at_least, finest
+from d2it.config.recipe import digest, factors_of, kind_of, latents_recipe, run_recipe
 from d2it.config.schema import Ratio
 from d2it.diffusion import Schedule, noise_loss
 from d2it.errors import UserError
@@ -23,7 +23,6 @@ from d2it.models.grain_transformer import GrainTransformer, grain_loss, one_hot
 from d2it.training.task import Player
 
 Batch = dict[str, Tensor]
-FINE: Ratio = 1.0  # what a plain DiT sees: every region of the finest grain
 
 
 def open_latents(config: Config, dvae: str, split: str) -> Latents:
@@ -178,7 +177,8 @@ class DitTask(CodesTask):
     builder = DiT
 
     def __init__(self, config: Config, run: str) -> None:
-        super().__init__(config, run, FINE)
+        factors = factors_of(config, config.runs.dit[run].latents)
+        super().__init__(config, run, finest(len(factors)))
 
     def predict(
         self, network: nn.Module, zt: Tensor, t: Tensor, y: Tensor | None, map: Tensor
