@@ -99,6 +99,15 @@ def checkout_at(root: Path) -> Checkout:
     return Checkout(root)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def ordinary_places():
+    """What is pretended below must not be written where weights or runs really are."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("D2IT_WEIGHTS", "D2IT_RUNS"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
     return checkout_at(tmp_path)
