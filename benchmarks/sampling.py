@@ -14,7 +14,6 @@ from d2it.diffusion import Schedule, guided, sample
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.cost import gmacs
 from d2it.models.dit import DiT
-from d2it.report.cost import gmacs
 
 STEPS = {"cpu": 4, "cuda": 50}
 

@@ -20,18 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import arguments, interleaved, write
+from d2it.config.ratios import finest
 from d2it.config.schema import Training
 from d2it.diffusion import Schedule
 from d2it.latents import Latents, shard_arrays
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.cost import gmacs
 from d2it.models.dit import DiT
-from d2it.report.cost import gmacs
 from d2it.training.clock import Order
 from d2it.training.engine import _accelerator
 from d2it.training.feed import Feed
 from d2it.training.run_folder import Plan
-from d2it.training.second_stage import FINE, CodesTask, ContentTask, DitTask
+from d2it.training.second_stage import CodesTask, ContentTask, DitTask
 from d2it.training.task import Player
 from d2it.training.trainer import Trainer
 
@@ -74,7 +74,7 @@ def task_of(kind: str, network: nn.Module, latents: Latents, training: Training)
     content = kind == "content"
     task = object.__new__(ContentTask if content else DitTask)
     task.kind, task.latents, task.size = kind, latents, len(latents)
-    task.ratio = RATIO if content else FINE
+    task.ratio = RATIO if content else finest(2)
     task.cuts, task.scale = latents.cuts(task.ratio), latents.scale(task.ratio)
     task.normaliser = 1.0 if content else None
     task.flip, task.classes, task.label_dropout = True, CLASSES, training.label_dropout
