@@ -58,7 +58,7 @@ class Thresholds:
         tables = value.get("tables", {})
         if str(region) not in tables:
             raise UserError(
-                f"{path} was measured with regions of {', '.join(tables) or 'no'} px, but {region} "
+                f"{path} was measured with regions of {', '.join(sorted(tables, key=int))} px, but {region} "
                 f"is asked for: measure it again with `{made_by}`."
             )
         found = value | tables[str(region)] | {"region": region}

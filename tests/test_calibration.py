@@ -15,7 +15,7 @@ from PIL import Image
 from d2it.calibration import CELLS, calibrate, count, quantile_table
 from d2it.cli import main
 from d2it.config import load, paths
-from d2it.config.recipe import latents_recipe, run_recipe
+from d2it.config.recipe import latents_recipe, regions_of, run_recipe
 from d2it.data.fetch import source_path
 from d2it.data.images import open_images
 from d2it.data.prepare import prepare
@@ -109,7 +109,7 @@ def test_thresholds_round_trip_and_calibrating_again_changes_nothing(calibrated)
     assert path.read_bytes() == before
     stored = thresholds_of(calibrated, "photos", 8)
     assert stored.regions == 350 * 64 and len(stored.quantiles) == 1001
-    save(path, [stored])
+    save(path, [stored, thresholds_of(calibrated, "photos", 16)])
     assert path.read_bytes() == before
     path.unlink()
     assert calibrate(calibrated, "photos")
@@ -118,19 +118,20 @@ def test_thresholds_round_trip_and_calibrating_again_changes_nothing(calibrated)
 
 def test_one_file_holds_every_region_size_that_a_dvae_asks_for(calibrated):
     path = paths.thresholds(calibrated, "photos")
-    before, table = path.read_bytes(), thresholds_of(calibrated, "photos", 8)
-    three = replace(calibrated.runs.dvae["dvae"], factors=[16, 8, 4])
-    runs = replace(calibrated.runs, dvae=calibrated.runs.dvae | {"three": three})
-    config = replace(calibrated, runs=runs)
-    assert calibrate(config, "photos") and not calibrate(config, "photos")
-    measured = [thresholds_of(config, "photos", size).regions for size in (8, 16)]
-    assert measured == [350 * 64, 350 * 16]
-    # what a run records of its own table, and its recipe, do not see the other one
-    assert thresholds_of(config, "photos", 8).digest == table.digest
+    both, table = path.read_bytes(), thresholds_of(calibrated, "photos", 8)
+    assert regions_of(calibrated, "photos") == [8, 16]
+    assert thresholds_of(calibrated, "photos", 16).regions == table.regions / 4
+    runs = replace(calibrated.runs, dvae={"dvae": calibrated.runs.dvae["dvae"]})
+    smaller = replace(calibrated, runs=runs)
+    assert not calibrate(smaller, "photos")  # more than is asked for is no reason to measure
+    path.unlink()
+    assert calibrate(smaller, "photos") and path.read_bytes() != both
+    # what a run records of its own table, and its recipe, do not see the others
+    assert thresholds_of(smaller, "photos", 8).digest == table.digest
     for recipe in (run_recipe, latents_recipe):
-        assert recipe(config, "dvae") == recipe(calibrated, "dvae") != recipe(config, "three")
-    assert not calibrate(calibrated, "photos")  # more than is asked for is no reason to measure
-    path.write_bytes(before)
+        assert recipe(smaller, "dvae") == recipe(calibrated, "dvae")
+        assert recipe(calibrated, "dvae_three")["inputs"] != recipe(smaller, "dvae")["inputs"]
+    assert calibrate(calibrated, "photos") and path.read_bytes() == both
 
 
 @pytest.mark.parametrize(("key", "value"), [("bins", 32), ("sigma", 0.02), ("grey_range", [0, 1])])
@@ -218,9 +219,9 @@ def test_grains_by_the_thresholds_of_a_data_set(calibrated, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert main(["grains", photo, *options]) == 0 and list(tmp_path.iterdir()) == []
     assert json.loads(capsys.readouterr().out)["maps"][0]["fine_share"] < 0.4  # mostly sky
-    options[1:3] = ["16", "8"]
+    options[1:3] = ["32", "16"]
     assert main(["grains", photo, *options]) == 2
-    assert "was measured with regions of 8 px, but 16 is asked for" in capsys.readouterr().err
+    assert "was measured with regions of 8, 16 px, but 32 is asked for" in capsys.readouterr().err
 
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)

@@ -163,7 +163,7 @@ class DvaeTask:
     def _measures(
         self, x: Tensor, y: Tensor, moments: list[Moments], noises: list[Tensor], map: Tensor
     ) -> dict[str, Tensor]:
-        """PSNR (dB), shares of finer grains, and by grain: L1 of its regions, deviation of codes."""
+        """PSNR (dB), shares of finer grains, and by grain: L1 of regions, deviation of codes."""
         error = (y.clamp(-1, 1) - x).square().mean((1, 2, 3))
         measures = {
             "psnr": (10 * torch.log10(4 / error.clamp(min=1e-10))).mean(),
