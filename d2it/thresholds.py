@@ -57,9 +57,10 @@ class Thresholds:
                 )
         tables = value.get("tables", {})
         if str(region) not in tables:
+            sizes = ", ".join(sorted(tables, key=int))
             raise UserError(
-                f"{path} was measured with regions of {', '.join(sorted(tables, key=int))} px, but {region} "
-                f"is asked for: measure it again with `{made_by}`."
+                f"{path} was measured with regions of {sizes} px, but {region} is asked for: "
+                f"measure it again with `{made_by}`."
             )
         found = value | tables[str(region)] | {"region": region}
         names = [field.name for field in fields(cls)]
