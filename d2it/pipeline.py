@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from d2it.calibration import constant_cuts
 from d2it.config import Config, paths
 from d2it.config.build import build
 from d2it.config.recipe import kind_of
@@ -25,6 +24,7 @@ from d2it.files import atomic_folder, folder_files, read_format, require_space, 
 from d2it.models.store import empty_network, fill, read_model, read_tensors, weights_name
 from d2it.report.card import card
 from d2it.sampling import GrainMaps, Painter, Part, Pipeline, schedule_of
+from d2it.thresholds import constant_cuts
 
 FORMAT, VERSION = "d2it-pipeline", 1
 HEADER = "pipeline.json"
