@@ -1,9 +1,12 @@
 """What the documents say exists: files behind links, names in the files."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from d2it.launch import Launcher, Resources
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,3 +41,10 @@ def test_every_equation_of_the_paper_has_a_place():
         int(n) for row in re.findall(r"^\| Eq ([\d, ]+) \|", text, re.M) for n in row.split(",")
     }
     assert cited == set(range(1, 12))
+
+
+def test_the_cluster_page_names_every_launcher_field_and_every_state_of_a_run():
+    text = (ROOT / "docs/cluster.md").read_text()
+    named = {word for row in re.findall(r"^\| (`.+?) \|", text, re.M) for word in row.split("`")}
+    assert {field.name for kind in (Launcher, Resources) for field in fields(kind)} <= named
+    assert {"pending", "starting", "running", "stopped", "failed", "finished"} <= named
