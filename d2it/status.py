@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 import time
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,11 +207,17 @@ def gpu_hours(lines: Sequence[tuple[int, float]], starts: Sequence[dict[str, Any
     """
     if not any(start["device"] != "cpu" for start in starts):
         return None
+    standing: list[dict[str, Any]] = []  # starts whose lines no later start wrote again
+    for start in starts:
+        while standing and standing[-1]["images"] >= start["images"]:
+            standing.pop()
+        standing.append(start)
+    first = [start["images"] for start in standing]
     hours, before = 0.0, 0
     for images, rate in lines:
-        mine = [start for start in starts if start["images"] < images]
-        if mine and mine[-1]["device"] != "cpu" and rate > 0 and images > before:
-            hours += (images - before) / rate * mine[-1]["processes"] / 3600
+        place = bisect_left(first, images) - 1
+        if place >= 0 and standing[place]["device"] != "cpu" and rate > 0 and images > before:
+            hours += (images - before) / rate * standing[place]["processes"] / 3600
         before = images
     return hours
 

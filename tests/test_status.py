@@ -138,6 +138,8 @@ def test_gpu_hours_are_time_by_processes_from_the_start_that_wrote_each_line():
     ]
     lines = [(3600, 1.0), (7200, 2.0), (10800, 1.0), (14400, 1.0)]
     assert gpu_hours(lines, starts) == pytest.approx(2 * 1 + 2 * 0.5 + 0 + 4 * 1)
+    again = {"device": "NVIDIA H200", "processes": 3, "images": 5000}  # after a kill, from there
+    assert gpu_hours(lines, [*starts, again]) == pytest.approx(2 * 1 + 3 * (0.5 + 1 + 1))
     assert gpu_hours(lines, starts[1:2]) is None and gpu_hours([], []) is None
 
 
