@@ -143,12 +143,12 @@ def _facts(
     account = accounts.get(jobs[-1]) if jobs else None
     waits = account is not None and account.live and not holder
     error = None if holder or waits else _error(folder, log) or _slurms(jobs, account)
-    node = starts[-1]["host"] if starts else None
-    if account is not None:
-        node = account.nodes or (None if waits else node)
+    node = holder or (starts[-1]["host"] if starts and not waits else None)
+    if account is not None and account.nodes and (account.live or not holder):
+        node = account.nodes  # all of the job's, by Slurm's names
     facts: dict[str, Any] = {
         "of": of or done,
-        "node": holder or node,
+        "node": node,
         "job": jobs[-1] if jobs else None,
         "images": lines[-1][0] if holder and lines else _saved(folder / "state"),
         "gpu_hours": _accounted(jobs, accounts) or gpu_hours(lines, starts),
