@@ -108,6 +108,13 @@ def file_digest(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def matches(path: Path | str, checksum: str) -> bool:
+    """Whether the file has this sha256 or, spelt `md5:...`, this MD5: some publish no other."""
+    algorithm, _, digest = checksum.rpartition(":")
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm or "sha256").hexdigest() == digest
+
+
 def folder_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and sha256 of every file below `folder` but its manifest, by relative name."""
     return {

@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,10 +10,10 @@ from tqdm import tqdm
 from d2it.config import load, paths
 from d2it.config.schema import Dataset
 from d2it.data import images as packed
-from d2it.data.collection import Split
-from d2it.data.images import PackedImages, images_per_file, open_images
+from d2it.data.images import PackedImages, open_images
+from d2it.data.packing import chunks_of, pack, runner
 from d2it.data.photos import draw_crop, load_crop, photo_collection, read_photo
-from d2it.data.prepare import decode, mapper, pack_split, prepare, staging
+from d2it.data.prepare import prepare, staging
 from d2it.errors import UserError
 
 PHOTOS = Dataset(source="photos", size=32, train=28, test=14, classes=7, crop=(0.7, 1.0))
@@ -109,7 +108,7 @@ def test_preparing_again_changes_nothing_and_processes_do_not_matter(photos):
     assert not prepare(photos, "photos")
     assert manifest.stat().st_mtime_ns == when
     shutil.rmtree("data")
-    assert prepare(photos, "photos", workers=2)
+    assert prepare(photos, "photos", processes=2)
     assert manifest.read_bytes() == before
 
 
@@ -143,28 +142,27 @@ def test_damaged_files_are_noticed(photos):
     assert len(PackedImages.open(folder, "train")) == 28
 
 
-def test_a_killed_run_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(packed, "FILE_BYTES", 3 * 8**2 * 4)
-    assert images_per_file(8) == 4
+def test_an_interrupted_run_keeps_its_finished_files(tmp_path):
     loaded = []
 
     def load_grey(item, size):
-        if item == 6 and 6 not in loaded:
-            loaded.append(6)
+        if item == (6,) and item not in loaded:
+            loaded.append(item)
             raise KeyboardInterrupt
         loaded.append(item)
         return np.full((size, size, 3), item, dtype=np.uint8)
 
-    split = Split(range(10), np.zeros(10, dtype=np.int64))
-
-    def pack():
-        with staging(tmp_path / "images", "key") as part, mapper(1) as mapped:
-            load = partial(mapped, partial(decode, load_grey, 8))
-            pack_split(part, "train", split, 8, load, tqdm(disable=True))
+    def pack_all():
+        with staging(tmp_path / "images") as part, runner(1) as run:
+            chunks = chunks_of(part, "train", [(i,) for i in range(10)], 4, "key")
+            pack(chunks, load_grey, 8, run, tqdm(disable=True))
 
     with pytest.raises(KeyboardInterrupt):
-        pack()
+        pack_all()
     assert not (tmp_path / "images").exists()
-    pack()
-    assert loaded == [0, 1, 2, 3, 4, 5, 6, 4, 5, 6, 7, 8, 9]  # the first file was not made again
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
+    pack_all()
+    wanted = [0, 1, 2, 3, 4, 5, 6, 4, 5, 6, 7, 8, 9]  # the first file was not made again
+    assert loaded == [(i,) for i in wanted]
+    packed_files = [(tmp_path / f"images/train-{i:05d}.bin").read_bytes() for i in range(3)]
+    assert b"".join(packed_files) == bytes(i for i in range(10) for _ in range(3 * 8**2))
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]

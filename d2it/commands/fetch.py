@@ -18,12 +18,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="files, groups of files, or `all`; without one the table is listed",
     )
+    parser.add_argument(
+        "--from",
+        action="append",
+        default=[],
+        dest="mirrors",
+        metavar="URL",
+        help="also look in the folder at this address (repeat for more): for files that are given "
+        "out to those who register, such as ImageNet's",
+    )
 
 
 def main(arguments: argparse.Namespace) -> None:
     if arguments.names:
-        fetch(arguments.names)
+        fetch(arguments.names, mirrors=arguments.mirrors)
         return
     for source in read_sources().values():
         size = "installed" if source.installed else f"{source.bytes / 1e6:.0f} MB"
+        size = "gated" if source.gate else size
         print(f"{source.name:15} {source.group:8} {size:>9}  {source.note} ({source.licence})")

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from d2it.config.check import check_ratio
-from d2it.data.folder import load_image, reason
+from d2it.data.folder import centre_crop, read_rgb, reason
 from d2it.errors import UserError
 from d2it.files import atomic_path
 from d2it.overlay import beside, overlay
@@ -101,7 +101,7 @@ def read_photo(path: Path, size: int) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"There is no file {path}: name a photograph.")
     try:
-        return load_image(path, size)
+        return np.array(centre_crop(read_rgb(path), size))
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{path} cannot be read as an image ({reason(error)}).") from None
 

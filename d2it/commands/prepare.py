@@ -4,19 +4,40 @@ import argparse
 
 from d2it.cli import add_config_arguments
 from d2it.config import load, paths
-from d2it.data.prepare import prepare
+from d2it.data.images import read_manifest
+from d2it.data.prepare import prepare, problems_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Your own folder: d2it prepare photos data.photos.source=/my/images ..."
+    parser.epilog = (
+        "Your own folder, zip or tar: see docs/data.md. A killed command goes on when repeated."
+    )
     parser.add_argument("data", metavar="DATA", help="a data set of the scale, e.g. photos")
     parser.add_argument(
-        "--workers", type=int, help="processes that decode (default: one per core if it pays)"
+        "--processes",
+        type=positive,
+        metavar="N",
+        help="that decode (default: one per core if it pays); no byte depends on it",
     )
     add_config_arguments(parser)
 
 
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def main(arguments: argparse.Namespace) -> None:
     config = load(arguments.params, arguments.overrides)
-    made = prepare(config, arguments.data, arguments.workers)
-    print(f"{paths.images(config, arguments.data)} {'is ready' if made else 'is up to date'}.")
+    data = arguments.data
+    made = prepare(config, data, arguments.processes)
+    print(f"{paths.images(config, data)} {'is ready' if made else 'is up to date'}.")
+    manifest = read_manifest(paths.images(config, data))
+    for key in ("licence", "citation"):
+        if manifest[key] != "not stated":
+            print(f"{key.capitalize()}: {manifest[key]}")
+    if manifest.get("left_out"):
+        print(f"{manifest['left_out']} images that cannot be read were left out.")
+    if problems_file(config, data).exists():
+        print(f"{problems_file(config, data)} names files that are damaged or equal to others.")

@@ -23,6 +23,7 @@ RANGES = {
     "data.*.crop": "above 0 and at most 1",
     "data.*.classes": "at least 0",
     "data.*.test": "at least 0",
+    "data.*.damaged": "at least 0",
     "data.*.reference": "at least 2",
     "data.*": "at least 1",
     "model.mlp_ratio": "above 0",

@@ -27,6 +27,8 @@ VERSIONS = {
     "dit": 1,
     "evaluation": 2,
 }
+# What of a data set decides whether its images are taken and what is done with them.
+ASIDE = ("thresholds_from", "reference", "images", "damaged", "origin", "licence", "citation")
 KINDS = ("dvae", "grain", "content", "dit")
 
 Recipe = dict[str, Any]
@@ -65,11 +67,11 @@ def factors_of(config: Config, dvae: str) -> list[int]:
 
 def images_recipe(config: Config, data: str) -> Recipe:
     dataset = asdict(config.data[data])
-    for later in (
-        "thresholds_from",
-        "reference",
-    ):  # they decide what is done with the images, not the images
-        dataset.pop(later)
+    for aside in ASIDE:
+        dataset.pop(aside)
+    for key, usual in (("read", "shown"), ("held_out", "random")):  # younger than some digests
+        if dataset[key] == usual:
+            dataset.pop(key)
     return _recipe(
         "images",
         {"dataset": dataset, "seed": config.seed},

@@ -14,7 +14,7 @@ Ratio = float | list[float]
 class Dataset:
     """One data set at the resolution it is trained at (params/data/)."""
 
-    source: str  # "photos" (embedded), "ffhq", "imagenet", or the path of a folder of images
+    source: str  # "photos" (embedded), or the path of a folder, zip or tar of images
     size: int  # side in pixels
     train: int | None = None  # number of training images; None: all of them
     test: int | None = None  # number of held-out images; None: all of them
@@ -23,6 +23,13 @@ class Dataset:
     flip: bool = True  # whether crops are mirrored at random
     thresholds_from: str | None = None  # data set whose entropy quantiles are used; None: its own
     reference: int | None = None  # training images behind the FID reference; None: all of them
+    read: Literal["shown", "plain"] = "shown"  # upright and on white, or as ADM and DiT decode
+    held_out: Literal["random", "last"] = "random"  # which of one folder, where nothing divides it
+    images: int | None = None  # training images that the source must hold; None: any number
+    damaged: int = 0  # unreadable images that are left out before it is an error
+    origin: str = ""  # where to get it, for who lacks it
+    licence: str = ""
+    citation: str = ""
 
 
 @dataclass(frozen=True)

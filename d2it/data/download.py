@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from d2it import __version__
 from d2it.errors import UserError
-from d2it.files import atomic_path, file_digest, require_space
+from d2it.files import atomic_path, file_digest, matches, require_space
 
 TIMEOUT = 30  # seconds without a byte
 TRIES = 4  # of a broken connection, each going on where the last stopped
@@ -50,12 +50,14 @@ def download(url: str, target: Path, sha256: str, size: int | None = None) -> No
     with _alone(part):
         resumed = part.stat().st_size > 0
         _complete(url, part, size)
-        if resumed and file_digest(part) != sha256:  # of another version: once more from byte 0
+        intact = matches(part, sha256)
+        if resumed and not intact:  # of another version: once more from byte 0
             os.truncate(part, 0)
             _complete(url, part, size)
-        if file_digest(part) != sha256:
+            intact = matches(part, sha256)
+        if not intact:
             os.truncate(part, 0)
-            raise DownloadError(f"{url}: the sha256 is not {sha256[:12]}…")
+            raise DownloadError(f"{url}: the checksum is not {sha256[:12]}…")
         os.replace(part, target)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from d2it.data.convert import lpips_to_safetensors
 from d2it.data.download import DownloadError, download, download_from_package
-from d2it.data.sources import Source, choose_sources, find_source
+from d2it.data.sources import Source, choose_sources, find_source, read_sources
 from d2it.errors import UserError
-from d2it.files import atomic_path, file_digest, read_format, write_json
+from d2it.files import atomic_path, file_digest, matches, read_format, write_json
 
 Say = Callable[[str], None]
 
@@ -44,8 +44,26 @@ def source_path(name: str) -> Path:
     return path
 
 
-def fetch(names: Sequence[str], say: Say = print) -> None:
-    """Fetch what is missing or damaged; whatever is there and intact stays."""
+def check_archives(root: Path) -> None:
+    """Compare those in the folder `root`, or the file `root`, that have a public checksum with it.
+
+    Once: afterwards their size and time of change are remembered.
+    """
+    for source in read_sources().values():
+        path = root / source.name if root.is_dir() else root
+        named = source.gate and path.name == source.name and path.is_file()
+        if named and not _is_intact(source, path):
+            raise UserError(
+                f"{path} is not the file that was published under this name (its MD5 differs): "
+                f"get it again from {source.gate}."
+            )
+
+
+def fetch(names: Sequence[str], say: Say = print, mirrors: Sequence[str] = ()) -> None:
+    """Fetch what is missing or damaged; whatever is there and intact stays.
+
+    `mirrors` are folders that hold gated files for those who have registered.
+    """
     sources = choose_sources(names)
     archives: set[Path] = set()  # one archive may hold several of the files
     for source in sources:
@@ -53,21 +71,28 @@ def fetch(names: Sequence[str], say: Say = print) -> None:
             say(f"{source.name}: {source_path(source.name)}")
             continue
         if not (source.file.exists() and _is_intact(source)):
+            if source.gate and not mirrors:
+                raise UserError(
+                    f"{source.file} is missing or damaged: {source.gate} gives it out to those who "
+                    f"register; put it there, or run `d2it fetch {source.name} --from URL` with "
+                    "the address of the folder that you may fetch it from."
+                )
             if os.environ.get("D2IT_OFFLINE", "0") != "0":
                 raise UserError(
                     f"{source.name} is not in {source.file.parent} and D2IT_OFFLINE forbids to "
                     f"fetch it: unset it, or copy {source.file.name} there from another machine."
                 )
-            archives |= _fetch(source, say)
+            archives |= _fetch(source, say, mirrors)
         say(f"{source.name}: {source.file}")
     for archive in archives:
         archive.unlink(missing_ok=True)
 
 
-def _fetch(source: Source, say: Say) -> set[Path]:
+def _fetch(source: Source, say: Say, mirrors: Sequence[str]) -> set[Path]:
     """Try every address in turn; returns the archives that were left behind for later files."""
     archives, failures = set(), []
-    for address in source.addresses:
+    known = [] if source.gate else source.addresses
+    for address in [*known, *(f"{mirror.rstrip('/')}/{source.name}" for mirror in mirrors)]:
         say(f"{source.name}: fetching {source.bytes / 1e6:.0f} MB from {address}")
         try:
             if address.startswith("package:"):
@@ -90,14 +115,15 @@ def _fetch(source: Source, say: Say) -> set[Path]:
                 lpips_to_safetensors(source.fetched, temporary)
         finally:
             source.fetched.unlink()
-    write_json(_record(source), _state(source, file_digest(source.file)))
+    checked = file_digest(source.file) if source.is_converted else source.sha256
+    write_json(_record(source.file), _state(source, source.file, checked))
     return archives
 
 
 def verify(say: Say = print) -> None:
     """Read every file that is there, whatever was remembered of it."""
     damaged = []
-    for source in choose_sources(["all"]):
+    for source in read_sources().values():
         if source.installed:
             say(f"{source.name}: {source_path(source.name)} is intact")
         elif not source.file.exists():
@@ -114,38 +140,37 @@ def verify(say: Say = print) -> None:
         )
 
 
-def _record(source: Source) -> Path:
-    return source.file.with_name(f"{source.file.name}.checked.json")
+def _record(file: Path) -> Path:
+    return file.with_name(f"{file.name}.checked.json")
 
 
-def _state(source: Source, sha256: str) -> dict[str, object]:
+def _state(source: Source, file: Path, checksum: str) -> dict[str, object]:
     """What is remembered of a checked file."""
-    status = source.file.stat()
+    status = file.stat()
     return {
         "format": "d2it-checked",
         "version": 1,
         "source_sha256": source.sha256,
-        "sha256": sha256,
+        "sha256": checksum,
         "bytes": status.st_size,
         "mtime_ns": status.st_mtime_ns,
     }
 
 
-def _is_intact(source: Source, *, remembered: bool = True) -> bool:
+def _is_intact(source: Source, file: Path | None = None, *, remembered: bool = True) -> bool:
     """Whether the file is the one listed; of a converted one, whether it was made from that."""
+    file = file or source.file
     try:
-        record = read_format(
-            _record(source), "d2it-checked", 1, made_by=f"d2it fetch {source.name}"
-        )
+        record = read_format(_record(file), "d2it-checked", 1, made_by=f"d2it fetch {source.name}")
     except UserError:
         record = {}
     if source.is_converted and record.get("source_sha256") != source.sha256:
         return False
     expected = record["sha256"] if source.is_converted else source.sha256
-    if remembered and record == _state(source, expected):
+    if remembered and record == _state(source, file, expected):
         return True
-    if file_digest(source.file) != expected:
+    if not matches(file, expected):
         return False
     with suppress(OSError):  # in a folder of somebody else's, each command reads the whole file
-        write_json(_record(source), _state(source, expected))
+        write_json(_record(file), _state(source, file, expected))
     return True

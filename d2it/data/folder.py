@@ -1,24 +1,32 @@
-"""Image folders: FFHQ, ImageNet or your own, decoded as they should be and cropped as ADM does."""
+"""Images of your own, FFHQ or ImageNet: which are trained on, their classes, their pixels."""
 
+import io
+import os
 import warnings
+from functools import partial
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from d2it.config.schema import Dataset
+from d2it.data import imagenet
+from d2it.data.archive import SUFFIXES, Picture, list_pictures
 from d2it.data.collection import Collection, Split, stream
+from d2it.data.fetch import check_archives
 from d2it.errors import UserError
 from d2it.files import canonical_digest
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
 SMALLEST = 8  # pixels on the short side; below, there is no picture to enlarge
+LARGEST = 2**26  # pixels after enlarging; above, a strip of 8 px would fill the memory
 
-# Licence and citation of the data sets that the paper trains on.
-KNOWN = {
-    "ffhq": ("CC-BY-NC-SA-4.0, single photographs under their own", "Karras et al., CVPR 2019"),
-    "imagenet": ("ImageNet terms of access", "Russakovsky et al., IJCV 2015"),
-}
+
+class Pool(NamedTuple):
+    """Images to choose from."""
+
+    pictures: list[Picture]
+    depth: int  # folders in their names before that of the class
 
 
 def folder_collection(dataset: Dataset, seed: int, name: str) -> Collection:
@@ -27,48 +35,80 @@ def folder_collection(dataset: Dataset, seed: int, name: str) -> Collection:
         raise UserError(
             f"data.{name}.crop is for the embedded photographs: leave it at [1.0, 1.0]."
         )
-    root = (
-        Path("data/archives", dataset.source) if dataset.source in KNOWN else Path(dataset.source)
-    )
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder: put the images there or set data.{name}.source.")
-    train_root = root / "train" if (root / "train").is_dir() else root
-    test_root = next(
-        (root / part for part in ("test", "val") if (root / part).is_dir()), train_root
-    )
-    files = list_images(train_root)
-    if test_root == train_root or dataset.test == 0:
-        test_root = train_root
-        train, test = divide(files, dataset, seed, name)
+    root = Path(dataset.source)
+    if not root.exists():
+        raise UserError(
+            f"{root} is missing: {dataset.origin or 'put the images there'}, or set "
+            f"data.{name}.source to a folder, zip or tar."
+        )
+    check_archives(root)
+    titles: dict[str, str] = {}
+    if (root / imagenet.TRAIN).is_file():
+        *found, titles = imagenet.list_imagenet(root)
+        pool, held_out = (Pool(pictures, 0) for pictures in found)
     else:
-        train = draw(files, dataset.train, seed, "train", f"data.{name}.train")
-        test = draw(list_images(test_root), dataset.test, seed, "test", f"data.{name}.test")
-    classes = class_names(files, train_root, dataset, name)
+        pool, held_out = find_pools(root, dataset.classes)
+    if dataset.images not in (None, len(pool.pictures)):
+        raise UserError(
+            f"{root} holds {len(pool.pictures)} training images, but data.{name}.images says "
+            f"{dataset.images}: complete them, or set it to null for another data set."
+        )
+    if held_out.pictures and dataset.test != 0:
+        train = draw(pool.pictures, dataset.train, seed, "train", f"data.{name}.train")
+        test = draw(held_out.pictures, dataset.test, seed, "test", f"data.{name}.test")
+    else:
+        train, test = divide(pool.pictures, dataset, seed, name)
+        held_out = pool
+    classes = class_names(pool, root, name) if dataset.classes else []
     splits = {
-        "train": Split(train, labels_of(train, train_root, classes)),
-        "test": Split(test, labels_of(test, test_root, classes)),
+        "train": Split(train, labels_of(Pool(train, pool.depth), root, classes)),
+        "test": Split(test, labels_of(Pool(test, held_out.depth), root, classes)),
     }
-    listing = [[path.relative_to(root).as_posix(), path.stat().st_size] for path in [*train, *test]]
-    licence, citation = KNOWN.get(dataset.source, ("not stated", "not stated"))
-    return Collection(splits, load_image, classes, licence, citation, canonical_digest(listing))
+    return Collection(
+        splits,
+        partial(load_image, plain=dataset.read == "plain"),
+        [f"{wnid} {titles[wnid]}" if wnid in titles else wnid for wnid in classes],
+        dataset.licence or "not stated",
+        dataset.citation or "not stated",
+        canonical_digest([[picture.name, picture.size] for picture in [*train, *test]]),
+    )
 
 
 def list_images(folder: Path) -> list[Path]:
     """Every image below `folder`, sorted by name; hidden files and folders are left out."""
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    ]
-    if not files:
+    return [Path(folder, picture.name) for picture in _some(list_pictures(folder), folder)]
+
+
+def _some(pictures: list[Picture], root: Path) -> list[Picture]:
+    if not pictures:
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise UserError(f"{folder} holds no images: put some there ({kinds}).")
-    return files
+        raise UserError(f"{root} holds no images: put some there ({kinds}).")
+    return pictures
 
 
-def draw(files: list[Path], count: int | None, seed: int, split: str, where: str) -> list[Path]:
+def find_pools(root: Path, classes: int) -> tuple[Pool, Pool]:
+    """The images to train on and, if there is a `train/`, those of `test/` or `val/` beside it.
+
+    Archives often hold one folder that holds all the rest: it is no class, and not looked at.
+    """
+    pictures = _some(list_pictures(root), root)
+    folders = [picture.name.split("/")[:-1] for picture in pictures]
+    depth = 0
+    if pictures[0].container != str(root) or root.is_file():
+        depth = len(os.path.commonprefix(folders))
+        if classes and depth == max(map(len, folders)):
+            depth -= 1  # the only class
+    parts: dict[str, list[Picture]] = {}
+    for picture, folder in zip(pictures, folders, strict=True):
+        parts.setdefault(folder[depth] if len(folder) > depth else "", []).append(picture)
+    if "train" not in parts:
+        return Pool(pictures, depth), Pool([], depth)
+    return Pool(parts["train"], depth + 1), Pool(parts.get("test", parts.get("val", [])), depth + 1)
+
+
+def draw(
+    files: list[Picture], count: int | None, seed: int, split: str, where: str
+) -> list[Picture]:
     """`count` of the files, chosen at random but kept in order; None: all."""
     if count is not None and count > len(files):
         raise UserError(f"{where} is {count}, but the folder holds {len(files)} images: lower it.")
@@ -77,9 +117,9 @@ def draw(files: list[Path], count: int | None, seed: int, split: str, where: str
 
 
 def divide(
-    files: list[Path], dataset: Dataset, seed: int, name: str
-) -> tuple[list[Path], list[Path]]:
-    """Training and held-out images of one folder: the beginning and the end of one permutation."""
+    files: list[Picture], dataset: Dataset, seed: int, name: str
+) -> tuple[list[Picture], list[Picture]]:
+    """Training and held-out images of one folder: the beginning and the end of one order."""
     test = dataset.test or 0
     train = len(files) - test if dataset.train is None else dataset.train
     if train < 1 or train + test > len(files):
@@ -87,31 +127,32 @@ def divide(
             f"data.{name} asks for {max(train, 1)} training and {test} held-out images, "
             f"but the folder holds {len(files)}: lower train or test."
         )
-    order = stream(seed, "train").permutation(len(files))
+    order = np.arange(len(files))
+    if dataset.held_out == "random":
+        order = stream(seed, "train").permutation(order)
     first, last = order[:train], order[len(files) - test :]
     return [files[i] for i in sorted(first)], [files[i] for i in sorted(last)]
 
 
-def class_names(files: list[Path], root: Path, dataset: Dataset, name: str) -> list[str]:
-    """The sub-folders that hold the classes, sorted; none where the data set is unlabelled.
+def class_names(pool: Pool, root: Path, name: str) -> list[str]:
+    """The sub-folders that hold the classes, sorted; as wnids are, so labels are the usual ones.
 
-    Only the setting `classes` says so: FFHQ's sub-folders of a thousand are no classes.
+    Only the setting `classes` asks for them: FFHQ's sub-folders of a thousand are no classes.
     """
-    if not dataset.classes:
-        return []
-    if any(path.parent == root for path in files):
+    folders = [picture.name.split("/")[pool.depth : -1] for picture in pool.pictures]
+    if not all(folders):
         raise UserError(
             f"{root} holds images outside of class folders: put each into its class's folder, "
             f"or set data.{name}.classes to 0."
         )
-    return sorted({path.relative_to(root).parts[0] for path in files})
+    return sorted({folder[0] for folder in folders})
 
 
-def labels_of(files: list[Path], root: Path, classes: list[str]) -> np.ndarray:
+def labels_of(pool: Pool, root: Path, classes: list[str]) -> np.ndarray:
     if not classes:
-        return np.zeros(len(files), dtype=np.int64)
+        return np.zeros(len(pool.pictures), dtype=np.int64)
     number = {name: label for label, name in enumerate(classes)}
-    folders = [path.relative_to(root).parts[0] for path in files]
+    folders = [picture.name.split("/")[pool.depth] for picture in pool.pictures]
     if unknown := set(folders) - set(number):
         raise UserError(
             f"{root} holds {min(unknown)!r}, which is no class of the training images: "
@@ -120,25 +161,40 @@ def labels_of(files: list[Path], root: Path, classes: list[str]) -> np.ndarray:
     return np.array([number[folder] for folder in folders], dtype=np.int64)
 
 
-def load_image(path: Path, size: int) -> np.ndarray:
-    """(size, size, 3) uint8."""
-    return np.array(centre_crop(read_rgb(path), size))
+def load_image(picture: Picture, size: int, plain: bool = False) -> np.ndarray:
+    """(size, size, 3) uint8; `plain`: decoded as ADM and DiT do, whatever it is shown like."""
+    content = io.BytesIO(picture.read())
+    return np.array(centre_crop(read_plain(content) if plain else read_rgb(content), size))
 
 
-def read_rgb(path: Path | str) -> Image.Image:
+def read_plain(source: IO[bytes]) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _open(source) as file:
+            return _large_enough(file.convert("RGB"))
+
+
+def _open(source: Path | str | IO[bytes]) -> Image.Image:
+    try:
+        return Image.open(source)
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ValueError(f"it has more than {most / 1e6:.0f} million pixels") from None
+
+
+def _large_enough(image: Image.Image) -> Image.Image:
+    if min(image.size) < SMALLEST:
+        raise ValueError(f"{image.width} x {image.height} px is too small, {SMALLEST} are needed")
+    return image
+
+
+def read_rgb(source: Path | str | IO[bytes]) -> Image.Image:
     """The picture as a viewer shows it: upright, in RGB, on white where it is transparent."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata does not matter, and damage raises
-        try:
-            file = Image.open(path)
-        except Image.DecompressionBombError:
-            most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-            raise ValueError(f"it has more than {most / 1e6:.0f} million pixels") from None
-        with file:
+        with _open(source) as file:
             file.load()
-            image = ImageOps.exif_transpose(file)
-    if min(image.size) < SMALLEST:
-        raise ValueError(f"{image.width} x {image.height} px is too small, {SMALLEST} are needed")
+            image = _large_enough(ImageOps.exif_transpose(file))
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
         levels = np.clip(np.asarray(image, dtype=np.float64) / 257, 0, 255)
         image = Image.fromarray(levels.round().astype(np.uint8))
@@ -165,6 +221,8 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     shape = (round(image.width * scale), round(image.height * scale))
+    if shape[0] * shape[1] > LARGEST:
+        raise ValueError(f"{image.width} x {image.height} px is too long: it would be enlarged")
     image = image.resize(shape, Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))

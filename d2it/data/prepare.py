@@ -1,12 +1,12 @@
 """Pack a data set's images at the training resolution (`d2it prepare`)."""
 
+import csv
+import fcntl
+import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,26 @@ from d2it.config import Config, paths, recipe
 from d2it.config.build import nearest
 from d2it.config.schema import Dataset
 from d2it.data.collection import Collection, Split
-from d2it.data.folder import folder_collection, reason
+from d2it.data.folder import folder_collection
 from d2it.data.images import check_files, file_entry, images_per_file, read_manifest, write_manifest
+from d2it.data.packing import Chunk, chunks_of, pack, runner
 from d2it.data.photos import photo_collection
 from d2it.errors import UserError
-from d2it.files import atomic_path, canonical_digest, require_space
+from d2it.files import atomic_path, require_space, write_text
 
 MANY = 10_000  # images from which on other processes repay their start
 
 
-def prepare(config: Config, data: str, workers: int | None = None) -> bool:
+def prepare(config: Config, data: str, processes: int | None = None) -> bool:
     """Pack the data set `data`; False if it was there already.
 
-    A killed run goes on where it was when repeated; one that meets a damaged image or
-    a full disk leaves nothing.
+    A run that was killed, or met more damaged images than it may leave out, goes on when repeated
+    with the files that it finished. How many processes there are changes no byte.
     """
     dataset = find_dataset(config, data)
     folder = paths.images(config, data)
     images_recipe = recipe.images_recipe(config, data)
+    key = recipe.digest(images_recipe)
     collection = collect(dataset, config.seed, data)
     header = {
         "name": data,
@@ -43,23 +45,35 @@ def prepare(config: Config, data: str, workers: int | None = None) -> bool:
         "licence": collection.licence,
         "citation": collection.citation,
         "recipe": images_recipe,
-        "recipe_digest": recipe.digest(images_recipe),
+        "recipe_digest": key,
         "listing": collection.listing,
     }
     if is_current(folder, header):
         return False
     total = sum(len(split.items) for split in collection.splits.values())
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if total >= MANY else 1
-    with staging(folder, canonical_digest(header)) as part, mapper(workers) as mapped:
-        require_space(part, total * 3 * dataset.size**2)
+    if processes is None:
+        processes = len(os.sched_getaffinity(0)) if total >= MANY else 1
+    with staging(folder) as part, runner(processes) as run:
+        chunks = {
+            name: chunks_of(part, name, split.items, images_per_file(dataset.size), key)
+            for name, split in collection.splits.items()
+        }
+        every = [chunk for some in chunks.values() for chunk in some]
+        done = sum(len(chunk.items) for chunk in every if chunk.is_finished())
+        require_space(part, (total - done) * 3 * dataset.size**2)
         with tqdm(total=total, unit="image", desc=f"prepare {data}", disable=None) as bar:
-            load = partial(decode, collection.load, dataset.size)
-            splits = {
-                name: pack_split(part, name, split, dataset.size, partial(mapped, load), bar)
-                for name, split in collection.splits.items()
-            }
-        write_manifest(part, header, splits)
+            pack(every, collection.load, dataset.size, run, bar)
+        report(chunks, problems_file(config, data))
+        left_out = check_damage(every, dataset, data, problems_file(config, data))
+        splits = {
+            name: seal_split(part, name, split, chunks[name])
+            for name, split in collection.splits.items()
+        }
+        write_manifest(part, header | ({"left_out": left_out} if left_out else {}), splits)
+        expected = {chunk.path for chunk in every} | {part / "manifest.json"}
+        expected |= {part / entry["labels"]["name"] for entry in splits.values()}
+        for path in set(part.iterdir()) - expected:  # records, and files of earlier settings
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return True
 
 
@@ -94,91 +108,91 @@ def is_current(folder: Path, header: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def staging(folder: Path, key: str) -> Iterator[Path]:
-    """A folder beside `folder` that takes its place at the end.
-
-    Its name says what is packed, so that a killed run goes on with the files that it finished.
-    """
-    part = folder.with_name(f".{folder.name}.{key[:16]}.part")
+def staging(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that takes its place at the end; until then it stays if it holds
+    finished files."""
+    part = folder.with_name(f".{folder.name}.part")
     missing = [parent for parent in part.parents if not parent.exists()]
-    part.mkdir(parents=True, exist_ok=True)
+    (part / "finished").mkdir(parents=True, exist_ok=True)
+    lock = os.open(part, os.O_RDONLY)
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield part
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(part, folder)
+    except BlockingIOError:
+        raise UserError(f"Another command is packing {folder}: wait until it is done.") from None
     except (UserError, OSError):
-        shutil.rmtree(part)
-        with suppress(OSError):  # not empty
-            for parent in missing:
-                parent.rmdir()
+        for begun in part.glob(".*.part"):
+            begun.unlink()
+        if not any((part / "finished").iterdir()):
+            shutil.rmtree(part)
+            with suppress(OSError):  # not empty
+                for parent in missing:
+                    parent.rmdir()
         raise
-    for stale in part.glob(".*.part"):  # of a process that was killed while it wrote
-        stale.unlink()
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(part, folder)
+    finally:
+        os.close(lock)
 
 
-@contextmanager
-def mapper(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """`map`, in this process or in others: decoding holds Python's lock, so threads do not help."""
-    if workers == 1:
-        yield map
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            yield partial(pool.map, chunksize=32)
+def problems_file(config: Config, data: str) -> Path:
+    """What `d2it prepare` found wrong: unreadable images and equal ones."""
+    return paths.images(config, data).with_name("problems.csv")
 
 
-def decode(load: Callable[[Any, int], np.ndarray], size: int, item: Any) -> np.ndarray | str:
-    """The pixels, or why there are none: decoders meet damage with every kind of exception."""
-    try:
-        return load(item, size)
-    except Exception as error:
-        return f"{item} ({reason(error)})"
+def report(chunks: dict[str, list[Chunk]], path: Path) -> None:
+    """Write down what is wrong with which file; nothing where nothing is."""
+    rows = []
+    seen: dict[str, str] = {}
+    for split, some in chunks.items():
+        for chunk in some:
+            for i, item in enumerate(chunk.items):
+                if i in chunk.reasons:
+                    rows.append((split, spell(item), chunk.reasons[i]))
+                elif (other := seen.setdefault(chunk.digests[i], f"{split} {spell(item)}")) != (
+                    f"{split} {spell(item)}"
+                ):
+                    rows.append((split, spell(item), f"the same pixels as {other}"))
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("split", "file", "problem"), *rows])
+    write_text(path, text.getvalue())
 
 
-def pack_split(
-    part: Path,
-    name: str,
-    split: Split,
-    size: int,
-    load: Callable[[Sequence[Any]], Iterator[np.ndarray | str]],
-    bar: tqdm,
-) -> dict[str, Any]:
-    """Write the files of one split; returns its entry in the manifest."""
-    files = []
-    step = images_per_file(size)
-    for number, start in enumerate(range(0, len(split.items), step)):
-        items = split.items[start : start + step]
-        path = part / f"{name}-{number:05d}.bin"
-        if path.exists():  # from a run that was killed: files appear only when they are whole
-            bar.update(len(items))
-        else:
-            pack_file(path, items, size, load, bar)
-        files.append({"count": len(items), **file_entry(path)})
+def spell(item: Any) -> str:
+    """A name on one line that can be printed, whatever bytes the file's has."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(item))
+
+
+def check_damage(chunks: list[Chunk], dataset: Dataset, data: str, problems: Path) -> int:
+    """How many images are left out; more than allowed are an error that keeps the other files."""
+    damaged = [chunk for chunk in chunks if chunk.reasons]
+    count = sum(len(chunk.reasons) for chunk in damaged)
+    if count > dataset.damaged:
+        i, why = next(iter(damaged[0].reasons.items()))
+        first = f"{spell(damaged[0].items[i])} ({why})"
+        for chunk in damaged:
+            chunk.discard()
+        others = f" and {count - 1} more, which {problems} names" if count > 1 else ""
+        raise UserError(
+            f"Cannot read {first}{others}: replace or remove such files, or set "
+            f"data.{data}.damaged to {count} to leave them out, and run again."
+        )
+    return count
+
+
+def seal_split(part: Path, name: str, split: Split, chunks: list[Chunk]) -> dict[str, Any]:
+    """Write the labels of what was packed; returns the split's entry in the manifest."""
+    kept = np.ones(len(split.items), dtype=bool)
+    start = 0
+    for chunk in chunks:
+        kept[[start + i for i in chunk.reasons]] = False
+        start += len(chunk.items)
     labels = part / f"{name}-labels.npy"
     with atomic_path(labels) as temporary, open(temporary, "wb") as file:
-        np.save(file, split.labels, allow_pickle=False)
-    return {"count": len(split.items), "files": files, "labels": file_entry(labels)}
-
-
-def pack_file(
-    path: Path,
-    items: Sequence[Any],
-    size: int,
-    load: Callable[[Sequence[Any]], Iterator[np.ndarray | str]],
-    bar: tqdm,
-) -> None:
-    pixels = np.empty((len(items), size, size, 3), dtype=np.uint8)
-    damaged = []
-    for i, image in enumerate(load(items)):
-        if isinstance(image, str):
-            damaged.append(image)
-        else:
-            pixels[i] = image
-        bar.update()
-    if damaged:
-        others = f" and {len(damaged) - 1} more of {len(items)}" if len(damaged) > 1 else ""
-        raise UserError(
-            f"Cannot read {damaged[0]}{others}: replace or remove such files and run again."
-        )
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(pixels.data)  # tofile says of a full disk only that less was written
+        np.save(file, split.labels[kept], allow_pickle=False)
+    files = [chunk.entry for chunk in chunks]
+    return {"count": int(kept.sum()), "files": files, "labels": file_entry(labels)}

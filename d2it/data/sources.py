@@ -18,14 +18,15 @@ CONVERTED = {".ckpt": ".safetensors"}
 @dataclass(frozen=True)
 class Source:
     """One row. Addresses are `https://...`, `package:NAME==VERSION#FILE` (a file inside a package
-    of the Python index) or `installed:MODULE#FILE` (a file inside an installed package)."""
+    of the Python index) or `installed:MODULE#FILE` (a file inside an installed package), or
+    `gated:https://...`, a page at which one has to register; its file's name is the row's."""
 
     name: str
     group: str
     version: str
     url: str
     mirrors: str  # more addresses of the same bytes, separated by spaces
-    sha256: str
+    sha256: str  # or md5:...
     bytes: int
     licence: str
     note: str
@@ -40,8 +41,15 @@ class Source:
         return self.url.startswith("installed:")
 
     @property
+    def gate(self) -> str:
+        """The page that gives the file out to those who register; empty: no need to."""
+        return self.url.removeprefix("gated:") if self.url.startswith("gated:") else ""
+
+    @property
     def fetched(self) -> Path:
         """Where the bytes that `sha256` speaks of arrive."""
+        if self.gate:
+            return Path("data/archives", self.group, self.name)
         return paths.weights(self.name + PurePosixPath(self.url.rpartition("#")[2]).suffix)
 
     @property
@@ -76,13 +84,13 @@ def find_source(name: str) -> Source:
 
 
 def choose_sources(names: Sequence[str]) -> list[Source]:
-    """The rows of these names; a group's name means all its rows, `all` the whole table."""
+    """The rows of these names; a group's name means all its rows, `all` those without a gate."""
     sources = read_sources()
     groups = {source.group for source in sources.values()}
     chosen: dict[str, Source] = {}
     for name in names:
         for source in sources.values():
-            if name in (source.name, source.group, "all"):
+            if name in (source.name, source.group) or (name == "all" and not source.gate):
                 chosen[source.name] = source
         if name not in {*sources, *groups, "all"}:
             raise UserError(
