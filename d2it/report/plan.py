@@ -40,8 +40,6 @@ ASSUMED: dict[str, float] = {"bf16": 0.25, "tf32": 0.25, "fp32": 0.5}
 BENCHMARK = Path("benchmarks", "results", "training-cuda.json")
 INCEPTION = 5.71e9  # MACs of Inception-v3 at 299 px
 FEATURES = 4 * 2048  # bytes of an image's Inception features
-# Images of the published data sets; of others, the settings or the packed images say it.
-PUBLISHED = {"ffhq": (70_000, 0), "imagenet": (1_281_167, 50_000)}
 WHOLE = {"all_tables": TABLES, "all_figures": FIGURES, "all": ITEMS}
 
 
@@ -179,11 +177,8 @@ def counts(config: Config, name: str) -> tuple[int, int]:
     if manifest.is_file():
         splits = read_json(manifest, made_by=f"d2it prepare {name}")["splits"]
         return splits["train"]["count"], splits["test"]["count"]
-    train, test = PUBLISHED.get(dataset.source, (0, 0))
-    return (
-        train if dataset.train is None else dataset.train,
-        test if dataset.test is None else dataset.test,
-    )
+    train = dataset.images or 0 if dataset.train is None else dataset.train
+    return train, dataset.test or 0
 
 
 def price_data(config: Config, name: str, rate: Rate) -> Price:
@@ -299,13 +294,11 @@ def missing(config: Config, data: Sequence[str]) -> list[str]:
     for name in data:
         if (paths.images(config, name) / "manifest.json").is_file():
             continue
-        source = config.data[name].source
-        folder = Path("data", "archives", source) if source in PUBLISHED else Path(source)
-        if source != "photos" and not folder.is_dir():
-            classes = ", one folder a class" if config.data[name].classes else ""
+        dataset = config.data[name]
+        if dataset.source != "photos" and not Path(dataset.source).exists():
             found.append(
-                f"The images of {name} are missing: put them in {folder}{classes}, or set "
-                f"data.{name}.source to where they are."
+                f"The images of {name} are missing: put them in {dataset.source} (docs/data.md), or "
+                f"set data.{name}.source to where they are."
             )
         elif not sum(counts(config, name)):
             found.append(
