@@ -121,6 +121,17 @@ def test_the_published_sizes_are_reached_by_rounding(models):
     assert PAPER_PARAMS == {"heads_out": 3, "bias": "global"}
 
 
+@pytest.mark.parametrize("size", ["b", "l", "xl"])
+def test_the_preset_can_be_trained(models, size):
+    """Two settings of any run, as docs/model.md says, make it a model of the preset."""
+    run = f"d2it_{size}_classes"
+    settings = [f"runs.content.{run}.heads=3", f"runs.content.{run}.bias=global"]
+    shape = architecture(load(overrides=["scale=paper", *settings]), run)
+    preset = models[f"D²iT-{size.upper()} paper_params"]
+    assert parameters("content", shape) == parameters(*preset)
+    assert shape["layers"] == list(preset[1]["layers"])
+
+
 def test_macs_by_split_window_and_share_of_fine_tokens(models):
     for row in published("gmacs"):
         kind, arguments = models[f"D²iT-{row['size']}"]
