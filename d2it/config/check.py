@@ -120,8 +120,8 @@ def check_ratio(ratio: Ratio | str, grains: int, where: str) -> None:
     )
     _require(
         len(finer) == grains - 1,
-        f"{where} has {len(finer)} shares, but {grains} grains need {grains - 1}: one for each but "
-        "the coarsest.",
+        f"{where} has {len(finer)} share{'s' * (len(finer) > 1)}, but {grains} grains need "
+        f"{grains - 1}: one for each but the coarsest.",
     )
 
 

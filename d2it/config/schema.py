@@ -167,9 +167,9 @@ class Measured:
 @dataclass(frozen=True)
 class DvaeRun:
     data: str
-    ratio: (
-        Ratio | Literal["random"]
-    )  # "random": a ratio per image, 20 % each of 0, .5 and 1, else uniform
+    # "random": a ratio per image, 20 % each of 0, .5 and 1, else uniform. For k > 2 grains, k-1
+    # such numbers in falling order are the shares of the regions of grain 1 or finer, 2 or finer, …
+    ratio: Ratio | Literal["random"]
     factors: list[int] | None = None  # None: the model's
     ratios: list[Ratio] = field(
         default_factory=list
