@@ -297,8 +297,8 @@ def missing(config: Config, data: Sequence[str]) -> list[str]:
         dataset = config.data[name]
         if dataset.source != "photos" and not Path(dataset.source).exists():
             found.append(
-                f"The images of {name} are missing: put them in {dataset.source} (docs/data.md), or "
-                f"set data.{name}.source to where they are."
+                f"The images of {name} are missing: put them in {dataset.source} (docs/data.md), "
+                f"or set data.{name}.source to where they are."
             )
         elif not sum(counts(config, name)):
             found.append(
