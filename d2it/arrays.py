@@ -87,17 +87,27 @@ def report(images: int) -> None:
         print(images, flush=True)
 
 
-def spread(arguments: argparse.Namespace, stage: str) -> None:
-    """Compute the shares of this very command in processes of this machine, if it is to have more
-    than one. What they leave is for the caller to put together.
+def spread(arguments: argparse.Namespace, stage: str, has_units: bool = True) -> bool:
+    """Have this very command computed elsewhere, if the launcher or --processes asks for it.
+
+    By a cluster: all of it, and the answer is True. By processes of this machine: its shares, and
+    putting together what they leave is up to the caller. A share is computed by the caller.
     """
-    launcher = load_launcher()
-    default = launcher.of(stage).processes if launcher.cluster == "local" else 1
-    count = default if arguments.processes is None else arguments.processes
+    if arguments.shard is not None:
+        return False
+    launcher, count = load_launcher(), arguments.processes
+    resources = launcher.of(stage)
+    if count is None and launcher.cluster == "slurm" and resources.shares:
+        from d2it.array_jobs import run_on_slurm
+
+        run_on_slurm(arguments.words, stage, launcher, resources.shares if has_units else 0)
+        return True
+    if count is None:
+        count = resources.processes if launcher.cluster == "local" else 1
     if count < 1:
         raise UserError(f"--processes is {count}, but must be at least 1.")
-    if count == 1:
-        return
+    if count == 1 or not has_units:
+        return False
     with ExitStack() as stack:
         logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(count)]
         read, write = os.pipe()
@@ -115,6 +125,7 @@ def spread(arguments: argparse.Namespace, stage: str) -> None:
         for share, code, log in zip(shares, codes, logs, strict=True):
             if code:
                 _explain(share, code, log)
+    return False
 
 
 def _start(

@@ -33,6 +33,8 @@ class Resources:
     partition: str | None = None
     account: str | None = None
     constraint: str | None = None
+    shares: int = 0  # jobs of an array that samples, encodes or measures; 0: computed here
+    at_once: int = 8  # of them, at most
     extra: dict[str, str | int | float | bool] = field(default_factory=dict)  # sbatch options
 
 

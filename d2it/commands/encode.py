@@ -26,11 +26,11 @@ def main(arguments: argparse.Namespace) -> None:
     if kind_of(config, run) != "dvae":
         raise UserError(f"{run} is no DVAE run: name one of {', '.join(config.runs.dvae)}.")
 
-    from d2it.encoding import encode
+    done = True
+    if not arrays.spread(arguments, "encode"):
+        from d2it.encoding import encode
 
-    if share is None:
-        arrays.spread(arguments, "encode")
-    done = encode(config, run, share)
+        done = encode(config, run, share)
     if share is not None:
         print(f"Share {share} is there: the command without --shard puts them together.")
         return

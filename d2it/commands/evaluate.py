@@ -40,11 +40,11 @@ def main(arguments: argparse.Namespace) -> None:
         )
         return
     config, share = load(arguments.params, arguments.overrides), arrays.share_of(arguments)
-    from d2it.evaluation.evaluate import SHARED, evaluate
+    has_units = kind_of(config, arguments.run) in ("content", "dit")
+    if not arrays.spread(arguments, "evaluate", has_units):
+        from d2it.evaluation.evaluate import evaluate
 
-    if share is None and kind_of(config, arguments.run) in SHARED:
-        arrays.spread(arguments, "evaluate")
-    evaluate(config, arguments.run, share)
+        evaluate(config, arguments.run, share)
     if share is not None:
         print(f"Share {share} is there: the command without --shard puts them together.")
         return

@@ -19,11 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     config, share = load(arguments.params, arguments.overrides), arrays.share_of(arguments)
-    from d2it.evaluation.reference import make_reference
+    made = True
+    if not arrays.spread(arguments, "reference"):
+        from d2it.evaluation.reference import make_reference
 
-    if share is None:
-        arrays.spread(arguments, "reference")
-    made = make_reference(config, arguments.data, share)
+        made = make_reference(config, arguments.data, share)
     if share is not None:
         print(f"Share {share} is there: the command without --shard puts them together.")
         return

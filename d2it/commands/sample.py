@@ -74,22 +74,26 @@ def main(arguments: argparse.Namespace) -> None:
     span, share = span_of(arguments.seeds), arrays.share_of(arguments)
     if arguments.guidance is not None and not 0 <= arguments.guidance < float("inf"):
         raise UserError(f"--guidance is {arguments.guidance}, but must be at least 0.")
-    pipeline = open_pipeline(arguments)
+    out = arguments.out or Path("samples", Path(arguments.run).name)
+    drawn = True
+    if not arrays.spread(arguments, "sample"):
+        drawn = draw(arguments, span, out, share)
+    if share is not None:
+        print(f"Share {share} is there: the command without --shard puts them together.")
+        return
+    print(f"{out} {'is ready' if drawn else 'is up to date'}: {len(span)} images.")
+
+
+def draw(arguments: argparse.Namespace, span: range, out: Path, share: arrays.Share | None) -> bool:
     from d2it.samples import Request, read_map, write_samples
 
+    pipeline = open_pipeline(arguments)
     map = arguments.grain_map
     if map is not None:
         map = pipeline.checked_map(read_map(map, pipeline.maps.side, pipeline.grains), len(span))
     label = pipeline.label_of(arguments.label)
     request = Request(arguments.series, span, label, map, arguments.format)
-    out = arguments.out or Path("samples", Path(arguments.run).name)
-    if share is None:
-        arrays.spread(arguments, "sample")
-    drawn = write_samples(pipeline, request, out, share)
-    if share is not None:
-        print(f"Share {share} is there: the command without --shard puts them together.")
-        return
-    print(f"{out} {'is ready' if drawn else 'is up to date'}: {len(span)} images.")
+    return write_samples(pipeline, request, out, share)
 
 
 def span_of(text: str) -> range:

@@ -25,9 +25,6 @@ EVALUATORS: dict[str, Callable[[Judge], dict[str, Evaluated]]] = {
 }
 
 
-SHARED = ("content", "dit")  # kinds of run whose evaluation has units
-
-
 def evaluate(config: Config, run: str, share: Share | None = None) -> None:
     """Write results/<scale>/evaluations/<run>.json and results/<scale>/gallery/<run>/.
 
@@ -38,7 +35,7 @@ def evaluate(config: Config, run: str, share: Share | None = None) -> None:
     header = trained(config, run)  # before anything slow
     judge = Judge(config, run)
     if share is not None:
-        if kind in SHARED:
+        if kind in ("content", "dit"):
             share_of_samples(judge, share)
         return
     found = EVALUATORS[kind](judge)

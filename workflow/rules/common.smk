@@ -96,6 +96,11 @@ def processes_of(kind):
     return LAUNCHER.of(kind).processes if TRAINS_HERE else 1
 
 
+def heads_of(stage):
+    """1 for a command that computes here, 0 for one that waits for a cluster."""
+    return 1 if TRAINS_HERE or not LAUNCHER.of(stage).shares else 0
+
+
 def first_stage_of(kind):
     """Manifest of the DVAE that decodes a run's samples."""
     return lambda wildcards: manifest(

@@ -14,7 +14,7 @@ rule encode:
     log:
         f"{LOGS}/encode/{{run}}.log",
     resources:
-        head=1,
+        head=heads_of("encode"),
     threads: processes_of("encode")
     message:
         "Encoding the images with {wildcards.run}"

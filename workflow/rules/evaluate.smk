@@ -22,7 +22,7 @@ rule evaluate_dvae:
     log:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
-        head=1,
+        head=heads_of("evaluate"),
     message:
         "Evaluating {wildcards.run}"
     shell:
@@ -41,7 +41,7 @@ rule evaluate_grain:
     log:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
-        head=1,
+        head=heads_of("evaluate"),
     message:
         "Evaluating {wildcards.run}"
     shell:
@@ -64,7 +64,7 @@ rule evaluate_content:
     log:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
-        head=1,
+        head=heads_of("evaluate"),
     threads: processes_of("evaluate")
     message:
         "Evaluating {wildcards.run}"
@@ -87,7 +87,7 @@ rule evaluate_dit:
     log:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
-        head=1,
+        head=heads_of("evaluate"),
     threads: processes_of("evaluate")
     message:
         "Evaluating {wildcards.run}"

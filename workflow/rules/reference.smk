@@ -14,7 +14,7 @@ rule reference:
     log:
         f"{LOGS}/reference/{{data}}.log",
     resources:
-        head=1,
+        head=heads_of("reference"),
     threads: processes_of("reference")
     message:
         "Computing the reference features of {wildcards.data}"
