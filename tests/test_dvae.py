@@ -149,6 +149,18 @@ def test_pixels_survive_the_round_trip():
     assert torch.equal(to_pixels(to_network(pixels)), pixels)
 
 
+def test_every_image_decodes():
+    """Also where norms divide by a variance of zero, and at the ends of the range."""
+    model = build()
+    board = torch.arange(32)[:, None].add(torch.arange(32)).remainder(2).mul(255)
+    pictures = [torch.zeros(32, 32), torch.full((32, 32), 255), board]
+    pixels = torch.stack(pictures).to(torch.uint8)[..., None].expand(-1, -1, -1, 3)
+    for grain in (0, 1):
+        y, moments = model(to_network(pixels), constant_map(3, 4, grain), noises(model, 3))
+        assert y.isfinite().all() and to_pixels(y).shape == pixels.shape
+        assert all(part.isfinite().all() for moment in moments for part in moment)
+
+
 def test_discriminator_sees_each_image_alone():
     """GroupNorm: logits do not depend on the rest of the batch, so shards change nothing."""
     torch.manual_seed(0)

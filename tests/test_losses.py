@@ -173,6 +173,25 @@ def direct(task, discriminator, batch, adaptive):
     return {n: p.grad for n, p in task.dvae.named_parameters()}, loss.item()
 
 
+def test_the_deviation_of_each_grains_codes_is_logged(chain):
+    """Of the codes in use alone, as the maps of these images say."""
+    from d2it.grains import entropy_map, grain_map
+    from d2it.models.dvae import in_use, sample, to_network
+
+    task = start(chain, gan_start=10**9)
+    batch = batch_of(task, 4)
+    batch["mirrored"] = torch.zeros_like(batch["mirrored"])
+    _, logs = task.loss(GENERATOR, networks_of(task, DISCRIMINATOR), batch, 0)
+    entropy = entropy_map(batch["images"], 8)
+    map = grain_map(entropy, [cut[:, None, None] for cut in batch["cuts"].unbind(1)])
+    with torch.no_grad():
+        moments = task.dvae.encode(to_network(batch["images"]))
+    for grain, used in enumerate(in_use(map, 2)):
+        code = sample(*moments[grain], batch[f"noise_{grain}"])
+        expected = code[used.expand_as(code)].std(correction=0).item()
+        assert logs[f"std_{grain}"].item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_overfits_a_small_batch(chain):
     task = start(chain, gan_start=10**9)
     networks, batch = networks_of(task, DISCRIMINATOR), batch_of(task, 4)
