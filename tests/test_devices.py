@@ -1,7 +1,7 @@
 """The same numbers on every device: on the CPU always, on a GPU with `pytest -m gpu`.
 
-Needs torch and pytest alone. A GPU's numbers are compared with the CPU's; on the CPU the same tests
-show that they can run.
+Needs torch, PyYAML and pytest alone. A GPU's numbers are compared with the CPU's; on the CPU the
+same tests show that they can run.
 """
 
 import copy
