@@ -2,12 +2,13 @@
 PYTHON ?= python3
 CORES ?= 2
 WORKERS ?= 2
+KILLS ?= 20
 BIN := .venv/bin
 BENCHMARKS = training sampling $(if $(GPU),,workflow)
 WEIGHTS := inception lpips_alex lpips_vgg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu bench lint lock pull clean
+.PHONY: help setup demo test test-faults test-gpu bench lint lock pull clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -25,6 +26,9 @@ demo: setup  ## every table and figure at the demo scale, from the embedded phot
 
 test: setup  ## all tests that need neither GPU nor Slurm
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu" --ignore=tests/slurm
+
+test-faults: setup  ## kill, stop, damage and fill: KILLS=20 takes minutes, KILLS=200 an hour
+	$(BIN)/python -m tests.faults --kills $(KILLS) $(if $(WRITE),--write $(WRITE))
 
 test-gpu: setup  ## the tests that need a GPU
 	$(BIN)/pytest -m gpu --ignore=tests/slurm

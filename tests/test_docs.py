@@ -35,6 +35,11 @@ def test_names_in_model_md_stand_in_the_files_they_link_to():
     assert not missing
 
 
+def test_the_committed_fault_matrix_was_passed():
+    last = (ROOT / "docs/faults.md").read_text().strip().splitlines()[-1]
+    assert re.fullmatch(r"tried=(\d\d+) survived=\1 bitwise=\1", last)
+
+
 def test_every_equation_of_the_paper_has_a_place():
     text = (ROOT / "docs/model.md").read_text()
     cited = {

@@ -113,7 +113,8 @@ def main(folder: str, *settings: str) -> int:
         "pause": float(given.pop("pause", 0)),
     }
     wait = given.pop("wait", "no") == "yes"
-    plan = tiny_plan(Path(folder), **{key: int(value) for key, value in given.items()})
+    numbers = {key: int(value) if value.isdecimal() else value for key, value in given.items()}
+    plan = tiny_plan(Path(folder), **numbers)
     try:
         train(plan, lambda: TinyTask(plan.training, **task_settings), "cpu", wait)
     except UserError as error:

@@ -1,0 +1,82 @@
+"""Strike training in every way that is known, and say what became of it.
+
+python -m tests.faults --kills 20 [--seed 0] [--write docs/faults.md]     (make test-faults)
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from tests.faults.matrix import Result, matrix
+from tests.faults.runs import World
+
+HEADER = """# What was done to training, and what became of it
+
+Written by `make test-faults KILLS={kills} WRITE=docs/faults.md` (seed {seed}, {minutes:.0f} min).
+Real runs of `d2it train`, of all four kinds, at 32 px and of 10 to 40 steps, each in processes of
+its own: one process is forked from a server that has imported torch and runs the command line's
+`main`; two are the command with its workers. After every fault the same command is given again.
+*Survived*: it ended well. *Bitwise*: published weights, states, milestones and log lines are those
+of a run that nothing happened to, byte by byte. A disk that is nearly full and a kill between
+micro-batches are put into the process (`tests/faults/injected.py`); all else comes from outside.
+How it works: [training.md](training.md).
+
+"""
+COLUMNS = ("fault", "processes", "runs", "tried", "survived", "bitwise", "what the command did")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", metavar="FILE")
+    parser.add_argument("--only", metavar="WORD", default="", help="faults whose name has this")
+    given = parser.parse_args()
+    began = time.monotonic()
+    print(f"seed {given.seed}", flush=True)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(Path(folder) / "world")
+        print(f"undisturbed runs: {time.monotonic() - began:.0f} s", flush=True)
+        for fault in matrix(given.kills, random.Random(given.seed)):
+            start = time.monotonic()
+            try:
+                for result in fault(world):
+                    results.append(result)
+                    print(" | ".join(cells(result)), f"({time.monotonic() - start:.0f} s)")
+                    start = time.monotonic()
+                    if result.problem:
+                        print(result.problem)
+                    sys.stdout.flush()
+            except Exception:
+                traceback.print_exc()
+                results.append(Result("a fault could not be tried", "", "", "", tried=1))
+    if given.write:
+        minutes = (time.monotonic() - began) / 60
+        head = HEADER.format(kills=given.kills, seed=given.seed, minutes=minutes)
+        rows = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, results)]
+        table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        Path(given.write).write_text(f"{head}{table}\n{total(results)}\n")
+    print(total(results))
+    good = all(r.tried == r.survived == r.bitwise and not r.problem for r in results)
+    return 0 if good else 1
+
+
+def cells(result: Result) -> list[str]:
+    numbers = [str(n) for n in (result.tried, result.survived, result.bitwise)]
+    return [result.fault, result.processes, result.runs, *numbers, result.ended]
+
+
+def total(results: list[Result]) -> str:
+    return " ".join(
+        f"{name}={sum(getattr(r, name) for r in results)}"
+        for name in ("tried", "survived", "bitwise")
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
