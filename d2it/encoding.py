@@ -2,6 +2,7 @@
 
 import fcntl
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -211,7 +212,10 @@ class Encoding:
                 path = stack.enter_context(
                     atomic_path(self.folder / f"{shard['name']}-{ending}.bin")
                 )
-                arrays[ending] = np.memmap(path, dtype, "w+", shape=shape)
+                size = math.prod(shape) * np.dtype(dtype).itemsize
+                with open(path, "wb") as file:  # a disk that fills up is an error here; mapped, a
+                    os.posix_fallocate(file.fileno(), 0, size)  # hole that has no room kills us
+                arrays[ending] = np.memmap(path, dtype, "r+", shape=shape)
             yield arrays
             for array in arrays.values():
                 array.flush()

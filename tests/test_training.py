@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from d2it.config import load, paths
 from d2it.errors import UserError
+from d2it.files import write_json
 from d2it.training import run_folder, state
 from d2it.training.clock import Order, crossed, generator, milestone, seed_of
 from d2it.training.ema import Ema
@@ -279,6 +281,23 @@ def test_another_recipe_or_changed_data(tmp_path: Path) -> None:
     run_folder.claim(plan)
     with pytest.raises(UserError, match="images has changed since"):
         run_folder.claim(replace(plan, inputs={"images": "b"}))
+
+
+def test_measuring_another_ratio_is_no_change_of_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load(overrides=["scale=smoke"])
+    path = paths.latents(config, "dvae") / "manifest.json"
+
+    def inputs(files: str, **ratios: float) -> dict[str, str]:
+        write_json(path, {"files": files, "ratios": ratios})
+        return run_folder.make_plan(config, "d2it_b").inputs
+
+    begun = inputs("a", **{"0.5": 1.0})
+    assert inputs("a", **{"0.5": 1.0, "0.7": 2.0}) == begun
+    assert inputs("a", **{"0.5": 3.0}) != begun
+    assert inputs("b", **{"0.5": 1.0}) != begun
 
 
 def test_shards_and_processes_must_fit(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ NOTE = """\
 Disk and files: the two states that are kept, a third while it is written, milestones, the log, and
 the published copy; `d2it plan` adds data and latents of a whole study. A kill loses the work since
 the last save, half an interval on average, and the start. A signal loses nothing but the start; a
-process that stands still costs D2IT_STALL_MINUTES more; a damaged state, one interval more.
+process that stands still costs D2IT_STALL_MINUTES more; a damaged state, one interval more. The
+shares of the peak are those of `d2it plan`.
 """
 
 

@@ -20,7 +20,7 @@ from d2it import __version__
 from d2it.config import paths, recipe
 from d2it.config.schema import Config, Training
 from d2it.errors import UserError
-from d2it.files import canonical_digest, file_digest, read_json, write_json, write_text
+from d2it.files import canonical_digest, read_json, write_json, write_text
 from d2it.thresholds import thresholds_of
 from d2it.training.clock import milestone
 
@@ -42,7 +42,7 @@ class Plan:
     seed: int
     milestones: tuple[int, ...]  # images seen, ascending, all before the end
     recipe: dict[str, Any]
-    # sha256 of the manifest, or of the thresholds' table, of everything it is trained on
+    # digest of the manifest, or of the thresholds' table, of everything it is trained on
     inputs: dict[str, str]
     settings: dict[str, Any]  # the whole configuration, for the reader of config.yaml
 
@@ -90,12 +90,21 @@ def _inputs(config: Config, run: str, kind: str) -> dict[str, str]:
     manifest = manifest / "manifest.json"
     if not manifest.is_file():
         raise UserError(f"{manifest} is missing: make it with `{command}`.")
-    inputs = {manifest.as_posix(): file_digest(manifest)}
+    ratio = "" if kind == "dvae" else recipe.ratio_key(getattr(spec, "ratio", 1.0))  # DiT: fine
+    inputs = {manifest.as_posix(): _content(manifest, ratio, command)}
     if "thresholds" in recipe.run_recipe(config, run)["inputs"]:
         path = paths.thresholds(config, recipe.thresholds_source(config, spec.data))
         region = recipe.factors_of(config, run)[0]
         inputs[path.as_posix()] = thresholds_of(config, spec.data, region).digest
     return inputs
+
+
+def _content(manifest: Path, ratio: str, made_by: str) -> str:
+    """Digest of what a manifest says. Latents may be measured at other ratios while a run lasts."""
+    value = read_json(manifest, made_by=made_by)
+    if "ratios" in value:
+        value["ratios"] = value["ratios"].get(ratio)
+    return canonical_digest(value)
 
 
 def claim(plan: Plan) -> None:
@@ -105,7 +114,7 @@ def claim(plan: Plan) -> None:
     if path.is_file():
         theirs = read_json(path, made_by=f"d2it train {plan.run}")
         if canonical_digest(theirs["recipe"]) != canonical_digest(plan.recipe):
-            where = _difference(theirs["recipe"], plan.recipe)
+            where = _difference(theirs["recipe"], json.loads(json.dumps(plan.recipe)))
             raise UserError(
                 f"{plan.folder} was made with another recipe ({where} differs): move it away and "
                 "run the same command again."

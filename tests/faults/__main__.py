@@ -34,7 +34,6 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", metavar="FILE")
-    parser.add_argument("--only", metavar="WORD", default="", help="faults whose name has this")
     given = parser.parse_args()
     began = time.monotonic()
     print(f"seed {given.seed}", flush=True)

@@ -144,17 +144,17 @@ def killed_while_accumulating(world: World) -> Result:
 
 def killed_encoding(world: World, number: int, draw: random.Random) -> Result:
     result = Result("SIGKILL to `d2it encode`", "1", "latents", "killed")
-    case = world.case("dvae")
-    shutil.rmtree(case.folder / "data", ignore_errors=True) or (case.folder / "data").unlink()
-    shutil.copytree(world.folder / "data", case.folder / "data", symlinks=True)
+    case = world.case("dvae", own_data=True)
     shutil.copytree(world.folder / "results", case.folder / "results")
     latents = Path("data/smoke/latents/dvae")
     expected = contents(world.folder / latents)
-    for _ in range(number):
+    while result.tried < number:
         shutil.rmtree(case.folder / latents)
         started = case.command(["encode", "dvae", *SETTINGS])
         case.until(lambda: (case.folder / latents / "unfinished.json").exists(), started)
-        time.sleep(draw.uniform(0, 0.5))
+        time.sleep(draw.uniform(0, 0.2))
+        if ended(started):
+            continue
         os.kill(started.pid, signal.SIGKILL)
         code(started)
         result.tried += 1
