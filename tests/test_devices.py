@@ -138,8 +138,10 @@ def test_compiled_blocks_are_the_same(kind, device):
     expected.square().mean().backward()
     gradient = gradients(network)
     network.zero_grad()
+    names = list(network.state_dict())
     # the CPU is never compiled for: there only the graphs are made that a GPU would compile
     compile_blocks(network, backend="inductor" if device == "cuda" else "eager")
+    assert list(network.state_dict()) == names
     found = output(network, inputs)
     found.square().mean().backward()
     assert apart(found, expected) < 1e-5 and apart(gradients(network), gradient) < 1e-4

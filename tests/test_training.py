@@ -167,22 +167,6 @@ def test_bf16_goes_on_bitwise(tmp_path: Path) -> None:
     assert all(t.dtype == torch.float32 for t in weights(whole).values())
 
 
-def test_compiled_blocks_keep_their_names() -> None:
-    """Compiled as on a GPU, by a backend that needs no compiler: nobody sees the wrapper."""
-    from d2it.models.dit import DiT
-    from d2it.training.trainer import compile_blocks
-
-    torch.manual_seed(0)
-    network = DiT(8, 4, 2, 32, 2, 2, classes=3)
-    torch.nn.init.normal_(network.head.linear.weight)
-    given = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.tensor([0, 2])
-    names, expected = list(network.state_dict()), network(*given)
-    compile_blocks(network, backend="eager")
-    assert list(network.state_dict()) == names
-    assert torch.equal(network(*given), expected)
-    assert network.blocks[0]._compiled_call_impl is not None
-
-
 def test_no_save_without_space(tmp_path: Path) -> None:
     """Asked of the real file system, before anything is written."""
     large = torch.empty(2**60, device="meta", dtype=torch.int8)
