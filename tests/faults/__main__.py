@@ -4,6 +4,7 @@ python -m tests.faults --kills 20 [--seed 0] [--write docs/faults.md]     (make 
 """
 
 import argparse
+import os
 import random
 import sys
 import tempfile
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--write", metavar="FILE")
     given = parser.parse_args()
     began = time.monotonic()
+    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"  # it misses what was killed
     print(f"seed {given.seed}", flush=True)
     results = []
     with tempfile.TemporaryDirectory() as folder:

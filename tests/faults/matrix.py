@@ -342,7 +342,7 @@ def stalled(world: World) -> Result:
         assert code(started) == 2, case.words()
     finally:
         del os.environ["D2IT_STALL_MINUTES"]
-    result.ended = sentence(case, "has not answered for").replace(STALL_MINUTES, "10")
+    result.ended = sentence(case, "has not answered for").replace(STALL_MINUTES, "N")
     result.finish(world, case, processes=2)
     return result
 
@@ -355,7 +355,7 @@ def rank_killed(world: World) -> Result:
     os.kill(case.workers()[-1], signal.SIGKILL)
     assert code(started) == 2, case.words()
     said = sentence(case, "died .* the same command goes on from the last saved state")
-    result.ended = re.sub(r"its log: \S+", "its log: …", said)
+    result.ended = re.sub(r"its log: [^)]+", "its log: …", said)
     result.finish(world, case)
     return result
 
