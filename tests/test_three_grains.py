@@ -165,6 +165,7 @@ def test_ratios_of_any_number_of_grains() -> None:
         ("runs.dvae.dvae_three.factors=[24,12,6]", "must be powers of two"),
         ("runs.dvae.dvae_three.factors=[32,16,8]", "has 5 stages, but the factor 32 of"),
         ("data.photos.size=72", "72 px do not divide into regions of 16 px"),
+        ("runs.dvae.dvae_three.images=4", "images is 4, less than one batch of 8"),
         ("model.window=16", "model.window is 16, but must divide the 8 x 8 tokens of grain 1"),
     ],
 )

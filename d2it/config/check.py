@@ -150,6 +150,11 @@ def _check_dvae(config: Config, dvae: DvaeRun, factors: list[int], where: str) -
     check_ratio(dvae.ratio, len(factors), f"{where}.ratio")
     for ratio in dvae.ratios:
         check_ratio(ratio, len(factors), f"{where}.ratios")
+    batch = config.training.dvae.batch
+    _require(
+        dvae.images is None or dvae.images >= batch,
+        f"{where}.images is {dvae.images}, less than one batch of {batch}.",
+    )
     stages = factors[0].bit_length()
     _require(
         len(config.model.dvae.multipliers) >= stages,

@@ -116,6 +116,7 @@ def run_recipe(config: Config, run: str) -> Recipe:
     if kind == "dvae":
         settings.pop("ratios")
         settings.pop("thresholds")  # said by the data set
+        settings.pop("images")
         data = settings.pop("data")
         settings["factors"] = factors_of(config, run)
         settings["model"] = asdict(config.model.dvae) | {
@@ -151,7 +152,7 @@ def training_images(config: Config, run: str) -> int:
 def latents_recipe(config: Config, dvae: str) -> Recipe:
     """Latents hold every grain and serve any ratio: the ratios measured are not identity."""
     inputs = {"dvae": run_recipe(config, dvae), "thresholds": thresholds_recipe(config, dvae)}
-    return _recipe("latents", {"images": config.training.dvae.images}, **inputs)
+    return _recipe("latents", {"images": training_images(config, dvae)}, **inputs)
 
 
 def _training(training: Training) -> dict[str, Any]:

@@ -175,6 +175,7 @@ class DvaeRun:
         default_factory=list
     )  # ratios that latents are measured and evaluated at
     thresholds: str | None = None  # whose entropy quantiles rule its maps (data.*.thresholds_from)
+    images: int | None = None  # length of its training; None: training.dvae's
 
 
 @dataclass(frozen=True)
