@@ -22,6 +22,7 @@ from d2it.training.clock import Order, crossed, generator, milestone, seed_of
 from d2it.training.ema import Ema
 from d2it.training.journal import peak_of, utilisation
 from d2it.training.publish import finished, publish
+from d2it.training.stop import stall_timeout
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_run  # noqa: E402
@@ -282,6 +283,14 @@ def test_measuring_another_ratio_is_no_change_of_data(
     assert inputs("a", **{"0.5": 1.0, "0.7": 2.0}) == begun
     assert inputs("a", **{"0.5": 3.0}) != begun
     assert inputs("b", **{"0.5": 1.0}) != begun
+
+
+@pytest.mark.parametrize("minutes", ["soon", "0", "nan", "inf"])
+def test_patience_is_a_number_of_minutes(monkeypatch: pytest.MonkeyPatch, minutes: str) -> None:
+    assert stall_timeout().total_seconds() == 600
+    monkeypatch.setenv("D2IT_STALL_MINUTES", minutes)
+    with pytest.raises(UserError, match=f"D2IT_STALL_MINUTES is '{minutes}'"):
+        stall_timeout()
 
 
 def test_shards_and_processes_must_fit(tmp_path: Path) -> None:

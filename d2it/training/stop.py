@@ -8,15 +8,22 @@ from typing import Any
 
 from d2it.errors import UserError
 
+YEAR = 365 * 24 * 60  # minutes
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 def stall_timeout() -> timedelta:
     """How long a process waits for the others before it gives up: D2IT_STALL_MINUTES, else 10."""
+    given = os.environ.get("D2IT_STALL_MINUTES", "10")
     try:
-        return timedelta(minutes=float(os.environ.get("D2IT_STALL_MINUTES", "10")))
+        minutes = float(given)
     except ValueError:
-        raise UserError("D2IT_STALL_MINUTES must be a number of minutes, e.g. 10.") from None
+        minutes = 0
+    if not 0 < minutes < YEAR:
+        raise UserError(
+            f"D2IT_STALL_MINUTES is {given!r}, but must be a number of minutes, e.g. 10."
+        )
+    return timedelta(minutes=minutes)
 
 
 class Stopped(Exception):
