@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -55,9 +56,14 @@ class PartJob:
         while process.returncode in (-signal.SIGUSR2, -signal.SIGTERM):
             time.sleep(1)  # at its limit or preempted: Slurm requeues and ends us, or only ends us
         sentence = re.match(r"d2it: error: (.*)", lines[-1])
-        died = f"It ended with {process.returncode}: {lines[-1].strip()}"
-        error = (sentence[1] if sentence else died) if process.returncode else None
-        write_json(_word(self.folder, part), {"error": error})
+        code = process.returncode
+        died = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+        told = (
+            f"Part {part} {died} on {socket.gethostname()} (logs: {self.folder}): the same command "
+            "goes on from the units that are there."
+        )
+        error = sentence[1] if sentence else told
+        write_json(_word(self.folder, part), {"error": error if code else None})
 
     def checkpoint(self, part: str) -> Any:
         from submitit.helpers import DelayedSubmission
