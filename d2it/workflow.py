@@ -14,8 +14,10 @@ import yaml
 from d2it.config import paths
 from d2it.config.build import nearest
 from d2it.config.load import compose, validate
-from d2it.config.recipe import KINDS, VERSIONS, kind_of
+from d2it.config.metrics import asked
+from d2it.config.recipe import KINDS, VERSIONS, data_of, kind_of
 from d2it.config.schema import Config
+from d2it.data.sources import find_source
 from d2it.errors import UserError
 from d2it.files import canonical_digest, write_text
 from d2it.report.results import scale_line
@@ -73,12 +75,18 @@ def measured_ratios(config: Config, dvae: str) -> list[str]:
 
 def evaluation_digest(config: Config, run: str) -> str:
     """Of all settings that decide the evaluation of `run`, beside the files it is made from."""
-    kind = kind_of(config, run)
+    kind, data = kind_of(config, run), data_of(config, run)
+    names = asked(config, data)
     settings: dict[str, Any] = {
         "version": VERSIONS["evaluation"],
         "evaluation": asdict(config.evaluation),
+        "protocol": config.data[data].protocol,
+        "metrics": names,
+        # evaluated without it before, a run is evaluated again once it was fetched
+        "head": "inception_score" in names and find_source("inception_head").file.exists(),
     }
     if kind == "dvae":
+        settings["lpips"] = config.dvae_loss.perceptual
         settings["ratios"] = measured_ratios(config, run)
     else:
         own = asdict(getattr(config.runs, kind)[run])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from d2it.config import load
-from d2it.config.check import METRICS, numbers, range_of
+from d2it.config.check import numbers, range_of
 from d2it.config.recipe import latents_recipe, run_name, run_recipe
 from d2it.errors import UserError
 
@@ -103,12 +103,6 @@ def test_more_than_two_grains_are_a_ratio_each():
     fixed = [f"runs.content.d2it_b_r{100 * r}.ratio=[{r},0]" for r in (0, 1)]
     config = load(overrides=["scale=smoke", *three, *fixed])
     assert config.ratio == config.runs.grain["grain"].ratio == [0.2, 0.3]
-
-
-def test_checked_metrics_are_those_that_are_measured():
-    from d2it.evaluation.judge import KNOWN
-
-    assert METRICS == KNOWN
 
 
 def test_a_full_disk_and_a_path_below_a_file_get_one_sentence(tmp_path):

@@ -163,7 +163,8 @@ def test_of_a_dvae(config: Config) -> None:
     for label, share in {"r0": 0.0, "r1": 1.0}.items():
         assert found["evaluations"][label]["metrics"]["fine_share"] == share
     middle = found["evaluations"]["r0.5"]
-    assert {"rfid", "psnr", "ssim", "baseline_psnr"} < set(middle["metrics"])
+    assert {"rfid", "psnr", "ssim", "lpips", "baseline_psnr"} < set(middle["metrics"])
+    assert middle["recipe"]["lpips"] == config.dvae_loss.perceptual
     assert middle["recipe"]["split"] == "test" and middle["recipe"]["n"] == 8
 
 
@@ -227,13 +228,16 @@ BAD = {
     "other settings": ([RUN, "training.content.learning_rate=1"], "run `d2it train d2it_b`"),
     "too few held-out images": (["dvae", "evaluation.n=17"], "lower evaluation.n"),
     "unknown metric": ([RUN, "evaluation.metrics=[fidd]"], "did you mean 'fid'"),
-    "other reference": ([RUN, "evaluation.protocol=adm"], "run `d2it reference photos`"),
-    "nothing named": ([], "Name one run, or two folders"),
-    "one folder": (["--images", "few"], "Name one run, or two folders"),
-    "no folder": (["--images", "none", "--reference", "some"], "none is not a folder"),
+    "other reference": ([RUN, "data.photos.protocol=adm"], "run `d2it reference photos`"),
+    "nothing named": ([], "Name one run, or two sets of images"),
+    "one folder": (["--images", "few"], "Name one run, or two sets of images"),
+    "no folder": (["--images", "none", "--reference", "some"], "none is neither a folder"),
     "empty folder": (["--images", "empty", "--reference", "some"], "empty holds no images"),
     "one image": (["--images", "few", "--reference", "some"], "at least two images"),
-    "fewer than asked": (["--images", "some", "--reference", "some", "--n", "9"], "--n asks for 9"),
+    "fewer than asked": (
+        ["--images", "some", "--reference", "some", "--n", "9"],
+        "holds 4 images, but 9 are asked for",
+    ),
     "not an image": (["--images", "text", "--reference", "some"], "cannot be read"),
 }
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from d2it.data.fetch import weights_file
-from d2it.evaluation.features import BLOCK, DIMENSIONS, Inception, resize_adm
+from d2it.evaluation.features import BLOCK, DIMENSIONS, SPATIAL, Inception, resize_adm
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,15 +50,36 @@ def test_equal_clean_fids_own(images: np.ndarray, features: np.ndarray) -> None:
     assert expected.std() > 0.1
 
 
+def test_spatial_features_are_the_first_channels_of_mixed_6(
+    inception: Inception, images: np.ndarray
+) -> None:
+    """Against the layers one by one: of mixed_6 only its first branch, cut, channels last,
+    as guided-diffusion's evaluator reads them."""
+    found = inception.both(images[:2])
+    layers = torch.jit.load(weights_file("inception")).eval().net.layers
+    with torch.inference_mode():
+        x = (torch.stack([inception.resize(image) for image in images[:2]]) - 128) / 128
+        for name, layer in layers.named_children():
+            if name == "mixed_6":
+                expected = layer.conv(x)[:, :7].permute(0, 2, 3, 1).reshape(2, SPATIAL).numpy()
+            x = layer(x)
+    np.testing.assert_allclose(found["spatial"], expected, atol=1e-4)
+    np.testing.assert_allclose(found["features"], x.reshape(2, DIMENSIONS).numpy(), atol=1e-4)
+    assert expected.std() > 0.01
+
+
 def test_independent_of_batching(
     inception: Inception, images: np.ndarray, features: np.ndarray
 ) -> None:
     """Aligned parts give the same bytes, whatever else is in their block or after it."""
-    parts = [inception(images[:BLOCK]), inception(images[BLOCK:])]
-    assert np.array_equal(np.concatenate(parts), features)
+    parts = [inception.both(images[:BLOCK]), inception.both(images[BLOCK:])]
+    assert np.array_equal(np.concatenate([part["features"] for part in parts]), features)
+    assert [part["spatial"].shape for part in parts] == [(16, SPATIAL), (4, SPATIAL)]
     others = images.copy()
     others[:5] = 0
-    assert np.array_equal(inception(others[:7])[5:], features[5:7])
+    alone = inception.both(others[:7])
+    assert np.array_equal(alone["features"][5:], features[5:7])
+    assert np.array_equal(alone["spatial"][5:], parts[0]["spatial"][5:7])
     assert inception(images[:0]).shape == (0, DIMENSIONS)
 
 

@@ -1,4 +1,4 @@
-"""FID, KID, precision and recall against closed forms, peers and brute force."""
+"""FID, KID, precision, recall and Inception Score against closed forms, peers and brute force."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from d2it.evaluation.metrics import (
     Gaussian,
     Moments,
     frechet_distance,
+    inception_score,
     kernel_distance,
     precision_recall,
 )
@@ -141,6 +142,28 @@ def test_equals_torch_fidelity() -> None:
     assert precision_recall(a, b) == pytest.approx(
         (prc[KEY_METRIC_PRECISION], prc[KEY_METRIC_RECALL])
     )
+
+
+def test_inception_score_equals_torch_fidelity() -> None:
+    """Of the same logits: one split, and ten of equal length."""
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+
+    logits = torch.from_numpy(points(1, 200, 24, scale=3))
+    probabilities = logits.double().log_softmax(1).numpy()
+    for splits in (1, 10):
+        expected = isc_features_to_metric(logits, splits, shuffle=False)[KEY_METRIC_ISC_MEAN]
+        assert inception_score(probabilities, 200 // splits) == pytest.approx(expected, rel=1e-9)
+
+
+def test_inception_score_where_it_is_known() -> None:
+    """1 where all images look alike; the number of classes where each is surely another's."""
+    alike = np.log(np.full((50, 4), 0.25))
+    sure = np.log(np.clip(np.eye(4), 1e-300, None)).repeat(50, axis=0)
+    assert inception_score(alike) == pytest.approx(1)
+    assert inception_score(sure) == pytest.approx(4)
+    shuffled = np.random.default_rng(0).permutation(sure)
+    assert inception_score(shuffled) == pytest.approx(4)  # within one split, order is nothing
+    assert inception_score(sure, split=50) == pytest.approx(1)
 
 
 def test_too_few_images_is_one_sentence() -> None:

@@ -9,6 +9,7 @@ from d2it.evaluation import reconstruction
 from d2it.evaluation.reconstruction import (
     bicubic_baseline,
     bicubic_side,
+    lpips,
     numbers_per_image,
     psnr,
     reconstruct,
@@ -16,6 +17,7 @@ from d2it.evaluation.reconstruction import (
     ssim,
 )
 from d2it.grains import constant_map, random_map
+from d2it.losses import Lpips
 from d2it.models.dvae import Dvae
 
 
@@ -73,8 +75,13 @@ def test_reconstruct_whatever_the_block(images, monkeypatch):
     monkeypatch.setattr(reconstruction, "BLOCK", 2)
     difference = whole.astype(int) - reconstruct(model, images, maps.numpy())
     assert abs(difference).max() <= 1
-    found = reconstruction_metrics(images, whole, 640.0)
-    assert set(found) == {"psnr", "ssim", "baseline_psnr"}
+    judge = Lpips("alex")  # untrained
+    found = reconstruction_metrics(images, whole, 640.0, judge)
+    assert set(found) == {"psnr", "ssim", "lpips", "baseline_psnr"}
+    pair = (torch.from_numpy(x).permute(0, 3, 1, 2) / 127.5 - 1 for x in (images, whole))
+    with torch.no_grad():
+        assert found["lpips"] == pytest.approx(float(judge(*pair).mean()), rel=1e-5)
+    assert lpips(judge, images, images).tolist() == [0.0] * len(images)
     assert found["baseline_psnr"] == pytest.approx(
         psnr(images, bicubic_baseline(images, 640)).mean()
     )

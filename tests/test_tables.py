@@ -10,6 +10,7 @@ import pytest
 
 from d2it.config import load, paths
 from d2it.config.recipe import run_name
+from d2it.evaluation.judge import HEADLESS
 from d2it.report.results import published
 from d2it.report.study import TABLES, item_of, load_study
 from d2it.report.tables import table, write_table
@@ -172,7 +173,7 @@ def test_the_guidance_of_lowest_fid_is_chosen_and_named(config, study):
     frame = table(study, "table_2", config).set_index("row")
     line = frame.loc["D²iT-XL-G"]
     assert line["fid_ours"] == 98.0 and line["evaluation"] == "guided_200"
-    assert line["note"] == "guidance 2.0; lowest FID of guided_150, guided_200"
+    assert line["note"] == "guidance 2.0; lowest FID of guided_150, guided_200; no IS"
     assert frame.loc["D²iT-XL"]["evaluation"] == "main"
 
     del value["evaluations"]["guided_200"]["metrics"]["fid"]  # no FID is not the lowest
@@ -192,10 +193,19 @@ def test_the_fid_of_raw_weights_stands_beside_the_averaged_ones(config, study):
 
 def test_inception_score_is_a_gap_with_its_reason(config, study):
     write_results(config)
+    path = paths.evaluation(config, "dit_xl_classes")
+    value = json.loads(path.read_text())
+    value["evaluations"]["main"]["recipe"]["missing"] = {"inception_score": HEADLESS}
+    path.write_text(json.dumps(value))
     frame = table(study, "table_2", config)
     assert frame["inception_score_ours"].isna().all()
-    text = write_table(study, "table_2", config)[1].read_text()
-    assert "IS: the classifier head of Inception is not among the fetched weights." in text
+    for path in write_table(study, "table_2", config)[:2]:
+        text = path.read_text()
+        assert "no IS: `d2it fetch inception_head` gets the classifier head that it needs" in text
+    value["evaluations"]["main"]["metrics"]["inception_score"] = 5.5
+    paths.evaluation(config, "dit_xl_classes").write_text(json.dumps(value))
+    line = table(study, "table_2", config).set_index("row").loc["DiT-XL"]
+    assert line["inception_score_ours"] == 5.5 and "no IS" not in line["note"]
 
 
 def test_table_4_fills_both_groups_and_prints_costs(config, study):

@@ -7,12 +7,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from d2it.config.build import nearest
+from d2it.config.metrics import METRICS
 from d2it.config.ratios import is_constant, shares
 from d2it.config.recipe import factors_of, thresholds_source
 from d2it.config.schema import Config, ContentRun, DitRun, DvaeRun, GrainRun, Ratio
 from d2it.errors import UserError
-
-METRICS = ("fid", "kid", "precision", "recall")
 
 # Of every number but ratios: the first pattern that a setting's name matches says its range.
 RANGES = {
@@ -284,7 +283,7 @@ def _check_sampling(config: Config) -> None:
     ):
         _require(value <= most, f"sampling.{name} is {value}, but must be at most {what}, {most}.")
     _require(len(evaluation.seeds) >= 1, "evaluation.seeds is empty, but needs at least one seed.")
-    for metric in evaluation.metrics:
+    for metric in evaluation.metrics or []:
         near = nearest(metric, METRICS)
         _require(
             metric in METRICS, f"evaluation.metrics names {metric!r}, which is no metric{near}."

@@ -28,7 +28,16 @@ VERSIONS = {
     "evaluation": 2,
 }
 # What of a data set decides whether its images are taken and what is done with them.
-ASIDE = ("thresholds_from", "reference", "images", "damaged", "origin", "licence", "citation")
+ASIDE = (
+    "thresholds_from",
+    "reference",
+    "protocol",
+    "images",
+    "damaged",
+    "origin",
+    "licence",
+    "citation",
+)
 KINDS = ("dvae", "grain", "content", "dit")
 
 Recipe = dict[str, Any]
@@ -44,6 +53,13 @@ def kind_of(config: Config, run: str) -> str:
         f"There is no experiment {run!r} at scale {config.name}{nearest(run, names)}: "
         "`d2it study` lists them."
     )
+
+
+def data_of(config: Config, run: str) -> str:
+    """The data set that the run `run` is compared with."""
+    spec = getattr(config.runs, kind_of(config, run))[run]
+    data: str | None = getattr(spec, "data", None)
+    return data or config.runs.dvae[spec.latents].data
 
 
 def digest(recipe: Recipe) -> str:

@@ -22,7 +22,10 @@ class Dataset:
     crop: tuple[float, float] = (1.0, 1.0)  # side of random crops as a share of the short side
     flip: bool = True  # whether crops are mirrored at random
     thresholds_from: str | None = None  # data set whose entropy quantiles are used; None: its own
-    reference: int | None = None  # training images behind the FID reference; None: all of them
+    # behind the FID reference: so many training images (None: all of them), or a reference batch of
+    # data/sources.csv
+    reference: int | str | None = None
+    protocol: Literal["clean", "adm"] = "clean"  # how samples are compared with it
     read: Literal["shown", "plain"] = "shown"  # upright and on white, or as ADM and DiT decode
     held_out: Literal["random", "last"] = "random"  # which of one folder, where nothing divides it
     images: int | None = None  # training images that the source must hold; None: any number
@@ -144,13 +147,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metric protocol."""
+    """How much is measured; how, says the data set's protocol."""
 
-    protocol: Literal["clean", "adm"] = "clean"
     n: int = 50_000  # images per evaluation
     seeds: list[int] = field(default_factory=lambda: [0])  # sampling seeds; the spread is over them
     neighbours: int = 3  # k of the manifolds of precision and recall
-    metrics: list[str] = field(default_factory=lambda: ["fid", "precision", "recall"])
+    metrics: list[str] | None = None  # None: those of the data set's protocol
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
-"""Inception-v3 pool features (2048 numbers an image): what FID, precision and recall compare.
+"""Inception-v3 features of images, and the class probabilities that follow from them.
 
-An image's features never depend on what else is computed: images go through the network in blocks
-of 16 that begin at multiples of 16, in fp32 with TF32 off; a short last block is filled up.
+Pool features (2048 numbers an image) are what FID, KID, precision and recall compare, spatial ones
+(2023) what sFID does. An image's features never depend on what else is computed: images go through
+the network in blocks of 16 that begin at multiples of 16, in fp32 with TF32 off; a short last block
+is filled up.
 """
 
 from collections.abc import Sequence
@@ -10,14 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2it.data.fetch import weights_file
 from d2it.data.sources import find_source
 
 BLOCK = 16
-DIMENSIONS = 2048
+DIMENSIONS = 2048  # of pool features
+SPATIAL = 7 * 17 * 17  # the first seven channels of the layer `mixed_6`, as ADM's evaluator
 SIDE = 299  # of the network's input
 
 
@@ -28,25 +31,66 @@ class Inception:
         self.device = torch.device(device)
         self.sha256 = find_source("inception").sha256
         network: Any = torch.jit.load(weights_file("inception"), map_location=self.device)
-        # Milliseconds an image on one thread: plain 146, channels_last weights 122, frozen 143,
-        # frozen with channels_last input 90 to 109 (optimize_for_inference adds nothing), all
-        # within 7e-6 of plain.
-        self.network = torch.jit.freeze(network.eval().net.layers)
+        layers = dict(network.eval().net.layers.named_children())
+        cut = list(layers).index("mixed_6") + 1
+        self.lower, self.upper = (
+            # Milliseconds an image on one thread: plain 146, channels_last weights 122, frozen 143,
+            # frozen with channels_last input 90 to 109 (optimize_for_inference adds nothing), all
+            # within 7e-6 of plain; two halves equal the whole bitwise.
+            torch.jit.freeze(torch.jit.script(nn.Sequential(*part).eval()))
+            for part in (list(layers.values())[:cut], list(layers.values())[cut:])
+        )
         self.resize = {"clean": resize_clean, "adm": resize_adm}[protocol]
 
     def __call__(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """N images (H, W, 3) uint8, the first at a multiple of 16 in its series -> (N, 2048)."""
+        return self.both(images)["features"]
+
+    def both(self, images: Sequence[np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
+        """The same as `features` (N, 2048), and `spatial` (N, 2023), both float32."""
         blocks = [self._block(images[i : i + BLOCK]) for i in range(0, len(images), BLOCK)]
-        return np.concatenate([np.empty((0, DIMENSIONS), np.float32), *blocks])
+        widths = {"features": DIMENSIONS, "spatial": SPATIAL}
+        return {
+            name: np.concatenate([np.empty((0, width), np.float32), *(b[name] for b in blocks)])
+            for name, width in widths.items()
+        }
 
     @torch.inference_mode()
-    def _block(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    def _block(self, images: Sequence[np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
         x = torch.stack([self.resize(image) for image in images])  # (n, 3, 299, 299) in [0, 255]
         x = F.pad(x, (0, 0, 0, 0, 0, 0, 0, BLOCK - len(images)))
         x = ((x - 128) / 128).to(self.device, memory_format=torch.channels_last)
         with torch.backends.cudnn.flags(allow_tf32=False, benchmark=False, deterministic=True):
-            features = self.network(x)  # (16, 2048, 1, 1)
-        return features.reshape(BLOCK, DIMENSIONS)[: len(images)].cpu().numpy()
+            middle = self.lower(x)  # (16, 768, 17, 17)
+            pool = self.upper(middle)  # (16, 2048, 1, 1)
+        spatial = middle[:, :7].permute(0, 2, 3, 1)  # TensorFlow's order, as reference batches are
+        found = {"features": pool, "spatial": spatial}
+        return {name: f.flatten(1)[: len(images)].cpu().numpy() for name, f in found.items()}
+
+
+class Head:
+    """The classifier on top of the pool features: the Inception Score needs its probabilities.
+
+    It is the layer `output` of the file `inception_head`, without its bias: so do the score's
+    authors, ADM's evaluator, and that file's own argument `no_output_bias`.
+    """
+
+    SOURCE = "inception_head"
+
+    def __init__(self) -> None:
+        network: Any = torch.jit.load(weights_file(self.SOURCE), map_location="cpu")
+        self.weight = network.output.weight.detach().double()  # (1008, 2048)
+
+    @classmethod
+    def sha256(cls) -> str | None:
+        """Of the file; None where it was not fetched."""
+        source = find_source(cls.SOURCE)
+        return source.sha256 if source.file.exists() else None
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Log-probabilities of the classes, (N, 2048) -> (N, 1008) float64."""
+        logits = torch.as_tensor(features).double() @ self.weight.T
+        return logits.log_softmax(1).numpy()
 
 
 def resize_clean(image: np.ndarray) -> Tensor:
@@ -61,7 +105,7 @@ def resize_adm(image: np.ndarray) -> Tensor:
 
     It aligns neither corners nor pixel centres: output pixel i reads the input at i * side / 299.
     """
-    x = torch.from_numpy(image).permute(2, 0, 1).float()
+    x = torch.tensor(image).permute(2, 0, 1).float()
     rows, columns = (_legacy_bilinear(side) for side in x.shape[1:])
     return rows @ x @ columns.T
 

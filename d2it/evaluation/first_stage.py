@@ -19,6 +19,7 @@ from d2it.evaluation.judge import PICTURES, Evaluated, Judge, rank_deficient
 from d2it.evaluation.metrics import Gaussian, frechet_distance
 from d2it.evaluation.reconstruction import numbers_per_image, reconstruct, reconstruction_metrics
 from d2it.grains import entropy_map, grain_map, reached_shares
+from d2it.losses import Lpips
 from d2it.sampling import Drawn, Part
 from d2it.thresholds import constant_cuts, cuts_of
 
@@ -26,7 +27,7 @@ CHUNK = 16 * BLOCK  # images in memory at once
 
 
 def first_stage(judge: Judge) -> dict[str, Evaluated]:
-    """rFID against the very images that were coded, PSNR and SSIM, by ratio."""
+    """rFID against the very images that were coded, PSNR, SSIM and LPIPS, by ratio."""
     coder = Coder(judge)
     ratios = {ratio_key(ratio): ratio for ratio in judge.config.runs.dvae[judge.run].ratios}
     return {f"r{key}": coder.evaluate(f"r{key}", ratio) for key, ratio in ratios.items()}
@@ -51,7 +52,8 @@ class Coder:
             for indices, images in self.chunks(label):
                 coded = reconstruct(self.part.network, images, maps[indices])
                 features.append(self.judge.extractor(coded))
-                for name, value in reconstruction_metrics(images, coded, numbers).items():
+                found = reconstruction_metrics(images, coded, numbers, self.perceptual)
+                for name, value in found.items():
                     sums[name] = sums.get(name, 0.0) + value * len(images)
                 labels = self.images.labels[indices]
                 shown.append(Drawn(coded, maps[indices].numpy(), labels)[:PICTURES])
@@ -62,6 +64,11 @@ class Coder:
             return Evaluated(metrics, dict.fromkeys(metrics), recipe, shown[0])
 
         return self.judge.remember(label, recipe, compute)
+
+    @cached_property
+    def perceptual(self) -> Lpips:
+        """With the trunk of the training's loss: the one that is fetched for it."""
+        return Lpips.load(self.config.dvae_loss.perceptual).to(self.judge.device)
 
     @cached_property
     def originals(self) -> Gaussian:
@@ -88,6 +95,7 @@ class Coder:
         constant = constant_cuts(ratio) is not None
         return self.judge.protocol | {
             "n": self.n,
+            "lpips": self.config.dvae_loss.perceptual,
             "ratio": ratio,
             "cuts": None if constant else cuts_of(self.config, data, self.region, ratio),
             "split": self.images.split,

@@ -1,79 +1,190 @@
-"""FID, KID, precision and recall between any two folders of images."""
+"""The metrics of anybody's images against any reference: a folder, a batch, or a data set's own."""
 
 import json
+import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from d2it.data.folder import list_images, read_rgb, reason
+from d2it.config import Config
+from d2it.config.build import nearest
+from d2it.config.metrics import METRICS, PROTOCOLS
+from d2it.data.fetch import weights_file
 from d2it.device import choose_device
 from d2it.errors import UserError
-from d2it.evaluation.features import BLOCK, DIMENSIONS, Inception
-from d2it.evaluation.judge import compare, rank_deficient
-from d2it.evaluation.metrics import Gaussian
-from d2it.evaluation.reference import Reference
+from d2it.evaluation.features import BLOCK, DIMENSIONS, Head, Inception
+from d2it.evaluation.judge import compare, missing, rank_deficient
+from d2it.evaluation.pictures import Pictures, open_pictures
+from d2it.evaluation.reference import Reference, cached_reference, open_reference
 
 NEIGHBOURS = 3  # of precision and recall, as in their paper
-METRICS = ("fid", "kid", "precision", "recall")
+CHUNK = 4 * BLOCK  # images read at once
 
 
-def compare_folders(
-    images: Path | str, reference: Path | str, protocol: str = "clean", n: int | None = None
+def compare_pictures(
+    images: Path | str,
+    reference: Path | str,
+    config: Config,
+    protocol: str | None = None,
+    metrics: Sequence[str] = (),
+    n: int | None = None,
+    any_size: bool = False,
 ) -> dict[str, Any]:
-    """{"metrics": …, "recipe": …} of the images below one folder against those below another.
+    """{"metrics": …, "recipe": …} of images against a reference.
 
-    `n` is how many images the protocol asks for: the first ones by name; fewer are an error.
+    `metrics` may name the images that they ask for, e.g. `fid_10k`; `n` is the same in numbers. The
+    first so many are taken; fewer are an error. No names: the protocol's, and KID.
     """
-    ours, theirs = list_images(_folder(images)), list_images(_folder(reference))
-    if n is not None and len(ours) < n:
-        raise UserError(
-            f"{images} holds {len(ours)} images, but --n asks for {n}: add some, or lower it."
-        )
-    ours = ours[:n]
-    for folder, files in ((images, ours), (reference, theirs)):
-        if len(files) < 2:
-            raise UserError(
-                f"{folder} holds {len(files)} image, but a distance needs at least two images: "
-                "add some."
-            )
+    known = None if Path(reference).exists() else _data_set(str(reference), config)
+    protocol = _protocol(known, protocol, config)
+    names, n = _named(metrics or _usual(protocol), n)
+    ours = open_pictures(images, n)
+    _warn_of_copies(ours)
+    theirs: Reference | Pictures
+    side: tuple[int, int] | None
+    if known:
+        theirs, side = open_reference(config, known), (config.data[known].size,) * 2
+        fewest = min(ours.n, len(theirs.features))
+    else:
+        theirs = open_pictures(reference)
+        side, fewest = theirs.side, min(ours.n, theirs.n)
+        _warn_of_copies(theirs)
+    _check_sides(ours, str(reference), side, any_size)
+    lacking = {} if metrics else _lacking(list(names), fewest)
+    bases = [base for base in names.values() if base not in lacking]
+    _check_sources(bases, theirs, str(reference))
     extractor = Inception(protocol, choose_device())
-    features, others = (_features(extractor, files) for files in (ours, theirs))
-    names = METRICS if min(len(ours), len(theirs)) > NEIGHBOURS else METRICS[:2]
+    samples = _features(extractor, ours)
+    if isinstance(theirs, Pictures):
+        theirs = cached_reference(theirs, protocol, "sfid" in bases)
+    found = compare(bases, samples, theirs, NEIGHBOURS)
     recipe = {
         "protocol": protocol,
-        "n": len(ours),
-        "reference_n": len(theirs),
+        "n": ours.n,
+        "images_digest": ours.digest,
+        "duplicates": ours.copies,
+        "reference": str(reference),
+        "reference_n": len(theirs.features),
+        "reference_digest": theirs.digest,
         "neighbours": NEIGHBOURS,
         "inception_sha256": extractor.sha256,
-        "rank_deficient": rank_deficient(len(ours), len(theirs)),
+        "inception_head_sha256": Head.sha256() if "inception_score" in bases else None,
+        "missing": lacking,
+        "rank_deficient": rank_deficient(fewest),
     }
-    known = Reference(others, Gaussian.of(others), digest="", protocol=protocol)
-    return {"metrics": compare(names, features, known, NEIGHBOURS), "recipe": recipe}
+    if recipe["rank_deficient"]:
+        _warn(f"fewer images than features ({DIMENSIONS}): compare FIDs at equal numbers only")
+    return {
+        "metrics": {asked: found[base] for asked, base in names.items() if base in found},
+        "recipe": recipe,
+    }
 
 
-def _folder(folder: Path | str) -> Path:
-    if not Path(folder).is_dir():
-        raise UserError(f"{folder} is not a folder of images: name one that exists.")
-    return Path(folder)
+def _data_set(name: str, config: Config) -> str:
+    if name not in config.data:
+        raise UserError(
+            f"{name} is neither a folder, nor an .npz file, nor a data set of scale {config.name}"
+            f"{nearest(name, list(config.data))}: name one of them."
+        )
+    return name
 
 
-def _features(extractor: Inception, files: list[Path]) -> np.ndarray:
-    blocks = [np.empty((0, DIMENSIONS), np.float32)]
-    with tqdm(total=len(files), unit="image", desc=str(files[0].parent), disable=None) as bar:
-        for start in range(0, len(files), BLOCK):
-            pictures = [_read(file) for file in files[start : start + BLOCK]]
-            blocks.append(extractor(pictures))
-            bar.update(len(pictures))
-    return np.concatenate(blocks)
+def _protocol(known: str | None, protocol: str | None, config: Config) -> str:
+    own = config.data[known].protocol if known else None
+    if own and protocol not in (None, own):
+        raise UserError(
+            f"The reference of {known} is of protocol {own}, not {protocol}: leave --protocol out, "
+            f"or set data.{known}.protocol={protocol} and run `d2it reference {known}`."
+        )
+    return protocol or own or "clean"
 
 
-def _read(file: Path) -> np.ndarray:
-    try:
-        return np.asarray(read_rgb(file))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{file} cannot be read ({reason(error)}): mend or remove it.") from None
+def _usual(protocol: str) -> list[str]:
+    chosen = {*PROTOCOLS[protocol], "kid"}
+    return [name for name in METRICS if name in chosen]
+
+
+def _named(metrics: Sequence[str], n: int | None) -> tuple[dict[str, str], int | None]:
+    """What was asked for -> the metric, and the images that all of them ask for."""
+    names, counts = dict[str, str](), set[int]() if n is None else {n}
+    for asked in metrics:
+        match = re.fullmatch(r"(\w+?)(?:_(\d+)k)?", asked)
+        base, thousands = match.groups() if match else (asked, None)
+        if base not in METRICS:
+            raise UserError(
+                f"There is no metric {asked!r}{nearest(base, METRICS)}: choose from "
+                f"{', '.join(METRICS)}, with _10k or _50k behind it if so many images are needed."
+            )
+        names[asked] = base
+        counts |= {int(thousands) * 1000} if thousands else set()
+    if len(counts) > 1:
+        raise UserError(
+            f"The metrics ask for {' and '.join(map(str, sorted(counts)))} images: "
+            "ask for one number at a time."
+        )
+    return names, next(iter(counts), None)
+
+
+def _check_sides(
+    ours: Pictures, reference: str, side: tuple[int, int] | None, any_size: bool
+) -> None:
+    """FIDs between resolutions measure the resizing."""
+    if ours.side == side and side is not None:
+        return
+    sentence = f"{ours.name} holds images of {_spell(ours.side)}, {reference} of {_spell(side)}"
+    if not any_size and ours.side != side:
+        raise UserError(
+            f"{sentence}: resize one of them, or add --any-size to compare them all the same."
+        )
+    _warn(f"{sentence}: the difference is part of what is measured")
+
+
+def _spell(side: tuple[int, int] | None) -> str:
+    return f"{side[0]} x {side[1]} px" if side else "many sizes"
+
+
+def _lacking(names: Sequence[str], fewest: int) -> dict[str, str]:
+    """Why some of the usual metrics are left out, by name; what was asked for is never left out."""
+    few = {
+        name: f"needs more than {NEIGHBOURS} images"
+        for name in ("precision", "recall")
+        if name in names and fewest <= NEIGHBOURS
+    }
+    return missing(names) | few
+
+
+def _check_sources(bases: Sequence[str], theirs: Reference | Pictures, reference: str) -> None:
+    """What the metrics need, before anything slow."""
+    if "inception_score" in bases:
+        weights_file(Head.SOURCE)
+    if "sfid" in bases and isinstance(theirs, Reference) and theirs.spatial is None:
+        raise UserError(
+            f"The reference of {reference} holds no spatial features: add sfid to "
+            f"evaluation.metrics and run `d2it reference {reference}`, or leave sfid out."
+        )
+
+
+def _warn_of_copies(pictures: Pictures) -> None:
+    if pictures.copies:
+        _warn(f"{pictures.copies} of {pictures.n} images in {pictures.name} are copies of others")
+
+
+def _warn(sentence: str) -> None:
+    print(f"d2it: warning: {sentence}", file=sys.stderr)
+
+
+def _features(extractor: Inception, pictures: Pictures) -> dict[str, np.ndarray]:
+    blocks = []
+    with tqdm(total=pictures.n, unit="image", desc=pictures.name, disable=None) as bar:
+        for start in range(0, pictures.n, CHUNK):
+            images = pictures.read(start, min(start + CHUNK, pictures.n))
+            blocks.append(extractor.both(images))
+            bar.update(len(images))
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def show(found: dict[str, Any], as_json: bool) -> None:
@@ -82,7 +193,7 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         return
     recipe = found["recipe"]
     for name, value in found["metrics"].items():
-        print(f"{name:9} {value:.6g}")
+        print(f"{name:15} {value:.6g}")
+    for name, why in recipe["missing"].items():
+        print(f"{name:15} {why}")
     print(f"protocol {recipe['protocol']}, {recipe['n']} images against {recipe['reference_n']}")
-    if recipe["rank_deficient"]:
-        print(f"fewer than {DIMENSIONS + 1} images: compare FIDs at equal numbers only")

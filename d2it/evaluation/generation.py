@@ -14,13 +14,13 @@ from d2it.arrays import Share, report
 from d2it.config.recipe import ratio_key
 from d2it.config.schema import Measured, Ratio
 from d2it.evaluation.epsilon import epsilon_error
-from d2it.evaluation.features import BLOCK, DIMENSIONS
+from d2it.evaluation.features import BLOCK, DIMENSIONS, SPATIAL, Head
 from d2it.evaluation.judge import (
     PICTURES,
     Evaluated,
     Judge,
-    check_metrics,
     compare,
+    missing,
     over_seeds,
     rank_deficient,
 )
@@ -40,7 +40,6 @@ Arrays = dict[str, np.ndarray]
 def samples(judge: Judge, shard: int = SHARD) -> dict[str, Evaluated]:
     """Every evaluation of the run, by label."""
     config = judge.config
-    check_metrics(config.evaluation.metrics)
     measured = getattr(config.runs, judge.kind)[judge.run].evaluations
     return {label: evaluate_samples(judge, label, one, shard) for label, one in measured.items()}
 
@@ -75,7 +74,6 @@ def step_of(judge: Judge) -> int:
 
 def share_of_samples(judge: Judge, share: Share, shard: int = SHARD) -> None:
     """Compute one share of the units of all evaluations of the run."""
-    check_metrics(judge.config.evaluation.metrics)
     before = 0
     for label, one in getattr(judge.config.runs, judge.kind)[judge.run].evaluations.items():
         painter = Painter(judge.config, judge.run, one, judge.device)
@@ -98,7 +96,8 @@ def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = 
     recipe = recipe_of(judge, painter, n)
 
     def compute(parts: Path) -> Evaluated:
-        require_space(parts, 4 * DIMENSIONS * n * len(settings.seeds))
+        require_space(parts, 4 * (DIMENSIONS + SPATIAL) * n * len(settings.seeds))
+        names = [name for name in judge.metrics if name not in recipe["missing"]]
         found, pictures = [], []
         for seed in settings.seeds:
             name = f"{judge.run} {label}, seed {seed}"
@@ -107,9 +106,7 @@ def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = 
                 for unit in units:
                     compute_unit(judge, painter, unit, bar)
             drawn = joined([load_file(unit.path) for unit in units])
-            metrics = compare(
-                settings.metrics, drawn["features"], judge.reference, settings.neighbours
-            )
+            metrics = compare(names, drawn, judge.reference, settings.neighbours)
             if "obedience" in drawn:
                 metrics["obedience"] = float(drawn["obedience"].mean())
             found.append(metrics)
@@ -129,7 +126,9 @@ def recipe_of(judge: Judge, painter: Painter, n: int) -> dict[str, Any]:
     recipe = judge.protocol | {
         "n": n,
         "seeds": settings.seeds,
-        "metrics": settings.metrics,
+        "metrics": judge.metrics,
+        "missing": missing(judge.metrics),
+        "inception_head_sha256": Head.sha256() if "inception_score" in judge.metrics else None,
         "neighbours": settings.neighbours,
         "sampler": sampling.sampler,
         "steps": sampling.steps,
@@ -171,7 +170,7 @@ def one_shard(judge: Judge, painter: Painter, unit: Unit, bar: tqdm) -> Arrays:
     for start in range(unit.span.start, unit.span.stop, step):
         indices = np.arange(start, min(start + step, unit.span.stop))
         drawn = painter.draw(unit.seed, indices)
-        block = {"features": judge.extractor(drawn.images)}
+        block = judge.features(drawn.images)
         if judge.kind == "content" and painter.maps.cuts is None:
             block["obedience"] = obedience(judge, painter, drawn)
         shown = drawn[: max(0, PICTURES - start)]

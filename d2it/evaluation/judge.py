@@ -12,15 +12,15 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from d2it.config import Config, paths
-from d2it.config.build import nearest
-from d2it.config.recipe import VERSIONS, digest, kind_of
+from d2it.config.metrics import asked
+from d2it.config.recipe import VERSIONS, data_of, digest, kind_of
 from d2it.data.sources import find_source
 from d2it.device import choose_device
-from d2it.errors import UserError
-from d2it.evaluation.features import DIMENSIONS, Inception
+from d2it.evaluation.features import DIMENSIONS, Head, Inception
 from d2it.evaluation.metrics import (
     Gaussian,
     frechet_distance,
+    inception_score,
     kernel_distance,
     precision_recall,
 )
@@ -29,7 +29,7 @@ from d2it.files import atomic_folder, read_json, write_json
 from d2it.sampling import Drawn
 
 PICTURES = 16  # of an evaluation, kept for the gallery
-KNOWN = ("fid", "kid", "precision", "recall")
+HEADLESS = "`d2it fetch inception_head` gets the classifier head that it needs"
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,25 @@ class Judge:
 
     @cached_property
     def extractor(self) -> Inception:
-        return Inception(self.config.evaluation.protocol, self.device)
+        return Inception(self.config.data[self.data].protocol, self.device)
+
+    def features(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """What the metrics compare: `features` (N, 2048), and `spatial` (N, 2023) for sFID alone.
+
+        The first image is at a multiple of 16 in its series.
+        """
+        found = self.extractor.both(images)
+        return found if "sfid" in self.metrics else {"features": found["features"]}
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of what is measured of samples."""
+        return asked(self.config, self.data)
 
     @property
     def data(self) -> str:
         """The data set that the run is compared with."""
-        spec = getattr(self.config.runs, self.kind)[self.run]
-        data: str | None = getattr(spec, "data", None)
-        return data or self.config.runs.dvae[spec.latents].data
+        return data_of(self.config, self.run)
 
     @cached_property
     def reference(self) -> Reference:
@@ -74,7 +85,7 @@ class Judge:
         """The part of a recipe that says how features are made and which network makes them."""
         return {
             "version": VERSIONS["evaluation"],
-            "protocol": self.config.evaluation.protocol,
+            "protocol": self.config.data[self.data].protocol,
             "inception_sha256": find_source("inception").sha256,
         }
 
@@ -113,25 +124,28 @@ class Judge:
         return Evaluated(**entry, pictures=Drawn(**load_file(folder / "pictures.safetensors")))
 
 
-def check_metrics(names: Sequence[str]) -> None:
-    for name in names:
-        if name not in KNOWN:
-            raise UserError(
-                f"There is no metric {name!r}{nearest(name, KNOWN)}: mend evaluation.metrics."
-            )
+def missing(names: Sequence[str]) -> dict[str, str]:
+    """Why some of the metrics cannot be computed here, by name."""
+    lacks = "inception_score" in names and Head.sha256() is None
+    return {"inception_score": HEADLESS} if lacks else {}
 
 
 def compare(
-    names: Sequence[str], samples: np.ndarray, reference: Reference, neighbours: int
+    names: Sequence[str], samples: dict[str, np.ndarray], reference: Reference, neighbours: int
 ) -> dict[str, float]:
-    """The metrics `names` of features (n, 2048) against the reference."""
+    """The metrics `names` of samples (Judge.features) against the reference."""
+    features = samples["features"]
     found: dict[str, float] = {}
     if "fid" in names:
-        found["fid"] = frechet_distance(Gaussian.of(samples), reference.gaussian)
+        found["fid"] = frechet_distance(Gaussian.of(features), reference.gaussian)
+    if "sfid" in names and reference.spatial:
+        found["sfid"] = frechet_distance(Gaussian.of(samples["spatial"]), reference.spatial)
     if "kid" in names:
-        found["kid"] = kernel_distance(samples, reference.manifold)
+        found["kid"] = kernel_distance(features, reference.manifold)
+    if "inception_score" in names:
+        found["inception_score"] = inception_score(Head()(features))
     if {"precision", "recall"} & set(names):
-        shares = precision_recall(samples, reference.manifold, neighbours)
+        shares = precision_recall(features, reference.manifold, neighbours)
         found |= dict(zip(("precision", "recall"), shares, strict=True))
     return {name: found[name] for name in names}
 

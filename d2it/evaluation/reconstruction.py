@@ -1,4 +1,4 @@
-"""How well a DVAE reconstructs: PSNR, SSIM, and what plain resizing does with as many numbers."""
+"""How well a DVAE reconstructs: PSNR, SSIM, LPIPS, and what resizing does with as many numbers."""
 
 import numpy as np
 import torch
@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from d2it.grains import route
+from d2it.losses import Lpips
 from d2it.models.dvae import Dvae, in_use, to_network, to_pixels
 
 BLOCK = 16  # images computed together
@@ -66,6 +67,20 @@ def _blur(x: Tensor) -> Tensor:
     return F.conv2d(rows, kernel.transpose(2, 3), groups=x.shape[1])
 
 
+@torch.no_grad()
+def lpips(judge: Lpips, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Perceptual distance per image, of uint8 images (N, H, W, 3). (N,)"""
+    device = judge.shift.device
+    done = []
+    for start in range(0, len(a), BLOCK):
+        pair = (
+            to_network(torch.from_numpy(np.ascontiguousarray(x[start : start + BLOCK])).to(device))
+            for x in (a, b)
+        )
+        done.append(judge(*pair).cpu().numpy())
+    return np.concatenate(done)
+
+
 def bicubic_side(numbers: float) -> int:
     """Side of the small RGB image that comes nearest to so many numbers: 3 side^2."""
     return max(1, round((numbers / 3) ** 0.5))
@@ -84,11 +99,12 @@ def _there_and_back(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def reconstruction_metrics(
-    images: np.ndarray, reconstructions: np.ndarray, numbers: float
+    images: np.ndarray, reconstructions: np.ndarray, numbers: float, judge: Lpips
 ) -> dict[str, float]:
-    """Means over images: psnr, ssim, and the psnr of resizing at equal code size."""
+    """Means over images: psnr, ssim, lpips, and the psnr of resizing at equal code size."""
     return {
         "psnr": float(psnr(images, reconstructions).mean()),
         "ssim": float(ssim(images, reconstructions).mean()),
+        "lpips": float(lpips(judge, images, reconstructions).mean()),
         "baseline_psnr": float(psnr(images, bicubic_baseline(images, numbers)).mean()),
     }

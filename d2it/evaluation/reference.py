@@ -1,8 +1,9 @@
 """What samples are compared with: Inception features of training images, computed once.
 
-data/<scale>/<data>/reference/
+data/<scale>/<data>/reference/, and data/references/<digest>/ of anybody's images
     features.npy          (n, 2048) float32, in the order of the images
     gaussian.safetensors  mean and covariance factor in float64, where n exceeds the dimension
+    spatial.safetensors   the same of the spatial features, where sFID is asked for
     manifest.json         recipe, digests and sizes
 """
 
@@ -14,19 +15,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from d2it.arrays import Share, report
 from d2it.config import Config, paths
+from d2it.config.metrics import MANIFOLD, asked
 from d2it.config.recipe import VERSIONS, digest, images_recipe
-from d2it.data.images import PackedImages, open_images
+from d2it.data.fetch import weights_file
+from d2it.data.images import open_images
 from d2it.data.prepare import find_dataset
 from d2it.data.sources import find_source
 from d2it.device import choose_device
 from d2it.errors import UserError
-from d2it.evaluation.features import BLOCK, DIMENSIONS, Inception
+from d2it.evaluation.features import BLOCK, DIMENSIONS, SPATIAL, Inception
 from d2it.evaluation.metrics import Gaussian
+from d2it.evaluation.pictures import Pictures, open_pictures
 from d2it.files import (
     atomic_folder,
     atomic_path,
@@ -39,9 +45,9 @@ from d2it.files import (
 )
 
 FORMAT, VERSION = "d2it-reference", 1
-MANIFOLD = 50_000  # as many as the literature uses
 CHUNK = 4 * BLOCK  # images read at once
 UNIT = 64 * CHUNK  # images whose features are saved together: what a kill costs at most
+CACHE = Path("data/references")
 
 
 @dataclass(frozen=True)
@@ -50,37 +56,44 @@ class Reference:
     gaussian: Gaussian
     digest: str  # sha256 of the features' file
     protocol: str
+    spatial: Gaussian | None = None  # where sFID was asked for
 
     @property
     def manifold(self) -> np.ndarray:
-        """What precision, recall and KID compare with: at most 50,000, evenly spread."""
-        return np.array(self.features[:: -(-len(self.features) // MANIFOLD)])
+        """What precision, recall and KID compare with: at most MANIFOLD images, evenly spread."""
+        return np.array(self.features[:: -(-len(self.features) // MANIFOLD[self.protocol])])
 
     @classmethod
     def open(cls, folder: Path) -> "Reference":
         manifest = read_manifest(folder)
-        for name, entry in manifest["files"].items():
+        files = manifest["files"]
+        for name, entry in files.items():
             path = folder / name
             if not path.is_file() or file_digest(path) != entry["sha256"]:
                 raise UserError(f"{path} is missing or damaged: {_again(folder)}.")
         features = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
-        gaussian = Gaussian.of(np.array(features)) if len(features) <= DIMENSIONS else _load(folder)
-        sha256 = manifest["files"]["features.npy"]["sha256"]
-        return cls(features, gaussian, sha256, manifest["recipe"]["protocol"])
+        stored = {name: _load(folder / name) for name in files if name.endswith(".safetensors")}
+        return cls(
+            features,
+            stored.get("gaussian.safetensors") or Gaussian.of(np.array(features)),
+            files["features.npy"]["sha256"],
+            manifest["recipe"]["protocol"],
+            stored.get("spatial.safetensors"),
+        )
 
 
-def _save(gaussian: Gaussian, folder: Path) -> None:
+def _save(gaussian: Gaussian, path: Path) -> None:
     """The factor takes seconds to find: once, not in every evaluation."""
     stored = {
         "n": torch.tensor(gaussian.n),
         "mean": gaussian.mean,
         "factor": gaussian.factor().matrix,
     }
-    save_file(stored, folder / "gaussian.safetensors")
+    save_file(stored, path)
 
 
-def _load(folder: Path) -> Gaussian:
-    stored = load_file(folder / "gaussian.safetensors")
+def _load(path: Path) -> Gaussian:
+    stored = load_file(path)
     return Gaussian(int(stored["n"]), stored["mean"], stored["factor"], factored=True)
 
 
@@ -95,15 +108,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def reference_recipe(config: Config, data: str) -> dict[str, Any]:
     """All that decides the features, known before anything is read."""
-    return {
-        "stage": "reference",
-        "version": VERSIONS["evaluation"],
+    source = config.data[data].reference
+    recipe = _recipe(config.data[data].protocol, "sfid" in asked(config, data))
+    return recipe | {
         "data": data,
         "inputs": {"images": digest(images_recipe(config, data))},
-        "images": config.data[data].reference,  # None: all
-        "protocol": config.evaluation.protocol,
+        "images": f"sha256 {find_source(source).sha256}" if isinstance(source, str) else source,
+    }
+
+
+def _recipe(protocol: str, spatial: bool) -> dict[str, Any]:
+    recipe = {
+        "stage": "reference",
+        "version": VERSIONS["evaluation"],
+        "protocol": protocol,
         "inception_sha256": find_source("inception").sha256,
     }
+    return recipe | ({"spatial": True} if spatial else {})
 
 
 def open_reference(config: Config, data: str) -> Reference:
@@ -134,54 +155,101 @@ def make_reference(config: Config, data: str, share: Share | None = None) -> boo
     """
     find_dataset(config, data)
     folder, recipe = paths.reference(config, data), reference_recipe(config, data)
-    images = open_images(config, data, "train")
-    if is_current(folder, recipe, images.digest):
+    pictures = _pictures(config, data)
+    if is_current(folder, recipe, pictures.digest):
         return False
-    n = min(len(images), recipe["images"] or len(images))
+    write_reference(folder, recipe, pictures, share)
+    return True
+
+
+def _pictures(config: Config, data: str) -> Pictures:
+    """The training images of `data`, or the reference batch that stands for them."""
+    source, size = config.data[data].reference, config.data[data].size
+    if isinstance(source, str):
+        batch = open_pictures(weights_file(source))
+        if batch.side != (size, size):
+            raise UserError(
+                f"{batch.name} holds images of {batch.side} px, but {data} has {size} px: name "
+                f"another batch in data.{data}.reference, or set it to null."
+            )
+        return batch
+    images = open_images(config, data, "train")
+    n = min(len(images), source or len(images))
     if n < 2:
         raise UserError(
             f"A reference needs at least two images, but {data} gives {n}: raise data.{data}.train."
         )
+    return Pictures(
+        data, n, lambda i, j: images[np.arange(i, min(j, n))], images.digest, (size, size)
+    )
+
+
+def cached_reference(pictures: Pictures, protocol: str, spatial: bool) -> Reference:
+    """The reference of anybody's images, computed once for the same content."""
+    recipe = _recipe(protocol, spatial) | {"images": pictures.digest}
+    folder = CACHE / digest(recipe)[:16]
+    if not is_current(folder, recipe, pictures.digest):
+        write_reference(folder, recipe, pictures)
+    return Reference.open(folder)
+
+
+def write_reference(
+    folder: Path, recipe: dict[str, Any], pictures: Pictures, share: Share | None = None
+) -> None:
+    """Compute what is missing of the units, and put them together."""
+    n, given = pictures.n, pictures.gaussians or {}
+    widths = {"features": DIMENSIONS} | ({"spatial": SPATIAL} if recipe.get("spatial") else {})
     spans = [range(start, min(start + UNIT, n)) for start in range(0, n, UNIT)]
-    key = canonical_digest([recipe, images.digest])[:8]
+    key = canonical_digest([recipe, pictures.digest])[:8]
     parts = folder.with_name(f".{folder.name}.{key}.parts")
-    require_space(folder, 2 * 4 * n * DIMENSIONS + 8 * DIMENSIONS**2)
+    require_space(folder, sum(2 * 4 * n * width + 8 * width**2 for width in widths.values()))
     own = spans if share is None else share.take(spans)
-    compute_features(config, images, own, parts, f"reference {data}")
+    compute_features(pictures, recipe["protocol"], list(widths), own, parts)
     if share is not None:
-        return True
+        return
     with atomic_folder(folder) as temporary:
-        path = temporary / "features.npy"
-        features = np.lib.format.open_memmap(path, "w+", np.float32, (n, DIMENSIONS))
+        whole = {
+            what: np.lib.format.open_memmap(temporary / f"{what}.npy", "w+", np.float32, (n, width))
+            for what, width in widths.items()
+        }
         for span in spans:
-            features[span.start : span.stop] = np.load(part_of(parts, span), allow_pickle=False)
-        features.flush()
-        if n > DIMENSIONS:
-            _save(Gaussian.of(features), temporary)
+            found = load_arrays(part_of(parts, span))
+            for what, array in whole.items():
+                array[span.start : span.stop] = found[what]
+        whole["features"].flush()
+        if n > DIMENSIONS or "features" in given:
+            gaussian = given.get("features") or Gaussian.of(whole["features"])
+            _save(gaussian, temporary / "gaussian.safetensors")
+        if "spatial" in whole:  # sFID needs no more of them
+            gaussian = given.get("spatial") or Gaussian.of(whole.pop("spatial"))
+            _save(gaussian, temporary / "spatial.safetensors")
+            (temporary / "spatial.npy").unlink()
         header = {"format": FORMAT, "version": VERSION, "recipe": recipe, "n": n}
-        header |= {"images_digest": images.digest, "files": folder_files(temporary)}
+        header |= {"images_digest": pictures.digest, "files": folder_files(temporary)}
         write_json(temporary / "manifest.json", header)
     shutil.rmtree(parts)
-    return True
 
 
 def part_of(parts: Path, span: range) -> Path:
-    return parts / f"{span.start:08d}-{span.stop:08d}.npy"
+    return parts / f"{span.start:08d}-{span.stop:08d}.safetensors"
 
 
 def compute_features(
-    config: Config, images: PackedImages, spans: Sequence[range], parts: Path, name: str
+    pictures: Pictures, protocol: str, kinds: Sequence[str], spans: Sequence[range], parts: Path
 ) -> None:
     """Write the features of each of these units that is not there."""
-    extractor = Inception(config.evaluation.protocol, choose_device())
-    total = sum(len(span) for span in spans)
+    extractor = Inception(protocol, choose_device())
+    total, name = sum(len(span) for span in spans), f"reference {pictures.name}"
     with tqdm(total=total, unit="image", desc=name, disable=None) as bar:
         for span in spans:
             path = part_of(parts, span)
             if not path.exists():
-                chunks = [np.array(span[i : i + CHUNK]) for i in range(0, len(span), CHUNK)]
-                found = np.concatenate([extractor(images[chunk]) for chunk in chunks])
-                with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                    np.save(file, found)
+                chunks = [
+                    extractor.both(pictures.read(start, min(start + CHUNK, span.stop)))
+                    for start in range(span.start, span.stop, CHUNK)
+                ]
+                found = {kind: np.concatenate([chunk[kind] for chunk in chunks]) for kind in kinds}
+                with atomic_path(path) as temporary:
+                    save_arrays(found, temporary)
             bar.update(len(span))
             report(len(span))

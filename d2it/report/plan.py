@@ -14,6 +14,7 @@ from typing import Literal
 
 from d2it.config import paths
 from d2it.config.build import nearest
+from d2it.config.metrics import MANIFOLD, asked
 from d2it.config.recipe import KINDS, kind_of, training_images
 from d2it.config.schema import Config, DvaeRun, Ratio
 from d2it.data.sources import find_source
@@ -187,8 +188,10 @@ def price_data(config: Config, name: str, rate: Rate) -> Price:
     train, test = counts(config, name)
     images = train + test
     size = images * 3 * dataset.size**2
-    referenced = dataset.reference or train
-    gaussian = 8 * 2048**2 if referenced > 2048 else 0
+    own = dataset.reference or train
+    referenced = MANIFOLD["adm"] if isinstance(own, str) else own  # a batch's images
+    widths = [2048, *([2023] if "sfid" in asked(config, name) else [])]
+    gaussians = [8 * width**2 for width in widths if referenced > width]
     return Price(
         run=name,
         kind="data",
@@ -196,7 +199,7 @@ def price_data(config: Config, name: str, rate: Rate) -> Price:
         hours={"reference": rate.hours(referenced * INCEPTION, "fp32")},
         disk={
             "images": Disk(size + 8 * images, math.ceil(size / 2**30) + 3),
-            "features": Disk(referenced * FEATURES + gaussian, 3 if gaussian else 2),
+            "features": Disk(referenced * FEATURES + sum(gaussians), 2 + len(gaussians)),
         },
     )
 

@@ -35,7 +35,6 @@ class Table:
     metrics: list[str]
     rows: list[Row]
     cost: bool = False  # parameters and GMACs of every row
-    gaps: dict[str, str] = field(default_factory=dict)  # metric -> why we do not have it
     # Ours alone: `row` is what it is called. Only where the scale trains the run.
     beyond: list[Row] = field(default_factory=list)
 

@@ -76,8 +76,9 @@ def _line(
     incomparable = _incomparable(item, ours) if ours and comparable else ""
     for metric in item.metrics:
         line |= _metric(metric, printed[metric], ours, bool(incomparable))
-        if ours and metric not in ours.metrics and metric not in item.gaps:
-            notes.append(f"no {METRICS[metric].split()[0]}")
+        if ours and metric not in ours.metrics:
+            why = ours.recipe.get("missing", {}).get(metric)
+            notes.append(f"no {METRICS[metric].split()[0]}{f': {why}' if why else ''}")
     if incomparable:
         notes.append(incomparable)
     line["n"] = ours.recipe["n"] if ours else None
@@ -133,12 +134,11 @@ def _notes(ours: Result) -> list[str]:
 
 
 def remarks(study: Study, name: str, config: Config) -> list[str]:
-    """Sentences below a table: what the numbers are, and why a column is empty."""
+    """Sentences below a table: what the numbers are."""
     item = item_of(study, name)
     assert isinstance(item, Table)
-    lines = [f"Published: {item.published}."]
-    lines += [f"{METRICS[metric].split()[0]}: {why}." for metric, why in item.gaps.items()]
-    return lines + made_with(result(config, row.run, row.label) for row in item.all_rows(config))
+    found = [result(config, row.run, row.label) for row in item.all_rows(config)]
+    return [f"Published: {item.published}.", *made_with(found)]
 
 
 def write_table(study: Study, name: str, config: Config) -> list[Path]:

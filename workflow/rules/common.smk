@@ -4,6 +4,7 @@ import os
 import sys
 
 from d2it.config import paths, recipe
+from d2it.config.metrics import asked
 from d2it.data.sources import find_source
 from d2it.errors import UserError
 from d2it.launch import load_launcher

@@ -14,6 +14,7 @@ rule evaluate_dvae:
         thresholds_of_dvae,
         reference_of("dvae"),
         weights("inception"),
+        weights(f"lpips_{CONFIG.dvae_loss.perceptual}"),
     output:
         str(paths.evaluation(CONFIG, any_of("dvae"))),
         manifest(paths.gallery(CONFIG, any_of("dvae"))),

@@ -9,7 +9,8 @@ rule reference:
         manifest(paths.reference(CONFIG, "{data}")),
     params:
         images=lambda wildcards: CONFIG.data[wildcards.data].reference,
-        protocol=CONFIG.evaluation.protocol,
+        protocol=lambda wildcards: CONFIG.data[wildcards.data].protocol,
+        metrics=lambda wildcards: asked(CONFIG, wildcards.data),
         version=recipe.VERSIONS["evaluation"],
     log:
         f"{LOGS}/reference/{{data}}.log",
