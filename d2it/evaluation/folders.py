@@ -56,7 +56,7 @@ def compare_pictures(
     _check_sides(ours, str(reference), side, any_size)
     lacking = {} if metrics else _lacking(list(names), fewest)
     bases = [base for base in names.values() if base not in lacking]
-    _check_sources(bases, theirs, str(reference))
+    _check_sources(bases, theirs, str(reference), fewest)
     extractor = Inception(protocol, choose_device())
     samples = _features(extractor, ours)
     if isinstance(theirs, Pictures):
@@ -157,8 +157,15 @@ def _lacking(names: Sequence[str], fewest: int) -> dict[str, str]:
     return missing(names) | few
 
 
-def _check_sources(bases: Sequence[str], theirs: Reference | Pictures, reference: str) -> None:
+def _check_sources(
+    bases: Sequence[str], theirs: Reference | Pictures, reference: str, fewest: int
+) -> None:
     """What the metrics need, before anything slow."""
+    if {"precision", "recall"} & set(bases) and fewest <= NEIGHBOURS:
+        raise UserError(
+            f"Precision and recall need more than {NEIGHBOURS} images, but there are {fewest}: "
+            "add some."
+        )
     if "inception_score" in bases:
         weights_file(Head.SOURCE)
     if "sfid" in bases and isinstance(theirs, Reference) and theirs.spatial is None:
