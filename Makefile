@@ -8,7 +8,7 @@ BENCHMARKS = training sampling $(if $(GPU),,workflow metrics)
 WEIGHTS := inception lpips_alex lpips_vgg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-gpu bench lint lock pull clean
+.PHONY: help setup demo test test-faults test-gpu bench test-slurm slurm-up slurm-down lint lock pull clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,6 +38,16 @@ bench: setup  ## measure against other implementations; GPU=1 on the GPU
 		$(BIN)/python -m benchmarks.$$name --device $(if $(GPU),cuda,cpu) || exit 1; \
 	done
 	$(BIN)/python -m benchmarks.page
+
+test-slurm: setup  ## the tests on a Slurm cluster of their own, which root can start
+	@$(PYTHON) tests/slurm/cluster.py install
+	$(BIN)/pytest --durations 15 tests/slurm
+
+slurm-up:  ## start a Slurm cluster of two nodes on this machine (root); then: source .slurm/env
+	@$(PYTHON) tests/slurm/cluster.py up .slurm
+
+slurm-down:  ## stop it, and leave nothing of it
+	@$(PYTHON) tests/slurm/cluster.py down .slurm
 
 lint: .venv/.installed  ## style and types
 	$(BIN)/ruff check .

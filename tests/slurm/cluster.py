@@ -108,8 +108,9 @@ class Cluster:
     def up(self) -> None:
         """Start anew, whatever an earlier one has left."""
         if len(str(self.folder)) > 90:  # a socket's path has at most 107 characters
-            raise SystemExit(f"slurm-up: {self.folder} is too long a path for a socket.")
-        install()
+            raise SystemExit(f"slurm: {self.folder} is too long a path for a socket.")
+        if missing():
+            raise SystemExit(f"slurm: {missing()[0]} is missing: `make slurm-up` installs it.")
         self.down()
         self._configure()
         munge = self.folder / "munge"
@@ -231,7 +232,7 @@ class Cluster:
             text=True,
         )
         if made.returncode:
-            raise SystemExit(f"slurm-up: MariaDB's folder could not be made: {made.stderr[-500:]}")
+            raise SystemExit(f"slurm: MariaDB's folder could not be made: {made.stderr[-500:]}")
         self._start(
             *("mariadbd", "--no-defaults", "--user=root", data, place),
             *("--bind-address=127.0.0.1", f"--port={self.facts['mysql']}"),
@@ -269,7 +270,7 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 pass
             time.sleep(0.1)
-        raise SystemExit(f"slurm-up: {name} does not answer ({said}); logs: {self.folder}/log.")
+        raise SystemExit(f"slurm: {name} does not answer ({said}); logs: {self.folder}/log.")
 
 
 def free_ports(count: int) -> list[int]:
@@ -280,36 +281,45 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
+def missing() -> list[str]:
+    """Programs that are not here; a sentence to whoever is not root."""
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    if os.geteuid():
+        raise SystemExit("slurm: only root can start a Slurm cluster: use sudo.")
+    return [program for program in PROGRAMS if shutil.which(program) is None]
+
+
 def install() -> None:
     """The daemons, from ordinary packages, where they are missing."""
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    if os.geteuid():
-        raise SystemExit("slurm-up: a Slurm cluster is started by root: use sudo.")
-    if missing and shutil.which("apt-get") is None:
+    if not missing():
+        return
+    if shutil.which("apt-get") is None:
         raise SystemExit(
-            f"slurm-up: {missing[0]} is missing and there is no apt-get: install Slurm, its "
-            "slurmdbd, munge and MariaDB with this machine's own packages."
+            f"slurm: {missing()[0]} is missing and there is no apt-get: install Slurm, slurmdbd, "
+            "munge and MariaDB with this machine's own packages."
         )
-    if missing:
-        print(f"slurm-up: installing {' '.join(PACKAGES)}", flush=True)
-        quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        apt = ["apt-get", "--quiet", "--quiet"]
-        for words in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
-            done = subprocess.run([*apt, *words], env=quiet, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(
-                f"slurm-up: the packages cannot be installed ({done.stderr.splitlines()[-1]})."
-            )
+    print(f"slurm: installing {' '.join(PACKAGES)}", flush=True)
+    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for words in ("update", f"install --yes --no-install-recommends {' '.join(PACKAGES)}"):
+        done = subprocess.run(
+            ["apt-get", "-qq", *words.split()], env=quiet, capture_output=True, text=True
+        )
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise SystemExit(f"slurm: the packages cannot be installed ({said}).")
 
 
 if __name__ == "__main__":
-    verb, *rest = sys.argv[1:]
-    cluster = Cluster(*rest)
-    began = time.monotonic()
-    if verb == "up":
-        cluster.up()
-        seconds = time.monotonic() - began
-        print(f"A Slurm cluster is up after {seconds:.1f} s: source {cluster.folder}/env")
-    else:
-        cluster.down()
+    match sys.argv[1:]:
+        case ["up", *folder]:
+            install()
+            began, cluster = time.monotonic(), Cluster(*folder)
+            cluster.up()
+            seconds = time.monotonic() - began
+            print(f"A Slurm cluster is up after {seconds:.1f} s: source {cluster.folder}/env")
+        case ["install"]:
+            install()
+        case ["down", *folder]:
+            Cluster(*folder).down()
+        case _:
+            raise SystemExit(__doc__)

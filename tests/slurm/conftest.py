@@ -1,0 +1,141 @@
+"""A cluster of our own for the tests, and trainings on it that are disturbed."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from d2it import slurm
+from tests.slurm.cluster import LAUNCHER, Cluster
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 240.0  # seconds; the machine may be busy
+OVERRIDES = [
+    "scale=smoke",
+    "data.photos.train=28",
+    "data.photos.test=7",
+    "training.dvae.images=96",
+    "training.dvae.batch=4",
+    "training.dvae.save_images=4",
+    "dvae_loss.gan_start=16",
+]
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            cluster.up()
+            for name, value in cluster.environment.items():
+                patch.setenv(name, value)
+            yield cluster
+        finally:
+            cluster.down()
+    assert not cluster.processes()
+
+
+@pytest.fixture(scope="session")
+def world(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data to train a DVAE on, and in results/ the weights of an undisturbed training here."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "data").mkdir()
+    for name in ("sources.csv", "weights"):
+        (folder / "data" / name).symlink_to(ROOT / "data" / name)
+    for verb in ("prepare", "calibrate"):
+        Training(folder).d2it(verb, "photos", *OVERRIDES)
+    Training(folder).d2it(*("train", "dvae", "--launcher", "local", "--processes", "1"), *OVERRIDES)
+    return folder
+
+
+def until(reached: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+class Training:
+    """`d2it train dvae` in a folder of its own, through Slurm."""
+
+    def __init__(self, folder: Path, launcher: str = "") -> None:
+        self.folder = folder
+        self.environment = os.environ | {"D2IT_LAUNCHER": f"{LAUNCHER} {launcher}"}
+        self.environment.pop("D2IT_RUNS", None)
+        self.log = folder / "log"
+
+    def d2it(self, *words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "d2it", *words],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def start(self, *words: str, **changes: str) -> "subprocess.Popen[bytes]":
+        """The command, left alone; what it says goes to the log."""
+        with open(self.log, "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "d2it", "train", "dvae", *OVERRIDES, *words],
+                cwd=self.folder,
+                env=self.environment | changes,
+                stdout=log,
+                stderr=log,
+            )
+
+    def finish(self, process: "subprocess.Popen[bytes]", code: int = 0) -> str:
+        """What it has said in all until it ended."""
+        assert process.wait(PATIENCE) == code, self.said()
+        return self.said()
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def run(self) -> Path:
+        [folder] = (self.folder / "runs").glob("dvae-*")
+        return folder
+
+    def trained(self, images: int = 16) -> bool:
+        """Whether a state of so many images was saved."""
+        states = (self.folder / "runs").glob("dvae-*/state/0*")
+        return any(int(state.name) >= images for state in states)
+
+    def begun(self) -> None:
+        until(self.trained, f"no state was saved: {self.said()}")
+
+    def job(self) -> str:
+        return slurm.jobs_of(self.run)[-1]
+
+    def live(self) -> list[slurm.Queued]:
+        runs = list((self.folder / "runs").glob("dvae-*"))
+        found = slurm.queued(runs[0].name) if runs else []
+        return [job for job in found if job.comment == str(runs[0].resolve())]
+
+    def equal(self, world: Path) -> bool:
+        """Whether its weights are those of the undisturbed training, bit by bit."""
+        mine, theirs = (at / "results/smoke/models/dvae" for at in (self.folder, world))
+        same = {
+            path.name: path.read_bytes() == (mine / path.name).read_bytes()
+            for path in theirs.iterdir()
+        }
+        return all(same.values())
+
+
+@pytest.fixture(scope="session")
+def training(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Training]:
+    def make(name: str, launcher: str = "") -> Training:
+        folder = tmp_path_factory.mktemp(name)
+        shutil.copytree(world / "data", folder / "data", symlinks=True)
+        return Training(folder, launcher)
+
+    return make

@@ -1,0 +1,227 @@
+"""Trainings on a real cluster, disturbed in every way: the table in docs/slurm_faults.md.
+
+Of each run exactly one job lives at a time, nobody's work is lost, and the weights are bitwise
+those of a training that nobody disturbed.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from d2it.errors import UserError
+from tests.slurm.cluster import Cluster
+from tests.slurm.conftest import ROOT, Training, until
+
+TWO_NODES = "stages.dvae.nodes=2"
+ONE_NODE = "stages.dvae.nodes=1"
+PAGE = ROOT / "docs" / "slurm_faults.md"
+
+
+@dataclass
+class Watched:
+    """A training, and the most jobs of it that were alive at a time."""
+
+    training: Training
+    most: int = 0
+    ids: set[str] = field(default_factory=set)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self) -> None:
+        while not self.over.wait(0.5):
+            try:
+                live = self.training.live()
+            except UserError:  # slurmctld is the one that was killed
+                continue
+            self.most = max(self.most, len(live))
+            self.ids |= {job.job for job in live}
+
+
+def time_limit(cluster: Cluster, training: Training) -> str:
+    process = training.start()
+    training.begun()
+    cluster.run("scontrol", "update", f"JobId={training.job()}", "TimeLimit=1")
+    until(lambda: restarts(cluster, training), "it was not requeued")
+    cluster.run("scontrol", "update", f"JobId={training.job()}", "TimeLimit=60")
+    assert "resumed at" in training.finish(process)
+    return "told by USR2, all processes save, the job is requeued and goes on"
+
+
+def scancelled(cluster: Cluster, training: Training) -> str:
+    process = training.start()
+    training.begun()
+    cluster.run("scancel", training.job())
+    said = training.finish(process, 2)
+    assert "as CANCELLED by" in said and "the same command goes on" in said
+    assert "resumed at" in training.finish(training.start())
+    return "the command says who cancelled it; the same command goes on in a new job"
+
+
+def launcher_killed(cluster: Cluster, training: Training) -> str:
+    process = training.start()
+    training.begun()
+    assert "torch" not in Path(f"/proc/{process.pid}/maps").read_text()  # it only waits
+    process.kill()
+    process.wait()
+    assert "resumed at" not in training.finish(training.start())
+    return "the job goes on; the same command finds it and waits for it"
+
+
+def killed_after_sbatch(cluster: Cluster, training: Training) -> str:
+    """Between Slurm's yes and the note of it: sbatch itself, but slow to come back."""
+    process = training.start(PATH=slow_sbatch(training, "", "sleep 4"))
+    until(training.live, "nothing was submitted")
+    process.kill()
+    process.wait()
+    assert not list(training.run.glob("jobs.json"))
+    training.finish(training.start())
+    return "found in the queue by name and run folder, and given its work"
+
+
+def killed_before_sbatch(cluster: Cluster, training: Training) -> str:
+    """sbatch outlives its launcher and submits when the next one has begun to look."""
+    process = training.start(PATH=slow_sbatch(training, "sleep 4", ""))
+    until(lambda: list((training.folder / "runs").glob("dvae-*/sbatch.lock")), "no sbatch")
+    until(lambda: (training.folder / "called").exists(), "no sbatch")
+    process.kill()
+    process.wait()
+    assert not training.live()
+    training.finish(training.start())
+    return "the same command waits for the sbatch that outlived it, and finds its job"
+
+
+def process_killed(cluster: Cluster, training: Training) -> str:
+    """What the kernel does to a process that takes too much memory."""
+    process = training.start()
+    training.begun()
+    cluster.kill(f"SLURM_JOB_ID={training.job()}", "SLURM_PROCID=1")
+    said = training.finish(process, 2)
+    assert "ended on node" in said and "as FAILED (exit" in said
+    assert "resumed at" in training.finish(training.start())
+    return "the others are ended, log, node and exit are shown; the same command goes on"
+
+
+def preempted(cluster: Cluster, training: Training) -> str:
+    process = training.start()
+    training.begun()
+    urgent = (
+        "--partition=urgent",
+        "--nodes=2",
+        "--exclusive",
+        "--chdir=/tmp",
+        "--output=/dev/null",
+    )
+    cluster.run("sbatch", *urgent, "--wrap=sleep 1")
+    assert "resumed at" in training.finish(process)
+    assert restarts(cluster, training)
+    return "told by SIGTERM, all processes save, the job is requeued and goes on"
+
+
+def head_node_lost(cluster: Cluster, training: Training) -> str:
+    process = training.start()
+    training.begun()
+    process.kill()
+    process.wait()
+    cluster.kill("D2IT_DAEMON=slurmctld")
+    said = training.finish(training.start(), 2)
+    assert "Slurm does not answer" in said and "nothing was submitted" in said
+    cluster.start_slurmctld()
+    training.finish(training.start())
+    return "without slurmctld the command says so and submits nothing; then it finds the job"
+
+
+def node_lost(cluster: Cluster, training: Training) -> str:
+    process = training.start()
+    training.begun()
+    cluster.kill("D2IT_DAEMON=slurmd -D -N node2")
+    with_job = (f"SLURM_JOB_ID={training.job()}", "SLURMD_NODENAME=node2")
+    cluster.kill(*with_job)
+    until(lambda: restarts(cluster, training), "it was not requeued")
+    cluster.start_node("node2")
+    assert "resumed at" in training.finish(process)
+    return "the job is requeued once its node is down, and goes on when there are two again"
+
+
+def restarts(cluster: Cluster, training: Training) -> int:
+    shown = cluster.run("scontrol", "-o", "show", "job", training.job())
+    return int(shown.partition("Restarts=")[2].split()[0])
+
+
+def slow_sbatch(training: Training, before: str, after: str) -> str:
+    """A PATH with the real sbatch, and time to kill someone before or after it."""
+    wrapper = training.folder / "bin" / "sbatch"
+    wrapper.parent.mkdir()
+    called = training.folder / "called"
+    wrapper.write_text(f'#!/bin/sh\ntouch {called}\n{before}\n/usr/bin/sbatch "$@"\n{after}\n')
+    wrapper.chmod(0o755)
+    return f"{wrapper.parent}:{os.environ['PATH']}"
+
+
+# What is done at once; the last three hit every job of the cluster.
+Fault = Callable[[Cluster, Training], str]
+TOGETHER: dict[str, tuple[Fault, str]] = {
+    "time limit": (time_limit, TWO_NODES),
+    "scancel": (scancelled, ONE_NODE),
+    "kill -9 of `d2it train`": (launcher_killed, ONE_NODE),
+    "kill -9 between sbatch and the note of its job": (killed_after_sbatch, ONE_NODE),
+    "kill -9 while sbatch is under way": (killed_before_sbatch, ONE_NODE),
+    "kill -9 of one of two processes": (process_killed, TWO_NODES),
+}
+ALONE: dict[str, tuple[Fault, str]] = {
+    "preemption": (preempted, TWO_NODES),
+    "slurmctld and `d2it train` killed": (head_node_lost, ONE_NODE),
+    "a node lost": (node_lost, TWO_NODES),
+}
+
+
+@dataclass
+class Row:
+    happened: str
+    jobs: int
+    most: int
+    equal: bool
+
+
+@pytest.fixture(scope="module")
+def rows(cluster: Cluster, world: Path, training) -> dict[str, Row | BaseException]:
+    found: dict[str, Row | BaseException] = {}
+
+    def run(name: str, fault: Fault, launcher: str) -> None:
+        began = time.monotonic()
+        watched = Watched(training(fault.__name__, launcher))
+        watcher = threading.Thread(target=watched.watch, daemon=True)
+        watcher.start()
+        try:
+            happened = fault(cluster, watched.training)
+            watched.over.set()
+            found[name] = Row(
+                happened, len(watched.ids), watched.most, watched.training.equal(world)
+            )
+        except BaseException as error:
+            found[name] = error
+        finally:
+            watched.over.set()
+        print(f"{name}: {time.monotonic() - began:.0f} s")
+
+    with ThreadPoolExecutor(len(TOGETHER)) as pool:
+        list(pool.map(lambda item: run(item[0], *item[1]), TOGETHER.items()))
+    for name, (fault, launcher) in ALONE.items():
+        run(name, fault, launcher)
+    return found
+
+
+@pytest.mark.parametrize("name", [*TOGETHER, *ALONE])
+def test_nothing_twice_and_nothing_lost(rows, name: str) -> None:
+    row = rows[name]
+    if isinstance(row, BaseException):
+        raise row
+    assert row.most == 1 and row.equal
+    again = name in ("scancel", "kill -9 of one of two processes")
+    assert row.jobs == 1 + again
+    line = f"| {name} | {row.happened} | {row.jobs} | {row.most} | yes |"
+    assert line in PAGE.read_text().splitlines(), f"{PAGE} lacks: {line}"

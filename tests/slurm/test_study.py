@@ -1,0 +1,106 @@
+"""The command that is typed on a cluster, in a new clone, killed on its way and typed again."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from d2it import slurm
+from tests.slurm.cluster import LAUNCHER, Cluster
+from tests.slurm.conftest import ROOT, until
+
+LIMIT = 900  # seconds
+TYPED = ("--profile", "slurm", "all_tables", "--config", "scale=smoke")
+HERE = ("--cores", "2", "all_tables", "all_figures", "--config", "scale=smoke")
+
+
+def program(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+@pytest.fixture(scope="module")
+def clone(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tables of the smoke scale, made by jobs."""
+    folder = tmp_path_factory.mktemp("clone") / "d2it"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    shutil.copytree(ROOT / "data" / "weights", folder / "data" / "weights")
+    log = folder.parent / "log"
+    with open(log, "wb") as file:
+        first = subprocess.Popen(
+            [program("snakemake"), *TYPED], cwd=folder, env=environment(), stdout=file, stderr=file
+        )
+        training = lambda: list((folder / "runs").glob("dvae-*/jobs.json"))  # noqa: E731
+        until(lambda: training() or first.poll() is not None, "no job was submitted")
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    done = subprocess.run(
+        [program("snakemake"), *TYPED],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert done.returncode == 0, log.read_text() + done.stderr
+    assert "Scale smoke; the published scale: `snakemake --profile slurm all" in done.stderr
+    return folder
+
+
+def environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return os.environ | {"D2IT_LAUNCHER": str(LAUNCHER), "PATH": path}
+
+
+def test_every_run_had_one_job_and_the_dvae_two_nodes(clone: Path) -> None:
+    folders = [path for path in (clone / "runs").iterdir() if (path / "done.json").exists()]
+    assert len(folders) > 5
+    for folder in folders:
+        assert len(slurm.jobs_of(folder)) == 1, folder
+    [dvae] = (clone / "runs").glob("dvae-*")
+    told = slurm.accounting(slurm.jobs_of(dvae), every=0)
+    [job] = told.values()
+    assert (job.nodes, job.gpus) == ("node[1-2]", 2)
+    [start] = json.loads((dvae / "provenance.json").read_text())["starts"]
+    assert start["processes"] == 2
+
+
+def test_the_tables_are_those_of_a_local_run(clone: Path) -> None:
+    subprocess.run(
+        [program("snakemake"), *HERE],
+        cwd=ROOT,
+        env=environment() | {"D2IT_LAUNCHER": "local"},
+        check=True,
+        timeout=LIMIT,
+    )
+    mine, theirs = (at / "results/smoke/tables" for at in (clone, ROOT))
+    files = sorted(path.name for path in theirs.iterdir())
+    assert len(files) == 15
+    for name in files:
+        assert (mine / name).read_bytes() == (theirs / name).read_bytes(), name
+
+
+def test_dvc_submits_too(clone: Path) -> None:
+    """One stage of `dvc repro`, in a job."""
+    [run] = (clone / "runs").glob("grain-*")
+    model = clone / "results/smoke/models/grain"
+    before = (model / "model.safetensors").read_bytes()
+    shutil.rmtree(run)
+    shutil.rmtree(model)
+    for command in (
+        ["d2it", "config", "scale=smoke", "--write", "params.yaml"],
+        ["dvc", "repro", "--single-item", "train-grain@grain"],
+    ):
+        subprocess.run(
+            [program(command[0]), *command[1:]],
+            cwd=clone,
+            env=environment(),
+            check=True,
+            timeout=LIMIT,
+        )
+    assert len(slurm.jobs_of(run)) == 1
+    assert (model / "model.safetensors").read_bytes() == before
