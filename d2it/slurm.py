@@ -145,7 +145,7 @@ def parse(rows: str, live: set[str]) -> dict[str, Accounting]:
         before = found.get(job)
         gpus = re.search(r"gres/gpu=(\d+)", tres)
         found[job] = Accounting(
-            state=state.upper(),
+            state=state,
             nodes="" if nodes == "None assigned" else nodes,
             elapsed=int(elapsed or 0) + (before.elapsed if before else 0),
             gpus=int(gpus[1]) if gpus else (before.gpus if before else 0),

@@ -265,7 +265,9 @@ def _wait(plan: Plan, submitted: "submitit.Job[Any]", every: float) -> slurm.Acc
             known = slurm.accounting([submitted.job_id], every).get(submitted.job_id)
             if known and not known.live:
                 return known
-            if known and said != (said := " ".join([known.state, known.nodes, known.reason])):
+            if known and said != (
+                said := " ".join(filter(None, [known.state, known.nodes, known.reason]))
+            ):
                 print(f"{plan.run}: Slurm job {submitted.job_id}: {said}", file=sys.stderr)
             time.sleep(LOOK)
     return None

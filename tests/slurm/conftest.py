@@ -14,7 +14,7 @@ from d2it import slurm
 from tests.slurm.cluster import LAUNCHER, Cluster
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 240.0  # seconds; the machine may be busy
+PATIENCE = 600.0  # seconds; the machine may be busy
 OVERRIDES = [
     "scale=smoke",
     "data.photos.train=28",
