@@ -245,11 +245,18 @@ def test_models_that_a_clone_holds_are_not_trained_again(finished):
     checkout.snakemake("--touch", "--forceall", *EVERYTHING)
 
 
-def test_the_slurm_profile_keeps_the_users_settings(checkout):
+def test_the_slurm_profile_keeps_the_users_settings(checkout, monkeypatch):
     printed = checkout.snakemake(
         "--profile", "slurm", "--dry-run", "all_tables", "--config", "scale=smoke"
     )
-    assert "Scale smoke" in printed and "Training d2it_l" in printed
+    assert "Scale smoke" in printed
+    assert "Training d2it_l on 1 node with 8 GPUs each, in jobs of 1440 minutes" in printed
+    monkeypatch.setenv("D2IT_LAUNCHER", "slurm stages.content.nodes=4 resources.gpus=2")
+    printed = checkout.snakemake("--profile", "slurm", "--dry-run", "d2it_l")
+    assert "Training d2it_l on 4 nodes with 2 GPUs each" in printed
+    words = ("--config", "launcher=slurm stages.content.nodes=5")
+    printed = checkout.snakemake("--profile", "slurm", "--dry-run", "d2it_l", *words)
+    assert "Training d2it_l on 5 nodes with 8 GPUs each" in printed
 
 
 def test_help_lists_targets_and_needs_no_cores(checkout):

@@ -133,9 +133,6 @@ class Cluster:
 
     def down(self) -> None:
         """Leave no process and no file, also after a crash."""
-        if (self.folder / "env").exists():  # an orderly end, if there is anyone to ask
-            with contextlib.suppress(subprocess.SubprocessError, OSError):
-                self.run("scancel", "--full", "--signal=KILL", "--user=root", timeout=5)
         for _ in range(5):  # again, for those that were being born
             for process in self.processes():
                 with contextlib.suppress(ProcessLookupError):

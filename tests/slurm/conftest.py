@@ -37,6 +37,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             yield cluster
         finally:
             cluster.down()
+            cluster.down()  # again does no harm
     assert not cluster.processes()
 
 
