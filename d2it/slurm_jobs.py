@@ -14,7 +14,9 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,7 +238,8 @@ def _submit(
 
     before = set(executor.folder.iterdir()) if executor.folder.is_dir() else set()
     try:
-        return executor.submit(job)
+        with redirect_stderr(StringIO()):  # sbatch's words are in the exception
+            return executor.submit(job)
     except FailedJobError as error:
         for path in set(executor.folder.iterdir()) - before:
             path.unlink()

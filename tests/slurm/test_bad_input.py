@@ -39,8 +39,8 @@ def test_another_user_trains_in_this_folder(cluster: Cluster, training) -> None:
     mine = training("shared")
     name = paths.run_folder(load(overrides=OVERRIDES), "dvae").name
     folder = (mine.folder / "runs" / name).resolve()
-    theirs = ("--uid=nobody", "--chdir=/tmp", "--output=/dev/null", f"--job-name={name}")
-    told = cluster.run("sbatch", *theirs, f"--comment={folder}", "--wrap=sleep 100")
+    theirs = ("--uid=nobody", "--hold", f"--job-name={name}", f"--comment={folder}")
+    told = cluster.run("sbatch", *theirs, "--wrap=true")
     said = mine.finish(mine.start(), 2)
     job = told.split()[-1]
     assert f"is being trained by nobody in Slurm job {job}" in said and said.count("\n") == 1
