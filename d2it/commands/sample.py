@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one map for all images, drawn by hand: dark coarse, bright fine; as many pixels as "
         "regions, or a multiple, e.g. the size of the images (default: the run's own maps)",
     )
-    parser.add_argument("--guidance", type=float, metavar="G", help="1 is none (default: 1)")
+    parser.add_argument(
+        "--guidance", type=float, metavar="G", help="1 is none (default: 1, or the folder's)"
+    )
     parser.add_argument(
         "--steps", type=int, metavar="N", help="sampling steps (default: the run's)"
     )
