@@ -33,7 +33,7 @@ SETTINGS = {
     "scale": "paper",
     "data": {
         "ffhq": SMALL,
-        "imagenet": SMALL | {"classes": len(WNIDS)},
+        "imagenet": SMALL | {"classes": len(WNIDS), "reference": None},
     },
     "training": dict.fromkeys(("dvae", "grain", "content"), TWO_STEPS),
     "dvae_loss": {"gan_start": 1},  # the second step has the discriminator
