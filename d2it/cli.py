@@ -103,6 +103,13 @@ def _complain(sentence: str) -> int:
     return 2
 
 
+def positive(text: str) -> int:
+    """The type of options that count something."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """--params and overrides, as every verb that reads the configuration takes them."""
     parser.add_argument(

@@ -39,6 +39,11 @@ class Thresholds:
         measured = [float(np.interp(1 - share, steps, self.quantiles)) for share in at_least(ratio)]
         return [EXTREMES.get(s, cut) for s, cut in zip(at_least(ratio), measured, strict=True)]
 
+    def above(self, cut: float) -> float:
+        """The share of regions whose entropy exceeds `cut`: the inverse of `cut` for two grains."""
+        steps = np.linspace(0, 1, len(self.quantiles))
+        return 1 - float(np.interp(cut, self.quantiles, steps, left=0, right=1))
+
     @property
     def digest(self) -> str:
         """Of this table alone: those of other region sizes may come and go."""

@@ -2,20 +2,27 @@
 
 import json
 import math
+import re
+import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from d2it.calibration import CELLS, calibrate, count, quantile_table
 from d2it.cli import main
+from d2it.commands.calibrate import print_foreign_shares
 from d2it.config import load, paths
+from d2it.config.load import compose
 from d2it.config.recipe import latents_recipe, regions_of, run_recipe
+from d2it.data import images as packed
 from d2it.data.fetch import source_path
 from d2it.data.images import open_images
 from d2it.data.prepare import prepare
@@ -100,6 +107,61 @@ def test_tied_regions_do_not_break_the_table():
     assert table[500] == pytest.approx(1.662, abs=1e-4) and table[950] == pytest.approx(
         2.5, abs=0.02
     )
+
+
+SLOW = """
+import sys, time
+from d2it import calibration
+quick = calibration.count_part
+def count_part(part):
+    time.sleep(0.3)
+    return quick(part)
+calibration.count_part = count_part
+from d2it.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_killed_calibration_goes_on_with_any_number_of_processes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(packed, "FILE_BYTES", 3 * 64**2 * 8)
+    settings = compose(["data.photos.train=56", "data.photos.test=0"])
+    Path("params.yaml").write_text(yaml.safe_dump(settings))
+    config = load("params.yaml")
+    assert prepare(config, "photos") and calibrate(config, "photos", processes=2)
+    path = paths.thresholds(config, "photos")
+    wanted = path.read_bytes()
+    path.unlink()
+    words = ["calibrate", "photos", "--params", "params.yaml"]
+    part = path.parent / ".thresholds.json.part"
+    with subprocess.Popen([sys.executable, "-c", SLOW, *words, "--processes", "1"]) as killed:
+        deadline = time.monotonic() + 60
+        while len(list(part.glob("*-*.npy"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        killed.kill()
+    assert 2 <= len(list(part.glob("*-*.npy"))) < 7 and not path.exists()
+    command = [sys.executable, "-m", "d2it", *words, "--processes", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert path.read_bytes() == wanted and not part.exists()
+
+
+def test_what_the_thresholds_of_another_data_set_give_is_said(calibrated, capsys):
+    others = thresholds_of(calibrated, "other", 8)
+    assert [others.above(others.cut(r)[0]) for r in RATIOS] == pytest.approx(RATIOS, abs=1e-3)
+    prepare(calibrated, "other")
+    calibrate(calibrated, "other")
+    print_foreign_shares(calibrated, "photos")
+    assert capsys.readouterr().out == ""
+    print_foreign_shares(calibrated, "other")
+    said = capsys.readouterr().out
+    assert said.startswith("By the thresholds of photos, the shares of fine regions of 8 px are: ")
+    images = open_images(calibrated, "other", "train")
+    entropy = entropy_map(torch.from_numpy(images[np.arange(28)]), 8)
+    for ratio, told in re.findall(r"(\S+) gives (\d\.\d+)", said):
+        share = fine_share(grain_map(entropy, cuts_of(calibrated, "photos", 8, float(ratio))))
+        assert float(told) == pytest.approx(share, abs=0.003)
+    shutil.rmtree(paths.images(calibrated, "other").parent)
 
 
 def test_thresholds_round_trip_and_calibrating_again_changes_nothing(calibrated):

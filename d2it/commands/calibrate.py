@@ -2,8 +2,10 @@
 
 import argparse
 
-from d2it.cli import add_config_arguments
-from d2it.config import load, paths
+from d2it.cli import add_config_arguments, positive
+from d2it.config import Config, load, paths
+
+RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,12 +13,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data", metavar="DATA", help="a prepared data set of the scale, e.g. photos"
     )
+    parser.add_argument(
+        "--processes",
+        type=positive,
+        metavar="N",
+        help="that count (default: one per core if it pays); no number depends on it",
+    )
     add_config_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
     from d2it.calibration import calibrate
 
-    config = load(arguments.params, arguments.overrides)
-    made = calibrate(config, arguments.data)
-    print(f"{paths.thresholds(config, arguments.data)} {'is ready' if made else 'is up to date'}.")
+    config, data = load(arguments.params, arguments.overrides), arguments.data
+    made = calibrate(config, data, arguments.processes)
+    print(f"{paths.thresholds(config, data)} {'is ready' if made else 'is up to date'}.")
+    print_foreign_shares(config, data)
+
+
+def print_foreign_shares(config: Config, data: str) -> None:
+    """What the thresholds of another data set, if they rule this one, make of its regions."""
+    from d2it.config.recipe import regions_of, thresholds_source
+    from d2it.thresholds import Thresholds, thresholds_of
+
+    source = thresholds_source(config, data)
+    if source == data:
+        return
+    for region in regions_of(config, data):
+        ruling = thresholds_of(config, data, region)
+        own = Thresholds.load(
+            paths.thresholds(config, data), region=region, bins=config.bins, sigma=config.sigma
+        )
+        shares = ", ".join(f"{r:g} gives {own.above(ruling.cut(r)[0]):.3f}" for r in RATIOS)
+        print(
+            f"By the thresholds of {source}, the shares of fine regions of {region} px are: "
+            f"{shares}."
+        )

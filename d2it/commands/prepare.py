@@ -2,7 +2,7 @@
 
 import argparse
 
-from d2it.cli import add_config_arguments
+from d2it.cli import add_config_arguments, positive
 from d2it.config import load, paths
 from d2it.data.images import read_manifest
 from d2it.data.prepare import prepare, problems_file
@@ -20,12 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="that decode (default: one per core if it pays); no byte depends on it",
     )
     add_config_arguments(parser)
-
-
-def positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
 
 
 def main(arguments: argparse.Namespace) -> None:
