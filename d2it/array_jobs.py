@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 SHOWN = 20  # lines of a job's log
 REQUEUES = 1000  # submitit's own limit is 3
 LOOK = 2.0  # seconds between two looks at what the jobs left
-EVERY = 60.0  # seconds between two questions to squeue
 END = "end"  # the part that puts together what shares have computed
 
 
@@ -82,7 +81,8 @@ def run_on_slurm(words: Sequence[str], stage: str, launcher: "Launcher", shares:
             folder = (runs_folder() / ".arrays" / f"{name}{kind}").resolve()
             folders.append(folder)
             if some == [END] or not all(_ended_well(folder, part) for part in some):
-                _run(folder, some, PartJob(words, folder, launcher.threads), resources)
+                job = PartJob(words, folder, launcher.threads)
+                _run(folder, some, job, resources, launcher.poll)
     for folder in folders:
         shutil.rmtree(folder)
 
@@ -101,8 +101,10 @@ def _live(folder: Path) -> bool:
     return any(job.comment == str(folder) for job in slurm.queued(folder.name))
 
 
-def _run(folder: Path, parts: Sequence[str], job: PartJob, resources: "Resources") -> None:
-    """Submit the parts, or find them in the queue, and wait for all."""
+def _run(
+    folder: Path, parts: Sequence[str], job: PartJob, resources: "Resources", every: float
+) -> None:
+    """Submit the parts, or find them in the queue, and wait for all; squeue is asked seldom."""
     if shutil.which("sbatch") is None:
         raise UserError(
             "There is no Slurm here (sbatch was not found): log in to a submit node, or compute "
@@ -115,7 +117,7 @@ def _run(folder: Path, parts: Sequence[str], job: PartJob, resources: "Resources
     asked = time.monotonic()
     while missing := [part for part in parts if not _word(folder, part).is_file()]:
         time.sleep(LOOK)
-        if time.monotonic() - asked > EVERY:
+        if time.monotonic() - asked > every:
             asked = time.monotonic()
             if not _live(folder) and not all(_word(folder, part).is_file() for part in missing):
                 _show_log(folder)
