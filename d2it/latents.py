@@ -52,6 +52,12 @@ class Latents:
         self._shards = [self._map(shard) for shard in shards]
         labels = [shard["labels"] for shard in self._shards]
         self.labels = np.concatenate([np.zeros(0, np.int64), *labels])  # a split may be empty
+        known = max(1, self.classes)  # unlabelled images are all 0
+        if ((self.labels < 0) | (self.labels >= known)).any():
+            raise UserError(
+                f"{folder} has labels outside 0..{known - 1}, those of its {self.classes} classes: "
+                f"delete it and run `d2it encode {folder.name}`."
+            )
 
     @classmethod
     def open(cls, folder: Path | str, split: str) -> "Latents":

@@ -237,6 +237,18 @@ def test_latents_of_other_settings_are_refused(there):
         make_task(other, "d2it_b")
 
 
+@pytest.mark.parametrize("label", [-1, CLASSES])
+def test_labels_that_no_class_has_are_refused_before_training(there, label):
+    """On a GPU a network does not look at its labels."""
+    path = paths.latents(there, "dvae") / "train-00000-labels.bin"
+    labels = np.fromfile(path, "<i8")
+    labels[3] = label
+    labels.tofile(path)
+    with pytest.raises(UserError, match=r"labels outside 0\.\.6.*`d2it encode dvae`") as error:
+        make_task(there, "d2it_b_classes")
+    assert "\n" not in str(error.value)
+
+
 def networks() -> tuple[ContentTransformer, DiT]:
     content = ContentTransformer(16, 4, 2, 16, 2, (1, 1), 4, 0, learn_sigma=False)
     return content, DiT(16, 4, 2, 16, 1, 2, 0, learn_sigma=False)
