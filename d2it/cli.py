@@ -23,7 +23,7 @@ BAD_PATH = (
 
 VERBS = {
     "fetch": "download files named in data/sources.csv and check their sha256",
-    "verify": "check the sha256 of every fetched file",
+    "verify": "check the sha256 of every fetched file, or of all that a scale has made",
     "config": "print the composed configuration",
     "study": "list every run with the cells of tables and figures that it fills",
     "plan": "price a study before it is run: GPU-hours, disk, what is missing",

@@ -291,3 +291,33 @@ def test_damaged_weights_are_not_used(world: Path, spoil, command, sentence) -> 
     spoil(world / DVAE / "model.safetensors")
     remedy = "make it again with `d2it train dvae`"
     assert_refused([command, "dvae", *OVERRIDES], world, sentence, remedy)
+
+
+# A bit that flipped in place
+
+
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [
+        ("data/smoke/latents/dvae/train-00000-grain1.bin", "d2it encode dvae"),
+        ("data/smoke/photos/reference/features.npy", "d2it reference photos"),
+        ("results/smoke/models/dit_b/raw.safetensors", "d2it train dit_b"),
+    ],
+)
+def test_a_flipped_bit_is_found_when_everything_is_read(world: Path, file, remedy) -> None:
+    whole = d2it("verify", "--made", "smoke", cwd=world)
+    assert whole.returncode == 0 and not whole.stderr
+    assert all(line.endswith(" is intact") for line in whole.stdout.splitlines())
+    flip(world / file)
+    folder = Path(file).parent
+    said = f"delete {folder} and run `{remedy}`"
+    assert_refused(["verify", "--made", "smoke"], world, said)
+    found = d2it("verify", "--made", "smoke", cwd=world).stdout.splitlines()
+    assert len(found) == len(whole.stdout.splitlines()) >= 5
+    assert [line for line in found if not line.endswith(" is intact")] == [
+        f"{folder}: damaged: {Path(file).name}"
+    ]
+
+
+def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
+    assert_refused(["verify", "--made", "smoke"], tmp_path, "Nothing of the scale smoke is here")

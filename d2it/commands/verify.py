@@ -1,15 +1,26 @@
-"""d2it verify: check the sha256 of every fetched file."""
+"""d2it verify: check the sha256 of every fetched file, or of all that a scale has made."""
 
 import argparse
 
 from d2it.data.fetch import verify
+from d2it.verification import verify_made
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Example: d2it verify. It ends with 2 if a file is damaged; missing ones are named."
+        "Example: d2it verify --made paper. It ends with 2 if a file is damaged, and says what "
+        "makes it again; of the fetched files, missing ones are named."
+    )
+    parser.add_argument(
+        "--made",
+        metavar="SCALE",
+        help="instead of the fetched files, read the images, references, latents, models and "
+        "galleries of this scale: stages compare the sizes of large files, and this every bit",
     )
 
 
 def main(arguments: argparse.Namespace) -> None:
-    verify()
+    if arguments.made:
+        verify_made(arguments.made)
+    else:
+        verify()

@@ -24,7 +24,7 @@ def file_entry(path: Path) -> dict[str, Any]:
 
 def write_manifest(folder: Path, header: dict[str, Any], splits: dict[str, Any]) -> None:
     """The header of the files that already stand in `folder`."""
-    digest = canonical_digest([entry["sha256"] for entry in _entries(splits)])
+    digest = canonical_digest([entry["sha256"] for entry in file_entries(splits)])
     manifest = {"format": FORMAT, "version": VERSION, **header, "splits": splits, "digest": digest}
     write_json(folder / "manifest.json", manifest)
 
@@ -37,7 +37,7 @@ def _made_by(folder: Path) -> str:
     return f"d2it prepare {folder.parent.name}"
 
 
-def _entries(splits: dict[str, Any]) -> list[dict[str, Any]]:
+def file_entries(splits: dict[str, Any]) -> list[dict[str, Any]]:
     """Every file of the data set, in a fixed order."""
     return [
         entry
@@ -48,7 +48,7 @@ def _entries(splits: dict[str, Any]) -> list[dict[str, Any]]:
 
 def check_files(folder: Path, splits: dict[str, Any]) -> None:
     """Every file is there and whole, as far as its size tells."""
-    for entry in _entries(splits):
+    for entry in file_entries(splits):
         path = folder / entry["name"]
         found = path.stat().st_size if path.is_file() else None
         if found != entry["bytes"]:
@@ -106,15 +106,6 @@ class PackedImages:
             chosen = files == file
             images[chosen] = self.maps[file][indices[chosen] - self.starts[file]]
         return images
-
-    def verify(self) -> None:
-        """Read every file of the data set and compare its sha256 with the manifest's."""
-        for entry in _entries(read_manifest(self.folder)["splits"]):
-            if file_digest(self.folder / entry["name"]) != entry["sha256"]:
-                path = self.folder / entry["name"]
-                raise UserError(
-                    f"{path} is damaged: delete {self.folder} and run `{_made_by(self.folder)}`."
-                )
 
 
 def open_images(config: Config, data: str, split: str) -> PackedImages:
