@@ -124,6 +124,31 @@ def test_gan_starts_when_told(chain):
     assert loss is not None and logs["d_loss"] == pytest.approx(1.0, abs=0.3)
 
 
+def test_a_shard_is_a_slice(chain):
+    """Every normaliser is a constant: a loss of a batch is the mean of its halves'. The adaptive
+    weight, which is a ratio of gradients, is a shard's own; before the GAN there is none.
+    """
+    task = start(chain, gan_start=100)
+    batch = batch_of(task, 4)
+    batch["cuts"] = torch.tensor([[-torch.inf], [-torch.inf], [torch.inf], [1.0]])
+    halves = [
+        {key: value[part] for key, value in batch.items()} for part in (slice(2), slice(2, 4))
+    ]
+
+    def losses(player: str, images_seen: int) -> tuple[float, float]:
+        networks = networks_of(task, DISCRIMINATOR if player == GENERATOR else GENERATOR)
+        if player == DISCRIMINATOR:  # each judges a reconstruction that the generator has left
+            task.to_judge.extend([made, *made.split(2)])
+        found = [task.loss(player, networks, b, images_seen)[0].item() for b in (batch, *halves)]
+        return found[0], sum(found[1:]) / 2
+
+    whole, mean = losses(GENERATOR, 0)
+    assert whole == pytest.approx(mean, rel=1e-5)
+    made = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    whole, mean = losses(DISCRIMINATOR, 100)
+    assert whole == pytest.approx(mean, rel=1e-5)
+
+
 def test_the_discriminator_judges_the_same_reconstructions(chain):
     """Shards are judged in the order in which the generator made them; nothing is left over."""
     task = start(chain, gan_start=0)
