@@ -16,7 +16,8 @@ from d2it.launch import load_launcher
 from d2it.report.plan import Price, Rate, price_run, rate_of
 
 PAGE = Path("docs/training.md")
-SCALES = {"demo": None, "mini": "local", "paper": "slurm"}  # launchers; demo: only as measured
+# Launchers, whose GPUs are assumed where nothing was measured; the small scales have no need of one.
+SCALES = {"smoke": None, "demo": None, "mini": "local", "paper": "slurm"}
 COLUMNS = (
     "scale",
     "largest run of its kind",
@@ -55,29 +56,28 @@ def measured(config: Config, run: str) -> float | None:
     )
 
 
-def row(config: Config, price: Price, rate: Rate, launcher: str | None) -> list[str] | None:
+def row(config: Config, price: Price, rate: Rate, launcher: str | None) -> list[str]:
     training = getattr(config.training, price.kind)
     speed, how = measured(config, price.run), "measured"
-    if speed is None and launcher is None:
-        return None
-    if speed is None:
+    if speed is None and launcher is not None:
         gpus = max(1, load_launcher(launcher).of(price.kind).gpus)
         speed = gpus * price.images / (price.hours["train"] * 3600)
         share, name = price.mfu or 0, rate.gpu.name.upper()
         how = f"assumed: {gpus} {name} at {share:.0%} of the peak"
     disk = sum((price.disk[use].bytes for use in ("states", "models")), 0.0)
     files = sum(price.disk[use].files for use in ("states", "models"))
-    lost = training.save_images / speed
+    interval = training.save_images or price.images  # 0: saved at the end alone
     return [
         config.name,
         f"{price.run} ({price.kind})",
         f"{price.parameters / 1e6:.1f} M",
         size(disk),
         str(files),
-        f"{speed:.0f} ({how})",
-        time(lost),
-        time(lost / 2),
-        time(price.images / speed),
+        f"{speed:.0f} ({how})" if speed else "not measured here",
+        *(
+            time(images / speed) if speed else "–"
+            for images in (interval, interval / 2, price.images)
+        ),
     ]
 
 
@@ -97,7 +97,7 @@ def block(gpu: str) -> str:
     for scale, launcher in SCALES.items():
         config = load(overrides=[f"scale={scale}"])
         rows += [row(config, price, rate, launcher) for price in largest(config, rate)]
-    table = [COLUMNS, ["---"] * len(COLUMNS), *(found for found in rows if found)]
+    table = [COLUMNS, ["---"] * len(COLUMNS), *rows]
     text = "".join(f"| {' | '.join(cells)} |\n" for cells in table)
     return f"{text}\n{NOTE}"
 
