@@ -16,7 +16,7 @@ from d2it.launch import load_launcher
 from d2it.report.plan import Price, Rate, price_run, rate_of
 
 PAGE = Path("docs/training.md")
-# Launchers, whose GPUs are assumed where nothing was measured; the small scales have no need of one.
+# Launchers, whose GPUs are assumed where nothing was measured; small scales need none.
 SCALES = {"smoke": None, "demo": None, "mini": "local", "paper": "slurm"}
 COLUMNS = (
     "scale",
@@ -66,7 +66,8 @@ def row(config: Config, price: Price, rate: Rate, launcher: str | None) -> list[
         how = f"assumed: {gpus} {name} at {share:.0%} of the peak"
     disk = sum((price.disk[use].bytes for use in ("states", "models")), 0.0)
     files = sum(price.disk[use].files for use in ("states", "models"))
-    interval = training.save_images or price.images  # 0: saved at the end alone
+    interval = min(training.save_images or price.images, price.images)  # 0: saved at the end alone
+    spans = (interval, interval / 2, price.images)
     return [
         config.name,
         f"{price.run} ({price.kind})",
@@ -74,10 +75,7 @@ def row(config: Config, price: Price, rate: Rate, launcher: str | None) -> list[
         size(disk),
         str(files),
         f"{speed:.0f} ({how})" if speed else "not measured here",
-        *(
-            time(images / speed) if speed else "–"
-            for images in (interval, interval / 2, price.images)
-        ),
+        *(time(span / speed) if speed else "–" for span in spans),
     ]
 
 

@@ -51,7 +51,7 @@ def sentence(case: Case, pattern: str) -> str:
     """What the last command said, which must be one sentence that matches."""
     said = [line for line in case.words().splitlines() if line.startswith("d2it: error: ")]
     assert len(said) == 1 and re.search(pattern, said[0]), case.words()[-2000:]
-    return "“" + re.sub(r"\b(?:(step)|(Process))[ -]\d+", r"\1\2 N", said[0][13:]) + "”"
+    return "“" + re.sub(r"\b(step|Process)([ -])\d+", r"\1\2N", said[0][13:]) + "”"
 
 
 def stopped_midway(world: World, kind: str) -> Case:
