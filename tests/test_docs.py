@@ -1,11 +1,12 @@
 """What the documents say exists: files behind links, names in the files."""
 
 import re
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
+from d2it.config import schema
 from d2it.launch import Launcher, Resources
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,17 @@ def test_every_equation_of_the_paper_has_a_place():
         int(n) for row in re.findall(r"^\| Eq ([\d, ]+) \|", text, re.M) for n in row.split(",")
     }
     assert cited == set(range(1, 12))
+
+
+def test_every_switch_of_the_open_points_is_a_setting():
+    """A row that names a switch, in brackets after its point, names one that the schema has."""
+    section = (ROOT / "docs/model.md").read_text().split("## What the paper leaves open")[1]
+    points = re.findall(r"^\| (?!Point|---)(.+?) \|", section.split("## Three")[0], re.M)
+    named = {name.split(".")[-1] for point in points for name in re.findall(r"`(.+?)`", point)}
+    settings = {
+        field.name for kind in vars(schema).values() if is_dataclass(kind) for field in fields(kind)
+    }
+    assert len(points) > 50 and len(named) > 25 and not named - settings
 
 
 def test_the_cluster_page_names_every_launcher_field_and_every_state_of_a_run():
