@@ -204,6 +204,8 @@ def test_wrong_input_is_one_sentence():
     z, t, y, map = inputs(network)
     with pytest.raises(UserError, match="4 x 4 grain maps"):
         network(z, t, y, map[:, :2])
+    with pytest.raises(UserError, match=r"\(2, 8, 8\) latents, but was given \(1, 8, 8\)"):
+        network(z[:, :1], t, y, map)
     with pytest.raises(UserError, match="grains 0"):
         network(z, t, y, map + 1)
     with pytest.raises(UserError, match="window"):

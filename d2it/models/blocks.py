@@ -55,6 +55,14 @@ def unpatchify(x: Tensor, patch: int) -> Tensor:
     return x.permute(0, 5, 1, 3, 2, 4).reshape(n, channels, side * patch, side * patch)
 
 
+def check_latents(x: Tensor, channels: int, side: int) -> None:
+    if x.shape[1:] != (channels, side, side):
+        raise UserError(
+            f"This network takes {(channels, side, side)} latents, "
+            f"but was given {tuple(x.shape[1:])}: use its own."
+        )
+
+
 def linear(inputs: int, outputs: int, *, zero: bool = False, std: float | None = None) -> nn.Linear:
     """A linear layer with DiT's start: Xavier-uniform, zeros or normal; no bias at first."""
     layer = nn.Linear(inputs, outputs)

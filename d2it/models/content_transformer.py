@@ -24,6 +24,7 @@ from d2it.models.blocks import (
     Condition,
     FinalLayer,
     PatchEmbed,
+    check_latents,
     positions,
     run_block,
     run_blocks,
@@ -287,11 +288,7 @@ class ContentTransformer(nn.Module):
 
     def check(self, z: Tensor, map: Tensor) -> None:
         regions = self.side // self.patch
-        if z.shape[1:] != (self.channels, self.side, self.side):
-            raise UserError(
-                f"This network takes {(self.channels, self.side, self.side)} latents, "
-                f"but was given {tuple(z.shape[1:])}: use its own."
-            )
+        check_latents(z, self.channels, self.side)
         if map.shape != (len(z), regions, regions):
             raise UserError(
                 f"{len(z)} latents of this network need {regions} x {regions} grain maps, "
@@ -299,4 +296,7 @@ class ContentTransformer(nn.Module):
             )
         # On a GPU looking would wait for it; there the maps come from `grains` and are right.
         if map.device.type == "cpu" and not 0 <= int(map.min()) <= int(map.max()) < self.grains:
-            raise UserError(f"A grain map holds grains 0 (coarse) to {self.grains - 1} (fine).")
+            raise UserError(
+                f"A grain map has grains 0 (coarse) to {self.grains - 1} (fine), but this one has "
+                "others: correct it."
+            )

@@ -10,6 +10,7 @@ from d2it.models.blocks import (
     Condition,
     FinalLayer,
     PatchEmbed,
+    check_latents,
     positions,
     run_blocks,
     unpatchify,
@@ -50,11 +51,7 @@ class DiT(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x (N, C, H, W), t (N,), y (N,) or None -> (N, C or 2C, H, W)."""
-        if x.shape[1:] != (self.channels, self.side, self.side):
-            raise UserError(
-                f"This network takes {(self.channels, self.side, self.side)} latents, "
-                f"but was given {tuple(x.shape[1:])}: use its own."
-            )
+        check_latents(x, self.channels, self.side)
         c = self.condition(t, y)
         tokens = self.patch_embed(x) + self.positions
         tokens = run_blocks(self.blocks, tokens, c, self.checkpointing)
