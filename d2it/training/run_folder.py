@@ -60,11 +60,6 @@ def make_plan(config: Config, run: str) -> Plan:
     kind = recipe.kind_of(config, run)
     training: Training = getattr(config.training, kind)
     training = replace(training, images=recipe.training_images(config, run))
-    if training.batch % training.shards:
-        raise UserError(
-            f"training.{kind}.batch is {training.batch}, which its {training.shards} shards do not "
-            "divide: change one of them."
-        )
     evaluations = getattr(getattr(config.runs, kind)[run], "evaluations", {})
     end = milestone(1.0, training.images, training.batch)
     marks = {milestone(e.at, end, training.batch) for e in evaluations.values()}
