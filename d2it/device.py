@@ -8,16 +8,22 @@ from torch import nn
 from d2it.errors import UserError
 
 
-def choose_device() -> torch.device:
-    """The device of this process; on a CPU also its number of threads, which never changes what is
-    drawn but may change last bits of sums: one thread is what makes numbers repeatable."""
+def cpu_threads() -> int:
+    """Threads of a process on a CPU. They never change what is drawn, but may change last bits of
+    sums: one thread is what makes numbers repeatable.
+    """
     try:
         threads = int(os.environ.get("D2IT_THREADS", "1"))
     except ValueError:
         threads = 0
     if threads < 1:
         raise UserError("D2IT_THREADS must be a whole number of CPU threads, e.g. 1.")
-    torch.set_num_threads(threads)
+    return threads
+
+
+def choose_device() -> torch.device:
+    """The device of this process; on a CPU also its number of threads."""
+    torch.set_num_threads(cpu_threads())
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

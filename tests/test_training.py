@@ -293,6 +293,17 @@ def test_patience_is_a_number_of_minutes(monkeypatch: pytest.MonkeyPatch, minute
         stall_timeout()
 
 
+@pytest.mark.parametrize("threads", ["some", "0", "1.5"])
+def test_threads_are_a_whole_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: str
+) -> None:
+    from d2it.training.engine import _accelerator
+
+    monkeypatch.setenv("D2IT_THREADS", threads)
+    with pytest.raises(UserError, match="D2IT_THREADS must be a whole number"):
+        _accelerator(tiny_run.tiny_plan(tmp_path), "cpu")
+
+
 def test_shards_and_processes_must_fit(tmp_path: Path) -> None:
     assert run(tmp_path / "run", "shards=1", world=2) == 2
     assert "2 processes cannot share the 1 shards" in errors(tmp_path / "run")

@@ -18,6 +18,7 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 
+from d2it.device import cpu_threads
 from d2it.errors import UserError
 from d2it.files import write_json
 from d2it.training import state
@@ -66,7 +67,7 @@ def _accelerator(plan: Plan, device: str) -> Accelerator:
         raise UserError(
             "The launcher demands a CUDA GPU, but torch sees none: check the driver or use the CPU."
         )
-    threads = int(os.environ.get("D2IT_THREADS", "1"))
+    threads = cpu_threads()
     cpu = device == "cpu" or not cuda
     if cpu:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
