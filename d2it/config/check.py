@@ -9,7 +9,7 @@ from typing import Any
 from d2it.config.build import nearest
 from d2it.config.metrics import METRICS
 from d2it.config.ratios import is_constant, shares
-from d2it.config.recipe import factors_of, thresholds_source
+from d2it.config.recipe import KINDS, factors_of, thresholds_source
 from d2it.config.schema import Config, ContentRun, DitRun, DvaeRun, GrainRun, Ratio
 from d2it.errors import UserError
 
@@ -79,6 +79,7 @@ def check_meaning(config: Config) -> None:
     for kind in ("grain", "content", "dit"):
         for name, run in getattr(config.runs, kind).items():
             _check_run(config, run, f"runs.{kind}.{name}")
+    _check_repeats(config)
 
 
 def numbers(value: Any, where: str = "") -> Iterator[tuple[str, list[float]]]:
@@ -199,6 +200,24 @@ def _check_run(config: Config, run: GrainRun | ContentRun | DitRun, where: str) 
                 measured.weights == "ema" or measured.at == 1,
                 f"{where}.evaluations.{label} asks for raw weights at {measured.at}, but they are "
                 "kept of the end alone: set its at to 1.",
+            )
+
+
+def _check_repeats(config: Config) -> None:
+    """Repeats are one experiment again: the same settings, each run in one list once."""
+    runs = {name: run for kind in KINDS for name, run in getattr(config.runs, kind).items()}
+    seen: set[str] = set()
+    for name, repeats in config.repeats.items():
+        where = f"repeats.{name}"
+        _require(repeats[:1] == [name], f"{where} must begin with {name}, whose seed is 0.")
+        for repeat in repeats:
+            _known(repeat, runs, where, "run")
+            _require(repeat not in seen, f"{where} names {repeat} again: a run has one seed.")
+            seen.add(repeat)
+            _require(
+                runs[repeat] == runs[name],
+                f"{where} names {repeat}, whose settings differ from {name}'s: repeats differ in "
+                "their training seed alone.",
             )
 
 

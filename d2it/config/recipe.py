@@ -129,6 +129,8 @@ def run_recipe(config: Config, run: str) -> Recipe:
     settings.pop("evaluations", None)
     settings["training"] = _training(getattr(config.training, kind))
     settings["seed"] = config.seed
+    if (repeat := training_seed(config, run)) is not None:
+        settings["training_seed"] = repeat
     if kind == "dvae":
         settings.pop("ratios")
         settings.pop("thresholds")  # said by the data set
@@ -156,6 +158,16 @@ def run_recipe(config: Config, run: str) -> Recipe:
     if kind == "content":
         settings["window"] = config.model.window
     return _recipe(kind, settings, **inputs)
+
+
+def training_seed(config: Config, run: str) -> int | None:
+    """The place of `run` among the repeats of its experiment; None: it has no seed of its own."""
+    return next((runs.index(run) for runs in config.repeats.values() if run in runs), None)
+
+
+def repeats_of(config: Config, experiment: str) -> list[str]:
+    """The runs of an experiment, by training seed; itself alone where it is not repeated."""
+    return config.repeats.get(experiment, [experiment])
 
 
 def training_images(config: Config, run: str) -> int:

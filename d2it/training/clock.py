@@ -17,7 +17,7 @@ def seed_of(*identity: object) -> int:
 
 
 def generator(seed: int, kind: str, step: int) -> "torch.Generator":
-    """The CPU generator of one step of one kind of run."""
+    """The CPU generator of one step of one kind of run, or of runs that share their noise."""
     import torch
 
     return torch.Generator().manual_seed(seed_of(seed, kind, step))

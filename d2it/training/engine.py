@@ -119,6 +119,7 @@ class Loop:
             training.shards,
             self.trainer.mine,
             pin=accelerator.device.type == "cuda",
+            noise=plan.noise,
         )
         peak = peak_of(self._device_name(), training.precision)
         self.peak = peak and peak * accelerator.num_processes

@@ -19,9 +19,17 @@ class Feed:
     """The shards of this process, step after step, each a function of images seen alone."""
 
     def __init__(
-        self, task: Task, order: Order, seed: int, batch: int, shards: int, mine: range, pin: bool
+        self,
+        task: Task,
+        order: Order,
+        seed: int,
+        batch: int,
+        shards: int,
+        mine: range,
+        pin: bool,
+        noise: str | None = None,
     ):
-        self.task, self.order, self.seed = task, order, seed
+        self.task, self.order, self.seed, self.noise = task, order, seed, noise or task.kind
         self.batch, self.size, self.mine, self.pin = batch, batch // shards, mine, pin
         self.waited = 0.0  # seconds since the last reset
         # one thread of arithmetic here too: the number of threads can change a sum's last bit
@@ -45,7 +53,7 @@ class Feed:
         """The items of this process's shards, with their slice of the batch's random numbers."""
         rows = slice(self.mine.start * self.size, self.mine.stop * self.size)
         items = self.task.fetch(self.order.indices(images, self.batch)[rows])
-        random = generator(self.seed, self.task.kind, images // self.batch)
+        random = generator(self.seed, self.noise, images // self.batch)
         drawn = self.task.draw(random, self.batch, images)
         both = items | {name: tensor[rows] for name, tensor in drawn.items()}
         if self.pin:

@@ -22,7 +22,7 @@ from d2it.config.schema import Config, Training
 from d2it.errors import UserError
 from d2it.files import canonical_digest, read_json, write_json, write_text
 from d2it.thresholds import thresholds_of
-from d2it.training.clock import milestone
+from d2it.training.clock import milestone, seed_of
 
 HEARTBEAT = 5.0  # seconds between two beats of a lease
 PATIENCE = (
@@ -45,6 +45,7 @@ class Plan:
     # digest of the manifest, or of the thresholds' table, of everything it is trained on
     inputs: dict[str, str]
     settings: dict[str, Any]  # the whole configuration, for the reader of config.yaml
+    noise: str | None = None  # under which name its random numbers are drawn; None: its kind's
 
     @property
     def images(self) -> int:
@@ -68,12 +69,27 @@ def make_plan(config: Config, run: str) -> Plan:
         kind=kind,
         folder=paths.run_folder(config, run),
         training=training,
-        seed=config.seed,
+        seed=_seed(config, run),
         milestones=tuple(sorted(marks - {end})),
         recipe=recipe.run_recipe(config, run),
         inputs=_inputs(config, run, kind),
         settings=asdict(config),
+        noise=_noise(config, run, kind),
     )
+
+
+def _seed(config: Config, run: str) -> int:
+    """Of the order of the images, and of what is drawn in training."""
+    repeat = recipe.training_seed(config, run)
+    return config.seed if repeat is None else seed_of(config.seed, "training", repeat)
+
+
+def _noise(config: Config, run: str, kind: str) -> str | None:
+    """Trainings with a seed of their own are compared in pairs: DiT and D2iT draw the same times,
+    mirrors and noise, which costs a difference of the two nothing and spares it their scatter.
+    """
+    paired = kind in ("content", "dit") and recipe.training_seed(config, run) is not None
+    return "codes" if paired else None
 
 
 def _inputs(config: Config, run: str, kind: str) -> dict[str, str]:

@@ -1,0 +1,107 @@
+"""Training seeds: repeats of an experiment differ in their seed alone, and methods are paired."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from d2it.config import Config, load, paths
+from d2it.config.check import check_meaning
+from d2it.config.recipe import KINDS, digest, latents_recipe, run_name, run_recipe, training_seed
+from d2it.errors import UserError
+from d2it.training.clock import Order
+from d2it.training.feed import Feed
+from d2it.training.run_folder import make_plan
+from d2it.training.tasks import make_task
+from tests.test_second_stage import TWO, write_latents
+
+
+def repeated(config: Config, *runs: str) -> Config:
+    """The configuration with two training seeds of these runs, `<run>` and `<run>_s1`."""
+    tables = {}
+    for kind in KINDS:
+        table = getattr(config.runs, kind)
+        tables[kind] = table | {f"{run}_s1": table[run] for run in runs if run in table}
+    repeats = {run: [run, f"{run}_s1"] for run in runs}
+    return replace(config, runs=replace(config.runs, **tables), repeats=repeats)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch) -> Config:
+    """Two seeds of a DiT and a D²iT, in a working directory with the latents of their DVAE."""
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    config = repeated(load(overrides=["scale=demo"]), "dit_b", "d2it_b")
+    check_meaning(config)
+    write_latents(paths.latents(config, "dvae"), digest(latents_recipe(config, "dvae")), TWO)
+    return config
+
+
+def first_batch(config: Config, run: str) -> dict[str, torch.Tensor]:
+    """What a run is shown in its first step, through the loop's own plan and feed."""
+    plan, task = make_plan(config, run), make_task(config, run)
+    order = Order(plan.seed, task.size)
+    feed = Feed(task, order, plan.seed, 8, 1, range(1), pin=False, noise=plan.noise)
+    feed.start(0, 8)
+    try:
+        return feed.take()[0]
+    finally:
+        feed.close()
+
+
+def test_both_methods_of_a_seed_see_the_same_images_times_and_noise(config):
+    ours, theirs = first_batch(config, "d2it_b_s1"), first_batch(config, "dit_b_s1")
+    assert ours.keys() == theirs.keys() and {"t", "noise", "mirrored", "label"} <= ours.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_another_seed_sees_others_and_starts_from_other_weights(config):
+    first, second = first_batch(config, "d2it_b"), first_batch(config, "d2it_b_s1")
+    for name in ("t", "noise", "entropy"):
+        assert not torch.equal(first[name], second[name]), name
+    networks = [make_task(config, run).players[0].module for run in ("d2it_b", "d2it_b_s1")]
+    weights = [torch.cat([p.flatten() for p in n.parameters()]) for n in networks]
+    assert not torch.equal(*weights)
+    again = make_task(config, "d2it_b_s1").players[0].module
+    assert all(map(torch.equal, networks[1].parameters(), again.parameters()))
+
+
+def test_recipes_of_repeats_differ_in_the_seed_alone():
+    config = repeated(load(overrides=["scale=demo"]), "dit_b", "dvae")
+    for run in ("dit_b", "dvae"):
+        first, second = run_recipe(config, run), run_recipe(config, f"{run}_s1")
+        assert (
+            first["settings"].pop("training_seed"),
+            second["settings"].pop("training_seed"),
+        ) == (0, 1)
+        assert first == second
+    assert training_seed(config, "d2it_b") is None
+
+
+@pytest.mark.parametrize("scale", ["smoke", "demo", "paper"])
+def test_runs_of_a_single_seed_are_as_they_were(scale):
+    config = load(overrides=[f"scale={scale}"])
+    assert not config.repeats
+    assert "training_seed" not in run_recipe(config, "d2it_b")["settings"]
+
+
+def test_the_mini_scale_repeats_what_the_claims_compare():
+    config = load(overrides=["scale=mini"])
+    names = [run_name(config, run) for runs in config.repeats.values() for run in runs]
+    assert len(set(names)) == len(names) == 3 * len(config.repeats)
+    assert {"dit_b", "d2it_b", "d2it_l", "dit_xl_classes", "dvae_r70"} <= config.repeats.keys()
+
+
+@pytest.mark.parametrize(
+    ("repeats", "sentence"),
+    [
+        ({"dit_b": ["dit_b_s1", "dit_b"]}, "must begin with dit_b"),
+        ({"dit_b": ["dit_b", "dit_b_s3"]}, "'dit_b_s3', which this scale does not have"),
+        ({"dit_b": ["dit_b", "dit_b_s1", "dit_b_s1"]}, "names dit_b_s1 again"),
+        ({"dit_b": ["dit_b", "dit_l"]}, "whose settings differ from dit_b's"),
+    ],
+)
+def test_repeats_that_make_no_sense(repeats, sentence):
+    config = repeated(load(overrides=["scale=demo"]), "dit_b")
+    with pytest.raises(UserError, match=sentence):
+        check_meaning(replace(config, repeats=repeats))
