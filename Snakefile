@@ -44,5 +44,6 @@ include: "workflow/rules/encode.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/table.smk"
 include: "workflow/rules/figure.smk"
+include: "workflow/rules/claims.smk"
 # table_1 ... figure_6, the runs by name, and a clear word for names that are none of these
 include: "workflow/rules/targets.smk"

@@ -39,6 +39,7 @@ VERBS = {
     "export": "write a trained run as a folder that stands alone, with a model card",
     "table": "write one of the paper's tables",
     "figure": "draw one of the paper's figures",
+    "claims": "hold the paper's claims against runs of several training seeds",
     "models": "print parameters and GMACs of the named models",
 }
 

@@ -15,7 +15,7 @@ from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
-from d2it.config.load import compose
+from d2it.config.load import compose, load
 from d2it.config.recipe import run_recipe
 from d2it.workflow import configure, explain_target, hydra_overrides, unknown_targets
 
@@ -134,7 +134,12 @@ def stages_of(checkout: Checkout, scale: str) -> dict[str, PipelineStage]:
 @pytest.mark.parametrize("scale", SCALES)
 def test_dvc_and_snakemake_run_the_same_commands(checkout, scale):
     printed = checkout.planned(f"scale={scale}")
-    assert printed == {short(command) for command in stages_of(checkout, scale)}
+    config = load(overrides=[f"scale={scale}"])
+    kinds = (config.runs.grain, config.runs.content, config.runs.dit)
+    learnt_from = {run.latents for kind in kinds for run in kind.values()}
+    # DVC encodes with every DVAE, also with those that are only there to be evaluated
+    idle = {f"d2it encode {run}" for run in config.runs.dvae.keys() - learnt_from}
+    assert printed == {short(command) for command in stages_of(checkout, scale)} - idle
 
 
 def test_dvc_and_snakemake_read_the_same_files(finished, checkout):

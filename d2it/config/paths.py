@@ -42,6 +42,10 @@ def tables(config: Config) -> Path:
     return Path("results", config.name, "tables")
 
 
+def claims(config: Config) -> Path:
+    return Path("results", config.name, "claims.md")
+
+
 def figures(config: Config) -> Path:
     return Path("results", config.name, "figures")
 

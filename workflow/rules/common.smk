@@ -8,7 +8,7 @@ from d2it.config.metrics import asked
 from d2it.data.sources import find_source
 from d2it.errors import UserError
 from d2it.launch import load_launcher
-from d2it.report import study
+from d2it.report import claims, study
 from d2it import workflow as wiring
 
 try:

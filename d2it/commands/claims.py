@@ -1,0 +1,31 @@
+"""d2it claims [overrides]: hold the paper's claims against the runs of a scale."""
+
+import argparse
+
+from d2it.cli import add_config_arguments
+from d2it.config.load import load
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Examples: d2it claims scale=mini; d2it claims --runs scale=mini. Which runs decide which "
+        "claim stands in params/claims.yaml."
+    )
+    parser.add_argument(
+        "--runs",
+        action="store_true",
+        help="only print the runs that the claims need, the most important first",
+    )
+    add_config_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    config = load(arguments.params, arguments.overrides)
+    from d2it.report.claims import load_claims, needed, write_claims
+
+    if arguments.runs:
+        print("\n".join(needed(load_claims(), config)))
+        return
+    path = write_claims(config)
+    print(path.read_text(), end="")
+    print(f"\nWritten: {path}")
