@@ -8,6 +8,7 @@ FINE, COARSE = np.array([220, 30, 30]), np.array([30, 70, 220])
 STRENGTH = 0.4  # of the colour, beside the image in grey
 LINE = 0.75  # brightness of the first row and column of pixels of each region
 GAP = 8  # white pixels between pictures
+SHEETS = ("grid.png", "overlay.png")  # of `d2it sample`, each of many pictures
 
 
 def overlay(image: np.ndarray, map: np.ndarray, k: int = 2) -> np.ndarray:

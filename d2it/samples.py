@@ -32,7 +32,7 @@ from d2it.files import (
     require_space,
     write_json,
 )
-from d2it.overlay import beside, grid, overlay
+from d2it.overlay import SHEETS, beside, grid, overlay
 from d2it.sampling import Drawn, Pipeline
 
 FORMAT, VERSION = "d2it-samples", 1
@@ -203,11 +203,11 @@ def _write_pictures(pipeline: Pipeline, parts: Sequence[Path], folder: Path) -> 
     images = [image for one in shown for image in one.images][:SHOWN]
     maps = [map for one in shown for map in one.maps][:SHOWN]
     columns = math.ceil(math.sqrt(len(images)))
-    Image.fromarray(grid(images, columns)).save(folder / "grid.png")
+    Image.fromarray(grid(images, columns)).save(folder / SHEETS[0])
     if pipeline.kind == "content":
         pairs = zip(images, maps, strict=True)
         both = [beside([image, overlay(image, map, pipeline.grains)]) for image, map in pairs]
-        Image.fromarray(grid(both, math.ceil(columns / 2))).save(folder / "overlay.png")
+        Image.fromarray(grid(both, math.ceil(columns / 2))).save(folder / SHEETS[1])
 
 
 def read_map(path: Path, side: int, grains: int) -> np.ndarray:

@@ -236,8 +236,9 @@ BAD = {
     "one image": (["--images", "few", "--reference", "some"], "at least two images"),
     "fewer than asked": (
         ["--images", "some", "--reference", "some", "--n", "9"],
-        "holds 4 images, but 9 are asked for",
+        "9 images are asked for, but some holds 4",
     ),
+    "options of pictures": ([RUN, "--json"], "--json goes with --images, not with a run"),
     "not an image": (["--images", "text", "--reference", "some"], "cannot be read"),
 }
 

@@ -3,6 +3,10 @@
 import csv
 import json
 import shutil
+import zipfile
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,7 @@ from d2it.evaluation.metrics import (
     precision_recall,
 )
 from d2it.files import file_digest
+from tests.test_fuzz import bomb
 from tests.tiny_world import OVERRIDES, WEIGHTS, build_world, enter
 
 
@@ -32,7 +37,25 @@ def config(tmp_path_factory: pytest.TempPathFactory):
         config = build_world([])
         pictures(Path("ours"), 6, 0)
         pictures(Path("theirs"), 5, 1)
+        for module in ("folders", "reference"):
+            patch.setattr(f"d2it.evaluation.{module}.Inception", remembered)
         yield config
+
+
+@cache
+def remembered(protocol: str, device: torch.device | str = "cpu") -> Inception:
+    """The network of a protocol, through which no block of images goes twice: it is slow."""
+    network = Inception(protocol, device)
+    through, known = network._block, dict[str, dict[str, np.ndarray]]()
+
+    def block(images: Sequence[np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
+        key = repr([(image.shape, sha256(image.tobytes()).digest()) for image in images])
+        if key not in known:
+            known[key] = through(images)
+        return known[key]
+
+    network._block = block  # type: ignore[method-assign]
+    return network
 
 
 def pictures(folder: Path, count: int, seed: int, size: tuple[int, int] = (64, 64)) -> Path:
@@ -69,7 +92,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def adm(config: Config) -> dict[str, dict[str, np.ndarray]]:
     """Features by folder, of the protocol `adm`."""
-    extractor = Inception("adm")
+    extractor = remembered("adm")
     return {folder: extractor.both(read(folder)) for folder in ("ours", "theirs")}
 
 
@@ -90,9 +113,28 @@ def test_adm_measures_fid_and_sfid_and_says_why_there_is_no_inception_score(eval
 
 def test_a_batch_of_images_is_a_folder_of_them(evaluate, adm) -> None:
     np.savez("ours.npz", read("ours"), labels=np.zeros(6, np.int64))
+    np.save("ours.npy", read("ours"))
+    with zipfile.ZipFile("ours.zip", "w") as file:
+        for path in Path("ours").iterdir():
+            file.write(path)
     of_files = evaluate("ours", "theirs", "--metrics", "fid")[1]
-    of_batch = evaluate("ours.npz", "theirs", "--metrics", "fid")[1]
-    assert of_batch["metrics"] == of_files["metrics"]
+    for batch in ("ours.npz", "ours.npy", "ours.zip"):
+        assert evaluate(batch, "theirs", "--metrics", "fid")[1]["metrics"] == of_files["metrics"]
+
+
+def test_what_d2it_sample_writes_is_measured_without_its_sheets(evaluate) -> None:
+    expected = evaluate("ours", "theirs", "--metrics", "fid")[1]
+    shutil.copytree("ours", "sampled/run")
+    for sheet in ("grid.png", "overlay.png"):
+        Image.new("RGB", (300, 300)).save(f"sampled/run/{sheet}")
+    Path("sampled/run/samples.json").write_text("{}")
+    for folder in ("sampled", "sampled/run"):
+        assert evaluate(folder, "theirs", "--metrics", "fid")[1]["metrics"] == expected["metrics"]
+    packed = Path("packed")
+    packed.mkdir()
+    np.save(packed / "images.npy", read("ours"))
+    (packed / "samples.json").write_text("{}")
+    assert evaluate("packed", "theirs", "--metrics", "fid")[1]["metrics"] == expected["metrics"]
 
 
 def test_the_reference_of_a_data_set_by_name(evaluate, config: Config) -> None:
@@ -216,14 +258,17 @@ def test_inception_score_with_a_shared_classifier(evaluate, adm, head) -> None:
 
 
 BAD = {
-    "neither": (["nothing", "theirs"], "nothing is neither a folder of images nor an .npz file"),
+    "neither": (["nothing", "theirs"], "nothing is neither a folder, zip or tar of images"),
     "no such reference": (
         ["ours", "foto"],
         "data set of scale demo (did you mean 'photos'?)",
     ),
     "another resolution": (["small", "theirs"], "small holds images of 24 x 32 px, theirs of 64"),
     "another size than the data set's": (["small", "photos", *OVERRIDES], "add --any-size"),
-    "fewer than FID-10K": (["ours", "theirs", "--metrics", "fid_10k"], "but 10000 are asked for"),
+    "fewer than FID-10K": (
+        ["ours", "theirs", "--metrics", "fid_10k"],
+        "10000 images are asked for, but ours holds 6",
+    ),
     "two numbers": (["ours", "theirs", "--metrics", "fid_10k", "--n", "5"], "for 5 and 10000"),
     "no metric": (["ours", "theirs", "--metrics", "fidd"], "did you mean 'fid'?"),
     "no reference made": (["ours", "photos"], "make it with `d2it reference photos`"),
@@ -235,12 +280,15 @@ BAD = {
         ["ours", "photos", "--metrics", "sfid", *OVERRIDES],
         "holds no spatial features",
     ),
+    "one image asked for": (["ours", "theirs", "--n", "1"], "--n is 1, but a distance needs"),
+    "a decompression bomb": (["bomb", "theirs"], "bomb/bomb.png cannot be read"),
+    "cut picture": (["short", "theirs"], "short/00.png cannot be read"),
     "too few by name": (["few", "theirs", "--metrics", "recall"], "more than 3 images"),
     "no archive": (["text.npz", "theirs"], "text.npz cannot be read"),
     "empty archive": (["empty.npz", "theirs"], "empty.npz cannot be read"),
     "cut archive": (["cut.npz", "theirs"], "cut.npz cannot be read"),
     "pickled objects": (["objects.npz", "theirs"], "objects.npz cannot be read"),
-    "no images in it": (["none.npz", "theirs"], "its arr_0 must be"),
+    "no images in it": (["none.npz", "theirs"], "in an .npz arr_0, must be"),
     "floats": (["floats.npz", "theirs"], "(2, 64, 64, 3) of float64"),
     "statistics of another network": (["ours", "stats.npz"], "its mu must be (2048,) finite"),
     "no numbers": (["ours", "nan.npz"], "its mu must be (2048,) finite"),
@@ -251,6 +299,9 @@ BAD = {
 def damaged(config: Config) -> None:
     pictures(Path("small"), 4, 0, (24, 32))
     pictures(Path("few"), 2, 0)
+    (pictures(Path("bomb"), 2, 0) / "bomb.png").write_bytes(bomb())
+    whole = pictures(Path("short"), 2, 0) / "00.png"
+    whole.write_bytes(whole.read_bytes()[:-200])
     Path("text.npz").write_text("no archive")
     Path("empty.npz").write_bytes(b"")
     images = read("theirs")[:2]

@@ -9,6 +9,8 @@ from d2it.config.metrics import METRICS, PROTOCOLS
 from d2it.config.recipe import kind_of
 from d2it.errors import UserError
 
+ONLY_PICTURES = ("protocol", "metrics", "n", "any_size", "json")  # options
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
@@ -22,12 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", nargs="?", metavar="RUN", help="a run of the scale, e.g. d2it_b")
     pictures = parser.add_argument_group("anybody's images, instead of a run's")
     pictures.add_argument(
-        "--images", metavar="DIR", help="folder of images to measure, or .npz as ADM writes it"
+        "--images",
+        metavar="DIR",
+        help="what to measure: a folder, zip or tar of images, an .npz as ADM writes it, an .npy",
     )
     pictures.add_argument(
         "--reference",
         metavar="DIR|NAME",
-        help="what to compare with: a folder, an .npz file, or a data set of the scale, whose "
+        help="what to compare with: such a folder or file, or a data set of the scale, whose "
         "reference `d2it reference NAME` has made; those of folders are kept in data/references",
     )
     pictures.add_argument(
@@ -58,6 +62,12 @@ def main(arguments: argparse.Namespace) -> None:
     run = "" if "=" in (arguments.run or "") else arguments.run or ""
     if bool(run) == bool(arguments.images) or bool(arguments.images) != bool(arguments.reference):
         raise UserError("Name one run, or two sets of images: --images DIR and --reference DIR.")
+    given = {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in ONLY_PICTURES}
+    if run and any(given.values()):
+        raise UserError(
+            f"{next(name for name in given if given[name])} goes with --images, not with a run: "
+            "leave it out; evaluation.metrics says what is measured of runs."
+        )
     config, share = load(arguments.params, arguments.overrides), arrays.share_of(arguments)
     if arguments.images:
         from d2it.evaluation.folders import compare_pictures, show

@@ -74,12 +74,9 @@ def folder_collection(dataset: Dataset, seed: int, name: str) -> Collection:
     )
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Every image below `folder`, sorted by name; hidden files and folders are left out."""
-    return [Path(folder, picture.name) for picture in _some(list_pictures(folder), folder)]
-
-
-def _some(pictures: list[Picture], root: Path) -> list[Picture]:
+def list_images(root: Path) -> list[Picture]:
+    """`list_pictures`, of which there must be some."""
+    pictures = list_pictures(root)
     if not pictures:
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
         raise UserError(f"{root} holds no images: put some there ({kinds}).")
@@ -91,7 +88,7 @@ def find_pools(root: Path, classes: int) -> tuple[Pool, Pool]:
 
     Archives often hold one folder that holds all the rest: it is no class, and not looked at.
     """
-    pictures = _some(list_pictures(root), root)
+    pictures = list_images(root)
     folders = [picture.name.split("/")[:-1] for picture in pictures]
     depth = 0
     if pictures[0].container != str(root) or root.is_file():

@@ -16,13 +16,12 @@ from d2it.config.metrics import METRICS, PROTOCOLS
 from d2it.data.fetch import weights_file
 from d2it.device import choose_device
 from d2it.errors import UserError
-from d2it.evaluation.features import BLOCK, DIMENSIONS, Head, Inception
+from d2it.evaluation.features import DIMENSIONS, Head, Inception
 from d2it.evaluation.judge import compare, missing, rank_deficient
-from d2it.evaluation.pictures import Pictures, open_pictures
-from d2it.evaluation.reference import Reference, cached_reference, open_reference
+from d2it.evaluation.pictures import Pictures, open_pictures, spell_side
+from d2it.evaluation.reference import CHUNK, Reference, cached_reference, open_reference
 
 NEIGHBOURS = 3  # of precision and recall, as in their paper
-CHUNK = 4 * BLOCK  # images read at once
 
 
 def compare_pictures(
@@ -87,7 +86,7 @@ def compare_pictures(
 def _data_set(name: str, config: Config) -> str:
     if name not in config.data:
         raise UserError(
-            f"{name} is neither a folder, nor an .npz file, nor a data set of scale {config.name}"
+            f"{name} is neither a folder or file of images, nor a data set of scale {config.name}"
             f"{nearest(name, list(config.data))}: name one of them."
         )
     return name
@@ -135,16 +134,14 @@ def _check_sides(
     """FIDs between resolutions measure the resizing."""
     if ours.side == side and side is not None:
         return
-    sentence = f"{ours.name} holds images of {_spell(ours.side)}, {reference} of {_spell(side)}"
+    sentence = (
+        f"{ours.name} holds images of {spell_side(ours.side)}, {reference} of {spell_side(side)}"
+    )
     if not any_size and ours.side != side:
         raise UserError(
             f"{sentence}: resize one of them, or add --any-size to compare them all the same."
         )
     _warn(f"{sentence}: the difference is part of what is measured")
-
-
-def _spell(side: tuple[int, int] | None) -> str:
-    return f"{side[0]} x {side[1]} px" if side else "many sizes"
 
 
 def _lacking(names: Sequence[str], fewest: int) -> dict[str, str]:

@@ -3,10 +3,12 @@
 fp64, and nothing is left to chance.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.linalg import LinAlgError, eigh
 from torch import Tensor
 
 from d2it.errors import UserError
@@ -91,9 +93,14 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 def _trace_root(a: Gaussian, b: Gaussian) -> Tensor:
     """tr (AB)^½, never by a matrix square root.
 
-    With A = FᵀF the eigenvalues of AB are those of F B Fᵀ; where also B = GᵀG, their roots are the
-    singular values of F Gᵀ. For two small sets that is an n x n matrix: exact, in milliseconds.
+    The eigenvalues of AB are those of a generalised symmetric problem where B has full rank. With
+    A = FᵀF they are those of F B Fᵀ; where also B = GᵀG, their roots are the singular values of
+    F Gᵀ. For two small sets that is an n x n matrix: exact, in milliseconds.
     """
+    if not (a.factored or b.factored):
+        with suppress(LinAlgError):  # B lacks rank
+            roots = eigh(a.matrix, b.matrix, type=2, eigvals_only=True, driver="gv")
+            return torch.from_numpy(roots).clamp(min=0).sqrt().sum()
     left, right = (a, b) if a.factored else (b.factor(), a)
     if right.factored:
         return torch.linalg.svdvals(left.matrix @ right.matrix.T).sum()

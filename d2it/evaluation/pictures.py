@@ -1,5 +1,7 @@
-"""Anybody's images: a folder of them, or a batch in an .npz file as ADM's evaluator reads it."""
+"""Anybody's images: a folder, zip or tar of them, or a batch in one .npz or .npy array."""
 
+import io
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,13 +13,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from d2it.data.archive import ARCHIVES, Picture
 from d2it.data.folder import list_images, read_rgb, reason
 from d2it.errors import UserError
 from d2it.evaluation.features import DIMENSIONS, SPATIAL
 from d2it.evaluation.metrics import Gaussian
 from d2it.files import canonical_digest, file_digest
+from d2it.overlay import SHEETS
 
 Images = Sequence[np.ndarray] | np.ndarray
+BATCHES = ("samples.npz", "images.npy")  # of `d2it sample`
 
 
 @dataclass(frozen=True)
@@ -35,29 +40,40 @@ class Pictures:
 
 
 def open_pictures(path: Path | str, n: int | None = None) -> Pictures:
-    """The first n images by name below a folder, or of an .npz file; None: all of them."""
+    """The first n images by name in a folder, zip or tar, or of an array; None: all of them."""
+    if n is not None and n < 2:
+        raise UserError(f"--n is {n}, but a distance needs at least two images: raise it.")
     path = Path(path)
-    if path.suffix == ".npz" and path.is_file():
+    if (path / "samples.json").is_file():  # `d2it sample` wrote it, in one form or another
+        path = next((path / name for name in BATCHES if (path / name).is_file()), path)
+    if path.suffix in (".npz", ".npy") and path.is_file():
         pictures = _batch(path, n)
-    elif path.is_dir():
+    elif path.is_dir() or (path.suffix.lower() in ARCHIVES and path.is_file()):
         pictures = _folder(path, n)
     else:
-        raise UserError(f"{path} is neither a folder of images nor an .npz file: name one.")
+        raise UserError(
+            f"{path} is neither a folder, zip or tar of images nor an .npz or .npy array of them: "
+            "name one."
+        )
     if n is not None and pictures.n < n:
         raise UserError(
-            f"{path} holds {pictures.n} images, but {n} are asked for: add some, or ask for fewer."
+            f"{n} images are asked for, but {path} holds {pictures.n}: add some, or ask for fewer."
         )
     if pictures.n < 2:
         raise UserError(
-            f"{path} holds {pictures.n} image, but a distance needs at least two images: add some."
+            f"A distance needs at least two images, but {path} holds {pictures.n}: add some."
         )
     return pictures
 
 
 def _folder(path: Path, n: int | None) -> Pictures:
-    files = list_images(path)[:n]
-    sides = {_side(file) for file in files}
-    digests = Counter(file_digest(file) for file in files)
+    files = [file for file in list_images(path) if not _is_sheet(file)][:n]
+    sides: set[tuple[int, int]] = set()
+    digests = Counter[str]()
+    for file in files:
+        content = _content(file)
+        sides.add(_side(file, content))
+        digests[sha256(content).hexdigest()] += 1
     return Pictures(
         str(path),
         len(files),
@@ -68,43 +84,60 @@ def _folder(path: Path, n: int | None) -> Pictures:
     )
 
 
-def _side(file: Path) -> tuple[int, int]:
+def _is_sheet(file: Picture) -> bool:
+    """Whether it is a picture of many samples beside them."""
+    path = Path(str(file))
+    return path.name in SHEETS and (path.parent / "samples.json").is_file()
+
+
+def _content(file: Picture) -> bytes:
+    try:
+        return file.read()
+    except Exception as error:  # archives meet damage with every kind, decoders too
+        raise UserError(_unreadable(file, error)) from None
+
+
+def _side(file: Picture, content: bytes) -> tuple[int, int]:
     """From the header alone."""
     try:
-        with Image.open(file) as image:
-            short, long = sorted(image.size)
-    except (OSError, ValueError, SyntaxError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # reading it will tell whether it is too large
+            with Image.open(io.BytesIO(content)) as image:
+                short, long = sorted(image.size)
+    except Exception as error:
         raise UserError(_unreadable(file, error)) from None
     return short, long
 
 
-def _read(file: Path) -> np.ndarray:
+def _read(file: Picture) -> np.ndarray:
     try:
-        return np.asarray(read_rgb(file))
-    except (OSError, ValueError, SyntaxError) as error:
+        return np.asarray(read_rgb(io.BytesIO(_content(file))))
+    except Exception as error:
         raise UserError(_unreadable(file, error)) from None
 
 
-def _unreadable(file: Path, error: Exception) -> str:
+def _unreadable(file: Picture | Path, error: Exception) -> str:
     return f"{file} cannot be read ({reason(error)}): mend or remove it."
+
+
+def spell_side(side: tuple[int, int] | None) -> str:
+    return f"{side[0]} x {side[1]} px" if side else "many sizes"
 
 
 def _batch(path: Path, n: int | None) -> Pictures:
     """`arr_0` holds the images; `mu`, `sigma`, `mu_s`, `sigma_s` statistics of a whole data set."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            names = set(file.files)
-            images: np.ndarray = file["arr_0"] if "arr_0" in names else np.empty(0)
-            # statistics are of all images, so they are not those of the first n
-            stored = {name: file[name] for name in names - {"arr_0"}} if n is None else {}
+        images, stored = _arrays(path)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(_unreadable(path, error)) from None
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
         raise UserError(
-            f"{path} is no batch of images: its arr_0 must be (images, height, width, 3) of uint8, "
-            f"but is {'missing' if not images.size else f'{images.shape} of {images.dtype}'}."
+            f"{path} is no batch of images: its array, in an .npz arr_0, must be (images, height, "
+            "width, 3) of uint8, but is "
+            f"{'missing' if not images.size else f'{images.shape} of {images.dtype}'}."
         )
-    images = images[:n]
+    if n is not None:
+        images, stored = images[:n], {}  # statistics are of all images, not of the first n
     short, long = sorted(images.shape[1:3])
     return Pictures(
         str(path),
@@ -115,6 +148,16 @@ def _batch(path: Path, n: int | None) -> Pictures:
         len(images) - len({sha256(image.tobytes()).digest() for image in images}),
         _statistics(path, stored, len(images)),
     )
+
+
+def _arrays(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The images, which stay on the disk where the file allows it, and what lies beside them."""
+    if path.suffix == ".npy":
+        return np.load(path, mmap_mode="r", allow_pickle=False), {}
+    with np.load(path, allow_pickle=False) as file:
+        names = set(file.files)
+        images = file["arr_0"] if "arr_0" in names else np.empty(0)
+        return images, {name: file[name] for name in names - {"arr_0"}}
 
 
 def _statistics(path: Path, stored: dict[str, np.ndarray], n: int) -> dict[str, Gaussian] | None:

@@ -32,7 +32,7 @@ from d2it.device import choose_device
 from d2it.errors import UserError
 from d2it.evaluation.features import BLOCK, DIMENSIONS, SPATIAL, Inception
 from d2it.evaluation.metrics import Gaussian
-from d2it.evaluation.pictures import Pictures, open_pictures
+from d2it.evaluation.pictures import Pictures, open_pictures, spell_side
 from d2it.files import (
     atomic_folder,
     atomic_path,
@@ -169,8 +169,8 @@ def _pictures(config: Config, data: str) -> Pictures:
         batch = open_pictures(weights_file(source))
         if batch.side != (size, size):
             raise UserError(
-                f"{batch.name} holds images of {batch.side} px, but {data} has {size} px: name "
-                f"another batch in data.{data}.reference, or set it to null."
+                f"{batch.name} holds images of {spell_side(batch.side)}, but {data} has {size} px: "
+                f"name another batch in data.{data}.reference, or set it to null."
             )
         return batch
     images = open_images(config, data, "train")
