@@ -158,7 +158,8 @@ def _difference(ours: Any, theirs: Any, where: str = "") -> str:
 def record_start(plan: Plan, **facts: Any) -> None:
     """Add to provenance.json what may differ between equal runs. No stage reads it."""
     path = plan.folder / "provenance.json"
-    starts = json.loads(path.read_text())["starts"] if path.is_file() else []
+    made_by = f"d2it train {plan.run}"
+    starts = read_json(path, made_by=made_by)["starts"] if path.is_file() else []
     here = Path(__file__).parent
     commit = subprocess.run(
         ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True
