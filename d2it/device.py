@@ -28,8 +28,12 @@ def choose_device() -> torch.device:
 
 
 def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
-    """torch.compile each block by itself: equal blocks share their code, so it takes seconds."""
+    """torch.compile each block by itself: equal blocks share their code, so it takes seconds.
+
+    A network within a list, as a RefineNet, is not one of them, but its blocks are.
+    """
     for blocks in network.modules():
         if isinstance(blocks, nn.ModuleList):
             for block in blocks:
-                block.compile(backend=backend)
+                if not any(isinstance(part, nn.ModuleList) for part in block.modules()):
+                    block.compile(backend=backend)
