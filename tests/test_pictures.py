@@ -4,9 +4,6 @@ import csv
 import json
 import shutil
 import zipfile
-from collections.abc import Sequence
-from functools import cache
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,7 @@ from torch import nn
 from d2it import cli
 from d2it.config import Config
 from d2it.config.recipe import sources_table
-from d2it.evaluation.features import DIMENSIONS, SPATIAL, Inception
+from d2it.evaluation.features import DIMENSIONS, SPATIAL
 from d2it.evaluation.metrics import (
     Gaussian,
     frechet_distance,
@@ -27,7 +24,7 @@ from d2it.evaluation.metrics import (
 )
 from d2it.files import file_digest
 from tests.test_fuzz import bomb
-from tests.tiny_world import OVERRIDES, WEIGHTS, build_world, enter
+from tests.tiny_world import OVERRIDES, WEIGHTS, build_world, enter, remembered
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,25 +34,7 @@ def config(tmp_path_factory: pytest.TempPathFactory):
         config = build_world([])
         pictures(Path("ours"), 6, 0)
         pictures(Path("theirs"), 5, 1)
-        for module in ("folders", "reference"):
-            patch.setattr(f"d2it.evaluation.{module}.Inception", remembered)
         yield config
-
-
-@cache
-def remembered(protocol: str, device: torch.device | str = "cpu") -> Inception:
-    """The network of a protocol, through which no block of images goes twice: it is slow."""
-    network = Inception(protocol, device)
-    through, known = network._block, dict[str, dict[str, np.ndarray]]()
-
-    def block(images: Sequence[np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
-        key = repr([(image.shape, sha256(image.tobytes()).digest()) for image in images])
-        if key not in known:
-            known[key] = through(images)
-        return known[key]
-
-    network._block = block  # type: ignore[method-assign]
-    return network
 
 
 def pictures(folder: Path, count: int, seed: int, size: tuple[int, int] = (64, 64)) -> Path:

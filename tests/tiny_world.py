@@ -2,8 +2,12 @@
 the project's own stages, and networks with random weights."""
 
 import importlib
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +17,7 @@ from d2it.config.recipe import kind_of, run_recipe
 from d2it.data.images import open_images
 from d2it.data.prepare import prepare
 from d2it.encoding import encode
+from d2it.evaluation.features import Inception
 from d2it.evaluation.reference import make_reference
 from d2it.models.architecture import architecture
 from d2it.models.store import BUILDERS, save_model
@@ -66,3 +71,21 @@ def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.chdir(folder)
     patch.setenv("D2IT_WEIGHTS", str(WEIGHTS))
     patch.delenv("D2IT_RUNS", raising=False)
+    for module in ("evaluation.folders", "evaluation.judge", "evaluation.reference", "samples"):
+        patch.setattr(f"d2it.{module}.Inception", remembered)
+
+
+@cache
+def remembered(protocol: str, device: torch.device | str = "cpu") -> Inception:
+    """The network of a protocol, through which no block of images goes twice: it is slow."""
+    network = Inception(protocol, device)
+    through, known = network._block, dict[str, dict[str, np.ndarray]]()
+
+    def block(images: Sequence[np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
+        key = repr([(image.shape, sha256(image.tobytes()).digest()) for image in images])
+        if key not in known:
+            known[key] = through(images)
+        return known[key]
+
+    network._block = block  # type: ignore[method-assign]
+    return network
