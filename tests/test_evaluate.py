@@ -22,7 +22,8 @@ from d2it.evaluation import generation
 from d2it.evaluation.evaluate import EVALUATORS, evaluate
 from d2it.evaluation.features import Inception
 from d2it.evaluation.folders import show
-from d2it.evaluation.reference import make_reference, open_reference
+from d2it.evaluation.metrics import nearest_distance
+from d2it.evaluation.reference import held_out_features, make_reference, open_reference
 from d2it.files import folder_files, read_json
 from d2it.sampling import Painter
 from tests.tiny_world import OVERRIDES, build_world, enter
@@ -154,6 +155,22 @@ def test_spread_over_seeds(config: Config) -> None:
     alone = result(config, "dit_b")["evaluations"]["main"]["metrics"]["fid"]
     deviation = 2**0.5 * abs(main["metrics"]["fid"] - alone)
     assert main["spread"]["fid"] == pytest.approx(deviation)
+
+
+def test_distance_from_the_training_images_where_it_is_asked_for(
+    config: Config, first: dict[str, bytes]
+) -> None:
+    assert b"nearest" not in first[f"{RUN}.json"]
+    asked = replace(config.evaluation, metrics=["fid", "nearest"])
+    evaluate(replace(config, evaluation=asked), "dit_b")
+    found = result(config, "dit_b")["evaluations"]["main"]["metrics"]
+    assert {"fid", "nearest"} < found.keys()
+    reference = open_reference(config, "photos").features
+    held_out = held_out_features(config, "photos", config.evaluation.n)
+    assert nearest_distance(held_out, reference) > 0
+    # samples of untrained networks are far from every photograph
+    assert found["nearest"] > 1
+    evaluate(config, "dit_b")
 
 
 def test_of_a_dvae(config: Config) -> None:

@@ -11,6 +11,7 @@ from d2it.evaluation.metrics import (
     frechet_distance,
     inception_score,
     kernel_distance,
+    nearest_distance,
     precision_recall,
 )
 
@@ -30,6 +31,14 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 def gaussian(mean: torch.Tensor, covariance: torch.Tensor) -> Gaussian:
     return Gaussian(10**6, mean.double(), covariance.double())
+
+
+def test_nearest_distance_is_that_of_the_nearest():
+    rng = np.random.default_rng(0)
+    points, centres = rng.normal(size=(40, 8)), rng.normal(size=(3000, 8))
+    brute = [np.sqrt(((centres - p) ** 2).sum(1)).min() for p in points]
+    assert nearest_distance(points, centres) == pytest.approx(np.mean(brute))
+    assert nearest_distance(centres[:9], centres) == pytest.approx(0, abs=1e-6)  # copies
 
 
 def test_closed_forms() -> None:

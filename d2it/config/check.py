@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from d2it.config.build import nearest
-from d2it.config.metrics import METRICS
+from d2it.config.metrics import METRICS, OF_RUNS
 from d2it.config.ratios import is_constant, shares
 from d2it.config.recipe import KINDS, factors_of, thresholds_source
 from d2it.config.schema import Config, ContentRun, DitRun, DvaeRun, GrainRun, Ratio
@@ -303,7 +303,8 @@ def _check_sampling(config: Config) -> None:
         _require(value <= most, f"sampling.{name} is {value}, but must be at most {what}, {most}.")
     _require(len(evaluation.seeds) >= 1, "evaluation.seeds is empty, but needs at least one seed.")
     for metric in evaluation.metrics or []:
-        near = nearest(metric, METRICS)
+        near = nearest(metric, [*METRICS, *OF_RUNS])
         _require(
-            metric in METRICS, f"evaluation.metrics names {metric!r}, which is no metric{near}."
+            metric in (*METRICS, *OF_RUNS),
+            f"evaluation.metrics names {metric!r}, which is no metric{near}.",
         )

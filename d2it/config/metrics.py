@@ -7,6 +7,8 @@ DiT's line are made. They also differ in how images reach the network (evaluatio
 from d2it.config.schema import Config
 
 METRICS = ("fid", "sfid", "kid", "inception_score", "precision", "recall")
+# Of runs alone: it needs images held out of training, which a folder of samples does not have.
+OF_RUNS = ("nearest",)
 PROTOCOLS = {
     "clean": ("fid", "precision", "recall"),
     "adm": ("fid", "sfid", "inception_score", "precision", "recall"),

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from d2it.arrays import Share, report
+from d2it.config.metrics import OF_RUNS
 from d2it.config.recipe import ratio_key
 from d2it.config.schema import Measured, Ratio
 from d2it.evaluation.epsilon import epsilon_error
@@ -24,6 +25,7 @@ from d2it.evaluation.judge import (
     over_seeds,
     rank_deficient,
 )
+from d2it.evaluation.metrics import nearest_distance
 from d2it.files import atomic_path, require_space
 from d2it.grains import entropy_map, grain_map
 from d2it.latents import Latents
@@ -97,7 +99,7 @@ def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = 
 
     def compute(parts: Path) -> Evaluated:
         require_space(parts, 4 * (DIMENSIONS + SPATIAL) * n * len(settings.seeds))
-        names = [name for name in judge.metrics if name not in recipe["missing"]]
+        names = [name for name in judge.metrics if name not in (*recipe["missing"], *OF_RUNS)]
         found, pictures = [], []
         for seed in settings.seeds:
             name = f"{judge.run} {label}, seed {seed}"
@@ -107,6 +109,9 @@ def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = 
                     compute_unit(judge, painter, unit, bar)
             drawn = joined([load_file(unit.path) for unit in units])
             metrics = compare(names, drawn, judge.reference, settings.neighbours)
+            if "nearest" in judge.metrics:  # 1: as far from the training images as unseen ones are
+                distance = nearest_distance(drawn["features"], judge.reference.features)
+                metrics["nearest"] = distance / judge.held_out_distance
             if "obedience" in drawn:
                 metrics["obedience"] = float(drawn["obedience"].mean())
             found.append(metrics)

@@ -22,9 +22,10 @@ from d2it.evaluation.metrics import (
     frechet_distance,
     inception_score,
     kernel_distance,
+    nearest_distance,
     precision_recall,
 )
-from d2it.evaluation.reference import Reference, open_reference
+from d2it.evaluation.reference import Reference, held_out_features, open_reference
 from d2it.files import atomic_folder, read_json, write_json
 from d2it.sampling import Drawn
 
@@ -79,6 +80,14 @@ class Judge:
     @cached_property
     def reference(self) -> Reference:
         return open_reference(self.config, self.data)
+
+    @cached_property
+    def held_out_distance(self) -> float:
+        """How far images that were not trained on are from the nearest one that was."""
+        n = self.config.evaluation.n
+        return nearest_distance(
+            held_out_features(self.config, self.data, n), self.reference.features
+        )
 
     @property
     def protocol(self) -> dict[str, Any]:

@@ -140,6 +140,13 @@ def precision_recall(
     return _share_inside(x, y, neighbours), _share_inside(y, x, neighbours)
 
 
+def nearest_distance(points: np.ndarray, centres: np.ndarray) -> float:
+    """Mean distance of `points` (n, d) from the nearest of `centres` (m, d)."""
+    x, y = (torch.as_tensor(np.array(some)).double() for some in (points, centres))
+    nearest = [_squared(rows, y).min(1).values for rows in x.split(BLOCK)]
+    return float(torch.cat(nearest).clamp(min=0).sqrt().mean())
+
+
 def _share_inside(points: Tensor, centres: Tensor, neighbours: int) -> float:
     """Share of `points` (n, d) within a ball around one of `centres` (m, d)."""
     # a centre is its own nearest point, at 0, hence the (k + 1)-th

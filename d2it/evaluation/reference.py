@@ -9,7 +9,7 @@ data/<scale>/<data>/reference/, and data/references/<digest>/ of anybody's image
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from d2it.config import Config, paths
 from d2it.config.metrics import MANIFOLD, asked
 from d2it.config.recipe import VERSIONS, digest, images_recipe
 from d2it.data.fetch import weights_file
-from d2it.data.images import open_images
+from d2it.data.images import PackedImages, open_images
 from d2it.data.prepare import find_dataset
 from d2it.data.sources import find_source
 from d2it.device import choose_device
@@ -39,6 +39,7 @@ from d2it.files import (
     canonical_digest,
     file_digest,
     folder_files,
+    locked,
     read_format,
     require_space,
     write_json,
@@ -179,9 +180,28 @@ def _pictures(config: Config, data: str) -> Pictures:
         raise UserError(
             f"A reference needs at least two images, but {data} gives {n}: raise data.{data}.train."
         )
-    return Pictures(
-        data, n, lambda i, j: images[np.arange(i, min(j, n))], images.digest, (size, size)
-    )
+    return _packed(data, images, n)
+
+
+def _packed(name: str, images: PackedImages, n: int) -> Pictures:
+    """The first n of a data set's packed images."""
+    side = (images.size, images.size)
+    return Pictures(name, n, lambda i, j: images[np.arange(i, min(j, n))], images.digest, side)
+
+
+def held_out_features(config: Config, data: str, n: int) -> np.ndarray:
+    """(n or fewer, 2048) features of images held out of training, computed once for all runs."""
+    images = open_images(config, data, "test")
+    n = min(n, len(images))
+    if n < 2:
+        raise UserError(
+            f"The metric nearest needs held-out images, but {data} has {n}: raise data.{data}.test "
+            "or leave it out of evaluation.metrics."
+        )
+    own = canonical_digest([images.digest, "test", n])  # the images' digest is of both splits
+    pictures = replace(_packed(f"{data}, held out", images, n), digest=own)
+    with locked(CACHE / ".lock"):
+        return cached_reference(pictures, config.data[data].protocol, False).features
 
 
 def cached_reference(pictures: Pictures, protocol: str, spatial: bool) -> Reference:
