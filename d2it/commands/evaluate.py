@@ -8,6 +8,7 @@ from d2it.config import load, paths
 from d2it.config.metrics import METRICS, PROTOCOLS
 from d2it.config.recipe import kind_of
 from d2it.errors import UserError
+from d2it.provenance import record
 
 ONLY_PICTURES = ("protocol", "metrics", "n", "any_size", "json")  # options
 
@@ -91,4 +92,5 @@ def main(arguments: argparse.Namespace) -> None:
     if share is not None:
         print(f"Share {share} is there: the command without --shard puts them together.")
         return
+    record(config, run)
     print(f"{paths.evaluation(config, run)} is ready.")

@@ -33,6 +33,11 @@ def evaluation(config: Config, run: str) -> Path:
     return Path("results", config.name, "evaluations", f"{run}.json")
 
 
+def provenance(config: Config, run: str) -> Path:
+    """Who made the evaluation of a run; beside it, so that its bytes are the same everywhere."""
+    return Path("results", config.name, "provenance", f"{run}.json")
+
+
 def gallery(config: Config, run: str) -> Path:
     """A few samples with their grain maps, for the figures."""
     return Path("results", config.name, "gallery", run)

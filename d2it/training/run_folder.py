@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from d2it.config import paths, recipe
 from d2it.config.schema import Config, Training
 from d2it.errors import UserError
 from d2it.files import canonical_digest, read_json, write_json, write_text
+from d2it.provenance import commit
 from d2it.thresholds import thresholds_of
 from d2it.training.clock import milestone, seed_of
 
@@ -160,16 +160,12 @@ def record_start(plan: Plan, **facts: Any) -> None:
     path = plan.folder / "provenance.json"
     made_by = f"d2it train {plan.run}"
     starts = read_json(path, made_by=made_by)["starts"] if path.is_file() else []
-    here = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True
-    )
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
-    start |= {"d2it": __version__, "commit": commit.stdout.strip() or None, **facts}
+    start |= {"d2it": __version__, "commit": commit(), **facts}
     write_json(path, {"starts": [*starts, start]})
 
 

@@ -1,0 +1,85 @@
+"""results/<scale>/provenance/<run>.json: which code made an evaluation, on what, in what time.
+
+It stands beside the evaluation, whose bytes are the same wherever it is made, is read by no stage,
+and is in no comparison of bytes. Made again, an evaluation of the same bytes keeps the provenance
+of who made it first.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from d2it.config import paths
+from d2it.config.schema import Config
+from d2it.errors import UserError
+from d2it.files import file_digest, read_format, write_json
+
+FORMAT, VERSION = "d2it-provenance", 1
+CODE = ("d2it", "params", "data/sources.csv")  # what decides numbers, below the root
+
+
+def record(config: Config, run: str) -> None:
+    """Say of an evaluation that was just written how it came to be."""
+    evaluation = file_digest(paths.evaluation(config, run))
+    known = of_run(config, run)
+    if known is None or known["evaluation_sha256"] != evaluation:
+        header = {"format": FORMAT, "version": VERSION, "run": run}
+        header |= {"evaluation_sha256": evaluation, "commit": commit(), "changed": changed()}
+        write_json(paths.provenance(config, run), header | {"training": training(config, run)})
+
+
+def of_run(config: Config, run: str) -> dict[str, Any] | None:
+    """What is recorded of the evaluation of `run`, if it is readable."""
+    try:
+        return read_format(
+            paths.provenance(config, run), FORMAT, VERSION, made_by=f"d2it evaluate {run}"
+        )
+    except UserError:
+        return None
+
+
+def commit() -> str | None:
+    """Of this code; None: it is no checkout."""
+    return _git("rev-parse", "HEAD")
+
+
+def changed() -> bool | None:
+    """Whether the code differs from its commit."""
+    found = _git("status", "--porcelain", "--untracked-files=no", "--", *CODE)
+    return None if found is None else bool(found)
+
+
+def training(config: Config, run: str) -> dict[str, Any] | None:
+    """Devices, processes and seconds, as the run folder tells them; None: it was made elsewhere."""
+    folder = paths.run_folder(config, run)
+    try:
+        starts = json.loads((folder / "provenance.json").read_text())["starts"]
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return {
+            "commits": _each(starts, "commit"),
+            "devices": _each(starts, "device"),
+            "processes": _each(starts, "processes"),
+            "seconds": round(sum(_seconds(lines)), 1),
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _each(starts: list[dict[str, Any]], what: str) -> list[Any]:
+    return list(dict.fromkeys(start[what] for start in starts))
+
+
+def _seconds(lines: list[dict[str, Any]]) -> list[float]:
+    """Of each log interval; the time before the first step and for saving is not in them."""
+    before = [0, *(line["images"] for line in lines)]
+    return [
+        (line["images"] - images) / line["images_per_second"]
+        for images, line in zip(before, lines, strict=False)
+    ]
+
+
+def _git(*words: str) -> str | None:
+    root = Path(__file__).parents[1]
+    done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None

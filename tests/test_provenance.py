@@ -1,0 +1,59 @@
+"""Beside every evaluation stands who made it; the same bytes keep their first maker."""
+
+import json
+
+import pytest
+
+from d2it import provenance
+from d2it.config import load, paths
+from d2it.files import file_digest, write_json
+from tests.fake_results import write_evaluation
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load(overrides=["scale=smoke"])
+    write_evaluation(config, "dit_b")
+    return config
+
+
+def trained(config, run: str, rates: list[float]) -> None:
+    """A run folder of two starts and a line every 16 images."""
+    folder = paths.run_folder(config, run)
+    start = {"commit": "a", "device": "cpu", "processes": 2}
+    write_json(folder / "provenance.json", {"starts": [start, start | {"device": "H200"}]})
+    lines = [{"images": 16 * (i + 1), "images_per_second": rate} for i, rate in enumerate(rates)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_an_evaluation_says_its_commit_and_its_trainings_seconds(config):
+    trained(config, "dit_b", [8.0, 16.0, 4.0])
+    provenance.record(config, "dit_b")
+    said = provenance.of_run(config, "dit_b")
+    assert said["evaluation_sha256"] == file_digest(paths.evaluation(config, "dit_b"))
+    assert len(said["commit"]) == 40 and said["changed"] in (True, False)
+    assert said["training"] == {
+        "commits": ["a"],
+        "devices": ["cpu", "H200"],
+        "processes": [2],
+        "seconds": 16 / 8 + 16 / 16 + 16 / 4,
+    }
+
+
+def test_the_same_bytes_keep_who_made_them_first_and_others_do_not(config, monkeypatch):
+    provenance.record(config, "dit_b")
+    first = provenance.of_run(config, "dit_b")
+    assert first["training"] is None  # its run folder is not here
+    monkeypatch.setattr(provenance, "commit", lambda: "b" * 40)
+    provenance.record(config, "dit_b")
+    assert provenance.of_run(config, "dit_b") == first
+    write_evaluation(config, "dit_b", fid=1.0)
+    provenance.record(config, "dit_b")
+    assert provenance.of_run(config, "dit_b")["commit"] == "b" * 40
+
+
+def test_it_changes_no_byte_of_the_evaluation(config):
+    before = paths.evaluation(config, "dit_b").read_bytes()
+    provenance.record(config, "dit_b")
+    assert paths.evaluation(config, "dit_b").read_bytes() == before
