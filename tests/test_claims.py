@@ -13,6 +13,7 @@ import scipy.stats
 from d2it.config import load, paths
 from d2it.config.recipe import kind_of, repeats_of
 from d2it.errors import UserError
+from d2it.files import write_json
 from d2it.report.claims import Claims, Pair, effect, load_claims, needed, render, write_claims
 from d2it.report.results import published
 from d2it.report.study import at_scale
@@ -90,7 +91,37 @@ def test_what_was_not_run_is_never_a_number(config):
     assert found.verdict == "not run" and found.why == "not evaluated yet"
     row = next(line for line in render(config, load_claims()).splitlines() if "< dit_l" in line)
     cells = [cell.strip() for cell in row.split("|")]
-    assert cells[4:8] == ["–"] * 4 and cells[10] == "not run"
+    assert cells[4:9] == ["–"] * 5 and cells[11] == "not run"
+
+
+def took(config, experiment: str, seconds: list[float], device: str = "H200") -> None:
+    for run, time in zip(repeats_of(config, experiment), seconds, strict=True):
+        training = {"devices": [device], "seconds": time}
+        header = {"format": "d2it-provenance", "version": 1, "training": training}
+        write_json(paths.provenance(config, run), header)
+
+
+def test_at_equal_seconds_the_slower_is_taken_when_the_faster_ended(config):
+    assert of(config, *CLEAR).timed is None  # nothing tells how long they took
+    took(config, "dit_l", [100.0, 100.0, 100.0])
+    took(config, "d2it_l", [160.0, 160.0, 160.0])  # after 100 s it is at .625 of its training
+    plant(config, "d2it_l", [110.0, 112.0, 109.0], "middle")  # .5
+    plant(config, "d2it_l", [100.0, 102.0, 99.0], "late")  # .75
+    mean, low, high = effect(PAIR, 0.95, config).timed
+    assert mean == pytest.approx(105 - 100 + (0 + 2 - 1 - 0 - 3 - 1) / 3)
+    wanted = scipy.stats.ttest_rel([105.0, 107.0, 104.0], CLEAR[1]).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((wanted.low, wanted.high))
+    took(config, "d2it_l", [900.0, 900.0, 900.0])  # not measured so early
+    assert effect(PAIR, 0.95, config).timed is None
+
+
+def test_results_of_different_hardware_do_not_stand_in_one_table(config):
+    took(config, "dit_l", [1.0, 1.0, 1.0])
+    took(config, "d2it_l", [1.0, 1.0, 1.0])
+    assert "Trained on: H200." in render(config, load_claims())
+    took(config, "d2it_l", [1.0, 1.0, 1.0], "cpu")
+    with pytest.raises(UserError, match="trained on H200 and cpu"):
+        render(config, load_claims())
 
 
 def test_results_of_other_settings_do_not_count(config):

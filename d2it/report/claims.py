@@ -1,22 +1,26 @@
 """results/<scale>/claims.md: the paper's claims, each held against runs of ours.
 
 An effect is the difference of a metric between two runs of the same training seed, which saw the
-same images in the same order. Its t-interval over the training seeds decides.
+same images in the same order. Its t-interval over the training seeds decides, at equal steps. Where
+the runs' provenance tells how long they took, the same is said at equal seconds: the slower one is
+taken at the moment when the faster one ended, between the moments at which it was measured.
 """
 
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import yaml
 
+from d2it import provenance
 from d2it.config import paths
 from d2it.config.build import build
 from d2it.config.load import params_folder
-from d2it.config.recipe import repeats_of
+from d2it.config.recipe import kind_of, repeats_of
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.files import write_text
@@ -32,6 +36,7 @@ COLUMNS = (
     "second",
     "difference",
     "%",
+    "at equal seconds",
     "paper's %",
     "seeds",
     "verdict",
@@ -83,6 +88,7 @@ class Effect:
     high: float
     verdict: Verdict
     why: str = ""  # it is not run
+    timed: tuple[float, float, float] | None = None  # at equal seconds: mean and interval
 
     @property
     def mean(self) -> float:
@@ -134,7 +140,62 @@ def effect(pair: Pair, level: float, config: Config) -> Effect:
         return Effect(pair, [], [], [], -math.inf, math.inf, "not run", why)
     low, high = interval([a - b for a, b in zip(ours, others, strict=True)], level)
     verdict = decide(low, high, pair.within * statistics.fmean(others), pair.expect)
-    return Effect(pair, ours, others, list(names), low, high, verdict)
+    timed = _timed(pair, level, config)
+    return Effect(pair, ours, others, list(names), low, high, verdict, timed=timed)
+
+
+def _timed(pair: Pair, level: float, config: Config) -> tuple[float, float, float] | None:
+    """The mean difference at equal seconds and its interval; None: it cannot be known."""
+    if {pair.label, pair.than_label} != {"main"} or pair.metric == "rfid":
+        return None
+    differences = []
+    for runs in zip(repeats_of(config, pair.run), repeats_of(config, pair.than), strict=False):
+        times = [seconds(config, run) for run in runs]
+        known = [one for one in times if one is not None]
+        if len(known) < 2:
+            continue
+        values = [
+            _moment(config, run, pair.metric, min(known) / own)
+            for run, own in zip(runs, known, strict=True)
+        ]
+        if values[0] is not None and values[1] is not None:
+            differences.append(values[0] - values[1])
+    if not differences:
+        return None
+    return statistics.fmean(differences), *interval(differences, level)
+
+
+def seconds(config: Config, run: str) -> float | None:
+    """Of the training of `run`, by its provenance."""
+    said = (provenance.of_run(config, run) or {}).get("training")
+    return said["seconds"] if said and said["seconds"] > 0 else None
+
+
+def _moment(config: Config, run: str, metric: str, share: float) -> float | None:
+    """The metric after this share of the training, on the line between two measured moments."""
+    settings = getattr(config.runs, kind_of(config, run))[run].evaluations
+    alike = {m.at: label for label, m in settings.items() if replace(m, at=1.0) == settings["main"]}
+    points = []
+    for at, label in sorted(alike.items()):
+        found = _found(config, run, label, metric)
+        if isinstance(found, Result):
+            points.append((at, found.metrics[metric]))
+    for (early, a), (late, b) in pairwise([*points, *points[-1:]]):
+        if early <= share <= late:
+            return a if late == early else a + (b - a) * (share - early) / (late - early)
+    return None
+
+
+def hardware(config: Config, runs: Sequence[str]) -> str:
+    """What all of these were trained on, as far as it is known."""
+    told = [(provenance.of_run(config, run) or {}).get("training") for run in runs]
+    devices = sorted({device for one in told if one for device in one["devices"]})
+    if len(devices) > 1:
+        raise UserError(
+            f"The claims' runs were trained on {' and '.join(devices)}: results of different "
+            "hardware do not stand in one table, so make them anew on one of these."
+        )
+    return devices[0] if devices else "not recorded"
 
 
 def _found(config: Config, run: str, label: str, metric: str) -> Result | Gap:
@@ -189,11 +250,14 @@ def render(config: Config, claims: Claims) -> str:
     parts = [
         f"*{scale_line(config, 'claims')}*",
         "# What the paper claims, and what we find",
+        f"Trained on: {hardware(config, needed(claims, config))}.",
         f"Decided: {decided} of {len(verdicts)} claims that runs can decide.",
         markdown_table(["id", "the paper", "tested as", "verdict"], verdicts + rest),
         "Effects are differences over training seeds, paired: both methods of a seed see the same "
         f"images in the same order. Intervals are Student's, {100 * claims.level:g} % each, of the "
-        "mean difference; a single seed has none. Not decidable: the interval holds both answers.",
+        "mean difference; a single seed has none. Not decidable: the interval holds both answers. "
+        "Verdicts are at equal steps; at equal seconds the slower one is taken at the moment when "
+        "the faster one ended.",
         markdown_table(COLUMNS, lines),
     ]
     return "\n\n".join(parts) + "\n"
@@ -212,19 +276,22 @@ def _line(name: str, one: Effect) -> list[str]:
         first, second = pair.published
         paper = f"{100 * (first - second) / second:+.1f}"
     if one.verdict == "not run":
-        numbers = [absent] * 4 + [paper, "0", one.verdict, one.why]
+        numbers = [absent] * 5 + [paper, "0", one.verdict, one.why]
     else:
         second = statistics.fmean(one.others)
-        known = math.isfinite(one.low)
-        span = f" [{one.low:+.3g}, {one.high:+.3g}]" if known else ""
         numbers = [
             f"{statistics.fmean(one.ours):.4g}",
             f"{second:.4g}",
-            f"{one.mean:+.3g}{span}",
+            _span(one.mean, one.low, one.high),
             f"{100 * one.mean / second:+.1f}",
+            _span(*one.timed) if one.timed else absent,
             paper,
             str(len(one.ours)),
             one.verdict,
             ", ".join(one.runs),
         ]
     return [name, f" {relation} ".join(sides), pair.metric, *numbers]
+
+
+def _span(mean: float, low: float, high: float) -> str:
+    return f"{mean:+.3g}" + (f" [{low:+.3g}, {high:+.3g}]" if math.isfinite(low) else "")
