@@ -8,7 +8,7 @@ BENCHMARKS = training sampling calibration $(if $(GPU),,workflow metrics prepare
 WEIGHTS := inception lpips_alex lpips_vgg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-gpu bench test-slurm slurm-up slurm-down lint lock pull clean
+.PHONY: help setup demo test test-faults test-published test-gpu bench test-slurm slurm-up slurm-down lint lock pull clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -29,6 +29,9 @@ test: setup  ## all tests that need neither GPU nor Slurm
 
 test-faults: setup  ## kill, stop, damage and fill: KILLS=20 takes minutes, KILLS=200 an hour
 	$(BIN)/python -m tests.faults --kills $(KILLS) $(if $(WRITE),--write $(WRITE))
+
+test-published: setup  ## the published scale with two steps a stage: 256 px, the paper's widths
+	PATH="$(CURDIR)/$(BIN):$$PATH" python tests/published_scale.py
 
 test-gpu: setup  ## the tests that need a GPU
 	$(BIN)/pytest -m gpu --ignore=tests/slurm

@@ -1,10 +1,10 @@
 """The published scale, shortened to two steps a stage: everything but its length is the paper's.
 
-    python tests/published_scale.py FOLDER    (make test-published)
+    python tests/published_scale.py [FOLDER]    (make test-published)
 
-In a clone of the repository in FOLDER it makes a handful of images in FFHQ's and in ILSVRC-2012's
-layout, then lets Snakemake go from them to the evaluations of D²iT-B, unconditional and
-class-conditional: 256 px, the published widths, guidance, learned variance, both protocols.
+In a clone of the repository, in FOLDER or one that is deleted, it makes a handful of images in
+FFHQ's and in ILSVRC-2012's layout, then lets Snakemake go from them to the evaluations of D²iT-B,
+unconditional and class-conditional: 256 px, the published widths, learned variance, both protocols.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -109,4 +110,5 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    with tempfile.TemporaryDirectory() as temporary:
+        main(sys.argv[1] if sys.argv[1:] else f"{temporary}/clone")
