@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 from d2it import slurm
 from d2it.config.paths import runs_folder
 from d2it.errors import UserError
-from d2it.files import canonical_digest, read_json, write_json
+from d2it.files import canonical_digest, locked, read_json, write_json
+from d2it.jobs import show_end
+from d2it.slurm_jobs import REQUEUES, leave
 
 if TYPE_CHECKING:
     from d2it.launch import Launcher, Resources
 
-SHOWN = 20  # lines of a job's log
-REQUEUES = 1000  # submitit's own limit is 3
+SLOW = 30.0  # seconds that accounting may lag behind
 LOOK = 2.0  # seconds between two looks at what the jobs left
 END = "end"  # the part that puts together what shares have computed
 
@@ -44,22 +44,22 @@ class PartJob:
         own = ["--processes", "1"] if part == END else ["--shard", part]
         environment = {"D2IT_THREADS": str(self.threads)} | os.environ
         command = [sys.executable, "-m", "d2it", *self.words, *own]
-        lines = [""]
+        last = ""
         with subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as process:
             assert process.stderr is not None
-            for line in process.stderr:
-                print(line, end="", file=sys.stderr, flush=True)
-                lines = [*lines, line][-SHOWN:]
+            for last in process.stderr:
+                print(last, end="", file=sys.stderr, flush=True)
         while process.returncode in (-signal.SIGUSR2, -signal.SIGTERM):
             time.sleep(1)  # at its limit or preempted: Slurm requeues and ends us, or only ends us
-        sentence = re.match(r"d2it: error: (.*)", lines[-1])
+        sentence = re.match(r"d2it: error: (.*)", last)
         code = process.returncode
         died = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+        node = os.environ["SLURMD_NODENAME"]
         told = (
-            f"Part {part} {died} on {socket.gethostname()} (logs: {self.folder}): the same command "
-            "goes on from the units that are there."
+            f"Part {part} {died} on {node} (logs: {self.folder}): the same command goes on from "
+            "the units that are there."
         )
         error = sentence[1] if sentence else told
         write_json(_word(self.folder, part), {"error": error if code else None})
@@ -97,33 +97,45 @@ def _ended_well(folder: Path, part: str) -> bool:
     return path.is_file() and read_json(path, made_by="d2it")["error"] is None
 
 
-def _live(folder: Path) -> bool:
-    return any(job.comment == str(folder) for job in slurm.queued(folder.name))
+def _live(folder: Path) -> str | None:
+    """The array of this very folder, if any part of it is pending or running."""
+    jobs = [job.job for job in slurm.queued(folder.name) if job.comment == str(folder)]
+    return jobs[0] if jobs else None
 
 
 def _run(
     folder: Path, parts: Sequence[str], job: PartJob, resources: "Resources", every: float
 ) -> None:
-    """Submit the parts, or find them in the queue, and wait for all; squeue is asked seldom."""
+    """Submit the parts, or find them in the queue, and wait for all; Slurm is asked seldom."""
+    from submitit.core.utils import JobPaths
+    from submitit.helpers import DelayedSubmission
+
     if shutil.which("sbatch") is None:
         raise UserError(
             "There is no Slurm here (sbatch was not found): log in to a submit node, or compute "
             "here with --processes N."
         )
-    if not _live(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        submitted = _submit(folder, parts, job, resources)
-        print(f"{folder.name}: Slurm job {submitted}, {len(parts)} parts", file=sys.stderr)
+    with locked(folder.parent / "lock"):
+        array = _live(folder)
+        if array is None or all(_word(folder, part).is_file() for part in parts):
+            shutil.rmtree(folder, ignore_errors=True)
+            array = _submit(folder, parts, job, resources)
+        jobs = [f"{array}_{i}" for i in range(len(parts))] if len(parts) > 1 else [array]
+        for part, own in zip(parts, jobs, strict=True):
+            leave(folder, own, DelayedSubmission(job, part), resources)
+    print(f"{folder.name}: Slurm job {array}, {len(parts)} parts", file=sys.stderr)
     asked = time.monotonic()
     while missing := [part for part in parts if not _word(folder, part).is_file()]:
         time.sleep(LOOK)
         if time.monotonic() - asked > every:
             asked = time.monotonic()
             if not _live(folder) and not all(_word(folder, part).is_file() for part in missing):
-                _show_log(folder)
+                ended, how = _how([jobs[parts.index(part)] for part in missing], every)
+                show_end(JobPaths(folder, ended, 0).stderr)
                 raise UserError(
-                    f"Slurm ended {folder.name} before {', '.join(missing)} was finished (logs: "
-                    f"{folder}): the same command goes on from the units that are there."
+                    f"Slurm ended {folder.name} before {', '.join(missing)} was finished: job "
+                    f"{ended} {how} (logs: {folder}): the same command goes on from the units that "
+                    "are there."
                 )
     for part in parts:
         error = read_json(_word(folder, part), made_by="d2it")["error"]
@@ -162,8 +174,13 @@ def _submit(folder: Path, parts: Sequence[str], job: PartJob, resources: "Resour
     return jobs[0].job_id.split("_")[0]
 
 
-def _show_log(folder: Path) -> None:
-    """The last lines of the log that was written last."""
-    logs = sorted(folder.glob("*_log.err"), key=lambda path: path.stat().st_mtime)
-    if logs:
-        print("".join(logs[-1].read_text().splitlines(True)[-SHOWN:]), file=sys.stderr)
+def _how(jobs: Sequence[str], every: float) -> tuple[str, slurm.Accounting]:
+    """One of these jobs that have ended, if possible one that was started, and sacct's word."""
+    deadline = time.monotonic() + every + SLOW
+    known: dict[str, slurm.Accounting] = {}
+    while time.monotonic() < deadline and not all(job in known for job in jobs):
+        time.sleep(LOOK)
+        told = slurm.accounting(jobs, every)
+        known = {job: answer for job, answer in told.items() if not answer.live}
+    ended = min(jobs, key=lambda job: not (job in known and known[job].nodes))
+    return ended, known.get(ended, slurm.Accounting("unknown to sacct"))

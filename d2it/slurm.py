@@ -5,6 +5,7 @@
                                and squeue at most once a minute for all commands that share a runs/
                                folder together, so an answer is up to a minute old; a job that was
                                not yet asked about is missing
+                               (the third part of an array is "12_2")
     record(folder, "12", ...)  note in the run folder that a job was submitted for it
     jobs_of(folder)            ids of all jobs that were ever submitted for a run, oldest first
 
@@ -29,14 +30,14 @@ from d2it.files import read_json, write_json
 
 EVERY = 60.0  # seconds between two questions to Slurm's accounting
 PATIENCE = 60  # seconds for an answer
-FIELDS = ("JobIDRaw", "State", "NodeList", "ElapsedRaw", "AllocTRES", "Reason", "ExitCode")
+FIELDS = ("JobID", "State", "NodeList", "ElapsedRaw", "AllocTRES", "Reason", "ExitCode")
 
 
 @dataclass(frozen=True)
 class Queued:
     """A job that squeue lists."""
 
-    job: str
+    job: str  # of all parts of an array the same
     state: str  # PENDING, RUNNING, COMPLETING, ...
     user: str
     comment: str  # of our jobs, the absolute path of the run folder
@@ -54,10 +55,16 @@ class Accounting:
     exit: str = ""  # code:signal
     live: bool = True  # pending, running or about to be requeued; unlike `state` it is no moment's
 
+    def __str__(self) -> str:
+        words = [f"ended on {self.nodes or 'no node'} as {self.state}"]
+        words += [f"exit {self.exit}"] if self.exit else []
+        words += [f"reason {self.reason}"] if self.reason else []
+        return ", ".join(words)
+
 
 def queued(*names: str) -> list[Queued]:
     """Jobs of anybody that have one of these names and have not ended, oldest first."""
-    shown = _run("squeue", "--noheader", f"--name={','.join(names)}", "--format=%A|%T|%u|%k")
+    shown = _run("squeue", "--noheader", f"--name={','.join(names)}", "--format=%F|%T|%u|%k")
     if shown.returncode:
         raise UserError(
             f"Slurm does not answer ({_last_line(shown.stderr)}): nothing was submitted; run the "
@@ -96,12 +103,12 @@ def accounting(jobs: Iterable[str], every: float = EVERY) -> dict[str, Accountin
     jobs = set(jobs)
     folder = runs_folder() / ".slurm"
     path = folder / "accounting.json"
-    if time.time() - _answers(path)["asked"] >= every:
+    if _age(path) >= every:
         with suppress(BlockingIOError, PermissionError):  # another one asks; a reader of results
             folder.mkdir(parents=True, exist_ok=True)
             with open(folder / "lock", "a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - _answers(path)["asked"] >= every:
+                if _age(path) >= every:
                     every_run = {
                         job for run in runs_folder().iterdir() for job in jobs_of(run)[-1:]
                     }
@@ -110,6 +117,11 @@ def accounting(jobs: Iterable[str], every: float = EVERY) -> dict[str, Accountin
                     write_json(path, {"asked": time.time(), "jobs": known})
     known = _answers(path)["jobs"]
     return {job: Accounting(**known[job]) for job in jobs if job in known}
+
+
+def _age(path: Path) -> float:
+    """Seconds since Slurm was asked, if need be by a clock that is ahead of ours."""
+    return abs(time.time() - _answers(path)["asked"])
 
 
 def _answers(path: Path) -> dict[str, Any]:
@@ -127,7 +139,7 @@ def _ask(jobs: set[str]) -> dict[str, Accounting]:
     chosen = f"--jobs={','.join(sorted(jobs))}"
     options = ("--allocations", "--duplicates", "--noheader", "--parsable2")
     told = _run("sacct", *options, f"--format={','.join(FIELDS)}", chosen)
-    queue = _run("squeue", "--noheader", "--format=%A", chosen)
+    queue = _run("squeue", "--noheader", "--array", "--format=%i", chosen)
     answered = queue.returncode == 0 or "Invalid job id" in queue.stderr  # none of them is left
     waiting = set(queue.stdout.split()) if answered else jobs
     found = parse(told.stdout, waiting)

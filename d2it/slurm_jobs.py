@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from d2it import slurm
 from d2it.errors import UserError
-from d2it.files import locked, write_json
+from d2it.files import atomic_path, locked, write_json
 from d2it.jobs import Job, follow, show_end
 from d2it.training.run_folder import Plan, await_free, make_plan
 
@@ -102,14 +102,13 @@ def _address(node: str) -> str:
 
 def run_on_slurm(plan: Plan, job: Job, resources: "Resources", wait: bool, every: float) -> None:
     """Submit a job, or find the one submitted before, and wait. A signal only ends the waiting."""
-    from d2it.training.stop import SIGNALS, Stopped
+    from d2it.training.stop import SIGNALS, Detached
 
     submitted = _attach(plan, SlurmJob(**vars(job)), resources, wait)
     print(f"{plan.run}: Slurm job {submitted.job_id}", file=sys.stderr)
 
     def detach(signum: int, _: Any) -> None:
-        print(f"{plan.run}: Slurm job {submitted.job_id} goes on without us", file=sys.stderr)
-        raise Stopped(signum)
+        raise Detached(submitted.job_id, signum)
 
     handlers = {signum: signal.signal(signum, detach) for signum in SIGNALS}
     try:
@@ -123,6 +122,7 @@ def run_on_slurm(plan: Plan, job: Job, resources: "Resources", wait: bool, every
 def _attach(plan: Plan, job: SlurmJob, resources: "Resources", wait: bool) -> "submitit.Job[Any]":
     """The one live job of this run, whoever submitted it."""
     import submitit
+    from submitit.helpers import DelayedSubmission
 
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UserError(
@@ -151,8 +151,7 @@ def _attach(plan: Plan, job: SlurmJob, resources: "Resources", wait: bool) -> "s
             submitted: submitit.Job[Any] = _submit(executor, plan, job, resources)
         else:
             submitted = submitit.SlurmJob(executor.folder, live, tasks)
-            if not submitted.paths.submitted_pickle.exists():  # for which it waits a minute
-                _leave(job, submitted.paths.submitted_pickle, resources)
+            leave(executor.folder, live, DelayedSubmission(job), resources)
         slurm.record(plan.folder, submitted.job_id, len(tasks))
     return submitted
 
@@ -181,10 +180,10 @@ def _find(plan: Plan) -> str | None:
                 f"{plan.folder} is being trained by {strangers[0].user} in Slurm job "
                 f"{strangers[0].job}: wait for it, or train in a folder of your own (D2IT_RUNS)."
             )
-        if any(job.state != "COMPLETING" for job in mine) or time.monotonic() > deadline:
-            return mine[0].job
         if not mine:
             return None
+        if any(job.state != "COMPLETING" for job in mine) or time.monotonic() > deadline:
+            return mine[0].job
         time.sleep(LOOK)
 
 
@@ -221,14 +220,18 @@ def make_executor(plan: Plan, resources: "Resources") -> "submitit.SlurmExecutor
     return executor
 
 
-def _leave(job: SlurmJob, path: Path, resources: "Resources") -> None:
-    """What a job does, where it looks for that."""
-    from submitit.core.utils import DelayedSubmission, temporary_save_path
+def leave(
+    folder: Path, job: str, work: "submitit.helpers.DelayedSubmission", resources: "Resources"
+) -> None:
+    """What a job does, where it looks for that within its first minute: whoever submitted it may
+    have been killed before."""
+    from submitit.core.utils import JobPaths
 
-    work = DelayedSubmission(job)
-    work.set_timeout(resources.minutes, REQUEUES)
-    with temporary_save_path(path) as temporary:
-        work.dump(temporary)
+    path = JobPaths(folder, job).submitted_pickle
+    if not path.exists():
+        work.set_timeout(resources.minutes, REQUEUES)
+        with atomic_path(path) as temporary:
+            work.dump(temporary)
 
 
 def _submit(
@@ -322,9 +325,7 @@ def _settle(plan: Plan, submitted: "submitit.Job[Any]", ended: slurm.Accounting 
     rank = min(range(len(tasks)), key=lambda i: ["", "error", "success"].index(outcomes[i]))
     log = tasks[rank].paths.stderr
     show_end(log)
-    reason = f", {ended.reason}" if ended.reason else ""
     raise UserError(
-        f"Slurm job {submitted.job_id} of {plan.run} ended on {ended.nodes or 'no node'} as "
-        f"{ended.state} (exit {ended.exit}{reason}; its log: {log}): the same command goes on from "
-        "the last saved state."
+        f"Slurm job {submitted.job_id} of {plan.run} {ended} (its log: {log}): the same command "
+        "goes on from the last saved state."
     )

@@ -39,14 +39,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     config = load(arguments.params, arguments.overrides)
     launcher = load_launcher(arguments.launcher)
-    from d2it.training.stop import Stopped
+    from d2it.training.stop import Detached, Stopped
 
     try:
         launch(config, arguments.run, launcher, arguments.wait, arguments.processes)
     except Stopped as stopped:
-        print(
-            f"d2it: {stopped} ended the training of {arguments.run}: run the same command again to "
-            "go on.",
-            file=sys.stderr,
+        ended = (
+            f"{stopped} ended the training of {arguments.run}: run the same command again to go on."
         )
+        if isinstance(stopped, Detached):
+            ended = (
+                f"Slurm job {stopped.job} goes on training {arguments.run}: the same command waits "
+                f"for it again, and `scancel {stopped.job}` stops it."
+            )
+        print(f"d2it: {ended}", file=sys.stderr)
         raise SystemExit(128 + stopped.signum) from None

@@ -34,6 +34,14 @@ class Stopped(Exception):
         self.signum = signum
 
 
+class Detached(Stopped):
+    """Only who waited for a Slurm job was asked to stop: the job goes on."""
+
+    def __init__(self, job: str, signum: int):
+        super().__init__(signum)
+        self.job = job
+
+
 class Stalled(UserError):
     """Another process of the run stands still: whoever started both must end it."""
 

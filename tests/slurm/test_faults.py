@@ -101,7 +101,7 @@ def process_killed(cluster: Cluster, training: Training) -> str:
     training.begun()
     cluster.kill(f"SLURM_JOB_ID={training.job()}", "SLURM_PROCID=1")
     said = training.finish(process, 2)
-    assert "ended on node" in said and "as FAILED (exit" in said
+    assert "ended on node" in said and "as FAILED, exit" in said
     assert "resumed at" in training.finish(training.start())
     return "the others are ended, log, node and exit are shown; the same command goes on"
 

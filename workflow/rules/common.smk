@@ -82,14 +82,15 @@ def latents_of(kind):
     )
 
 
-def place_of(kind):
-    """Where a training goes, for its message. As a resource it triggers no rerun."""
-    wants = LAUNCHER.of(kind)
-    if TRAINS_HERE:
+def place_of(stage, in_shares=False):
+    """Where a job of Slurm goes, for its message. As a resource it triggers no rerun."""
+    wants = LAUNCHER.of(stage)
+    if heads_of(stage):
         return ""
+    shares = f" in {wants.shares} shares, {wants.at_once} at a time," if in_shares else ""
     nodes = f"{wants.nodes} node{'s' * (wants.nodes > 1)}"
     gpus = f"{wants.gpus} GPU{'s' * (wants.gpus != 1)}"
-    return f" on {nodes} with {gpus} each, in jobs of {wants.minutes} minutes at most"
+    return f"{shares} on {nodes} with {gpus} each, in jobs of {wants.minutes} minutes at most"
 
 
 def processes_of(kind):
@@ -99,7 +100,7 @@ def processes_of(kind):
 
 def heads_of(stage):
     """1 for a command that computes here, 0 for one that waits for a cluster."""
-    return 1 if TRAINS_HERE or not LAUNCHER.of(stage).shares else 0
+    return 1 if TRAINS_HERE or not (stage in recipe.KINDS or LAUNCHER.of(stage).shares) else 0
 
 
 def first_stage_of(kind):

@@ -15,8 +15,9 @@ rule encode:
         f"{LOGS}/encode/{{run}}.log",
     resources:
         head=heads_of("encode"),
+        place=place_of("encode", in_shares=True),
     threads: processes_of("encode")
     message:
-        "Encoding the images with {wildcards.run}"
+        "Encoding the images with {wildcards.run}{resources.place}"
     shell:
         "d2it encode {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"

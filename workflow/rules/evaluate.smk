@@ -24,8 +24,9 @@ rule evaluate_dvae:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
         head=heads_of("evaluate"),
+        place=place_of("evaluate"),
     message:
-        "Evaluating {wildcards.run}"
+        "Evaluating {wildcards.run}{resources.place}"
     shell:
         "d2it evaluate {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"
 
@@ -43,8 +44,9 @@ rule evaluate_grain:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
         head=heads_of("evaluate"),
+        place=place_of("evaluate"),
     message:
-        "Evaluating {wildcards.run}"
+        "Evaluating {wildcards.run}{resources.place}"
     shell:
         "d2it evaluate {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"
 
@@ -66,9 +68,10 @@ rule evaluate_content:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
         head=heads_of("evaluate"),
+        place=place_of("evaluate", in_shares=True),
     threads: processes_of("evaluate")
     message:
-        "Evaluating {wildcards.run}"
+        "Evaluating {wildcards.run}{resources.place}"
     shell:
         "d2it evaluate {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"
 
@@ -89,8 +92,9 @@ rule evaluate_dit:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
         head=heads_of("evaluate"),
+        place=place_of("evaluate", in_shares=True),
     threads: processes_of("evaluate")
     message:
-        "Evaluating {wildcards.run}"
+        "Evaluating {wildcards.run}{resources.place}"
     shell:
         "d2it evaluate {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"

@@ -16,8 +16,9 @@ rule reference:
         f"{LOGS}/reference/{{data}}.log",
     resources:
         head=heads_of("reference"),
+        place=place_of("reference", in_shares=True),
     threads: processes_of("reference")
     message:
-        "Computing the reference features of {wildcards.data}"
+        "Computing the reference features of {wildcards.data}{resources.place}"
     shell:
         "d2it reference {wildcards.data} --params {PARAMS} 2>&1 | tee {log}"

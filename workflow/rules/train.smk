@@ -20,7 +20,7 @@ rule train_dvae:
     log:
         f"{LOGS}/train/{{run}}.log",
     resources:
-        head=1 if TRAINS_HERE else 0,
+        head=heads_of("dvae"),
         place=place_of("dvae"),
     threads: processes_of("dvae")
     priority: 1  # all else waits for it
@@ -42,7 +42,7 @@ rule train_grain:
     log:
         f"{LOGS}/train/{{run}}.log",
     resources:
-        head=1 if TRAINS_HERE else 0,
+        head=heads_of("grain"),
         place=place_of("grain"),
     threads: processes_of("grain")
     message:
@@ -63,7 +63,7 @@ rule train_content:
     log:
         f"{LOGS}/train/{{run}}.log",
     resources:
-        head=1 if TRAINS_HERE else 0,
+        head=heads_of("content"),
         place=place_of("content"),
     threads: processes_of("content")
     message:
@@ -84,7 +84,7 @@ rule train_dit:
     log:
         f"{LOGS}/train/{{run}}.log",
     resources:
-        head=1 if TRAINS_HERE else 0,
+        head=heads_of("dit"),
         place=place_of("dit"),
     threads: processes_of("dit")
     message:
