@@ -44,7 +44,7 @@ bench: setup  ## measure against other implementations; GPU=1 on the GPU
 
 test-slurm: setup  ## the tests on a Slurm cluster of their own, which root can start
 	@$(PYTHON) tests/slurm/cluster.py install
-	$(BIN)/pytest --durations 15 tests/slurm
+	$(BIN)/pytest --durations 15 tests/slurm $(if $(WRITE),--write $(WRITE))
 
 slurm-up:  ## start a Slurm cluster of two nodes on this machine (root); then: source .slurm/env
 	@$(PYTHON) tests/slurm/cluster.py up .slurm

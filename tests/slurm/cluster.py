@@ -183,13 +183,13 @@ class Cluster:
         (self.folder / f"spool-{node}").mkdir(exist_ok=True)
         self._start("slurmd", "-D", "-N", node)
 
-    def kill(self, *marks: str) -> None:
+    def kill(self, *marks: str, signum: int = signal.SIGKILL) -> None:
         """kill -9 of the processes that have all `marks`, e.g. "D2IT_DAEMON=slurmctld"."""
         found = self.processes(*marks)
         assert found, marks
         for process in found:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+                os.kill(process, signum)
 
     def await_idle(self) -> None:
         def idle() -> bool:

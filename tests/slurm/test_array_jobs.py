@@ -19,6 +19,7 @@ RUN = "dit_b"
 SEEDS = [*OVERRIDES, "evaluation.seeds=[0,1,2]"]  # a unit each
 LAUNCHER = """cluster: slurm
 device: cpu
+poll: 3
 resources: {processes: 1, gpus: 1, cpus: 1, minutes: 60, shares: 3, at_once: 2}
 """
 
@@ -36,6 +37,20 @@ def config(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory):
 def start(*options: str) -> subprocess.Popen[str]:
     command = [sys.executable, *options, "-m", "d2it", "evaluate", RUN, *SEEDS]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def computing(share: str = "") -> list[int]:
+    """Processes that compute a share here, or this share."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_text().split("\0")
+            here = os.readlink(entry / "cwd") == os.getcwd()
+        except OSError:
+            continue
+        if here and "--shard" in words and share in ("", words[words.index("--shard") + 1]):
+            found.append(int(entry.name))
+    return found
 
 
 def test_the_waiting_process_is_killed(cluster: Cluster, config: Config) -> None:
@@ -72,19 +87,8 @@ def test_a_share_is_killed(
     folder.rename("second")
     process = start()
 
-    def killed() -> bool:
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (entry / "cmdline").read_text().split("\0")
-                here = os.readlink(entry / "cwd") == os.getcwd()
-            except OSError:
-                continue
-            if here and "--shard" in words and "2/3" in words:
-                os.kill(int(entry.name), signal.SIGKILL)
-                return True
-        return False
-
-    until(killed, "the second share was not started")
+    until(lambda: computing("2/3"), "the second share was not started")
+    os.kill(computing("2/3")[0], signal.SIGKILL)
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 2 and "Part 2/3 was killed by signal 9" in said
     assert not paths.evaluation(config, RUN).exists()
@@ -100,9 +104,9 @@ def test_the_time_limit_comes(cluster: Cluster, config: Config) -> None:
     paths.evaluation(config, RUN).unlink()
     paths.run_folder(config, RUN).rename("third")
     process = start()
-    running = ("squeue", "--noheader", "--states=R", "--format=%i")
-    until(lambda: cluster.run(*running), "no job was started")
-    cluster.run("scancel", "--signal=USR2", cluster.run(*running).split()[0])
+    until(computing, "no share was begun")
+    running = cluster.run("squeue", "--noheader", "--states=R", "--format=%i").split()
+    cluster.run("scancel", "--signal=USR2", running[0])
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 0, said
     assert paths.evaluation(config, RUN).read_bytes() == before

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,14 +31,27 @@ def clone(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     shutil.copytree(ROOT / "data" / "weights", folder / "data" / "weights")
     log = folder.parent / "log"
-    with open(log, "wb") as file:
-        first = subprocess.Popen(
-            [program("snakemake"), *TYPED], cwd=folder, env=environment(), stdout=file, stderr=file
-        )
-        training = lambda: list((folder / "runs").glob("dvae-*/jobs.json"))  # noqa: E731
-        until(lambda: training() or first.poll() is not None, "no job was submitted")
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+
+    def disturbed(signum: int, before: int) -> int:
+        """By a signal to all, as from a terminal, once a job was submitted or found again."""
+        with open(log, "ab") as file:
+            process = subprocess.Popen(
+                [program("snakemake"), *TYPED],
+                cwd=folder,
+                env=environment(),
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        waits = lambda: len(re.findall(r"dvae\w*: Slurm job \d+\n", log.read_text())) > before  # noqa: E731
+        until(lambda: waits() or process.poll() is not None, "no job was submitted")
+        os.killpg(process.pid, signum)
+        return process.wait(60)
+
+    assert disturbed(signal.SIGINT, 0) == 1, log.read_text()
+    found = log.read_text().count(": Slurm job ")
+    assert any(slurm.queued(run.name) for run in (folder / "runs").glob("dvae*")), log.read_text()
+    assert disturbed(signal.SIGKILL, found) == -signal.SIGKILL, log.read_text()
     done = subprocess.run(
         [program("snakemake"), *TYPED],
         cwd=folder,
