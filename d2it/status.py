@@ -176,8 +176,7 @@ def _slurms(jobs: Sequence[str], account: Accounting | None) -> str | None:
     ended_well = ("COMPLETED", "CANCELLED", "PREEMPTED", "GONE")
     if account is None or account.live or account.state.startswith(ended_well):
         return None
-    where = f" on {account.nodes}" if account.nodes else ""
-    return f"Slurm job {jobs[-1]} ended as {account.state}{where} (exit {account.exit})."
+    return f"Slurm job {jobs[-1]} {account}."
 
 
 def _accounted(jobs: Sequence[str], accounts: Accounts) -> float | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from d2it import slurm, slurm_jobs
 from d2it.config import load, paths
 from d2it.errors import UserError
 from d2it.launch import Launcher, launch, load_launcher, visible_gpus
@@ -98,6 +99,12 @@ def test_what_sbatch_reads(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "srun --unbuffered" in written and "--kill-on-bad-exit=1" in written
     lock = str(place / "sbatch.lock")
     assert executor._make_submission_command(Path("file")) == ["flock", lock, "sbatch", "file"]
+
+
+def test_a_job_gone_when_patience_ends(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_jobs, "ENDING", -1.0)
+    monkeypatch.setattr(slurm, "queued", lambda name: [])
+    assert slurm_jobs._find(plan) is None
 
 
 def test_a_job_that_never_saves_anything_is_given_up(plan: Plan) -> None:

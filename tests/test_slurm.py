@@ -20,6 +20,8 @@ def test_all_starts_of_a_job_are_one_answer() -> None:
     found = slurm.parse(ROWS, live={"7"})
     assert found["7"] == slurm.Accounting("RUNNING", "node[1-2]", 45, 2, "", "0:0", True)
     assert found["8"].reason == "PartitionNodeLimit" and not found["8"].live
+    ended = "ended on no node as CANCELLED by 1000, exit 0:0, reason PartitionNodeLimit"
+    assert str(found["8"]) == ended
 
 
 def test_one_question_a_minute_for_all_runs(tmp_path: Path, monkeypatch) -> None:

@@ -237,7 +237,7 @@ def test_what_slurm_knows(config, folder, monkeypatch, answer, live, state, hour
     assert (programs / "asked").read_text() == "asked\n"
     assert status.waits_for == ("Priority" if state == "pending" else None)
     if state == "failed":
-        assert status.error == "Slurm job 8 ended as OUT_OF_MEMORY on node2 (exit 0:0)."
+        assert status.error == "Slurm job 8 ended on node2 as OUT_OF_MEMORY, exit 0:0."
 
 
 def test_a_submitted_run_where_slurm_cannot_be_asked(config, folder, monkeypatch):

@@ -99,10 +99,16 @@ def test_a_share_is_killed(
 
 
 def test_the_time_limit_comes(cluster: Cluster, config: Config) -> None:
-    """USR2 to a job of the array: it is requeued."""
+    """USR2 to a job of the array: it is requeued. scancel ends the array, not what it computed."""
     before = paths.evaluation(config, RUN).read_bytes()
     paths.evaluation(config, RUN).unlink()
     paths.run_folder(config, RUN).rename("third")
+    process = start()
+    until(computing, "no share was begun")
+    cluster.run("scancel", "--user=root")
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 2
+    assert re.search(r"before 1/3, .* job \d+_0 ended on node1 as CANCELLED by 0, exit", said), said
     process = start()
     until(computing, "no share was begun")
     running = cluster.run("squeue", "--noheader", "--states=R", "--format=%i").split()
