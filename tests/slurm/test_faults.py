@@ -270,7 +270,8 @@ def rows(
         run(name, fault, launcher)
     page = request.config.getoption("--write", None)
     if page:
-        lines = [row.line(name) for name, row in found.items() if isinstance(row, Row)]
+        ordered = [(name, found[name]) for name in (*TOGETHER, *ALONE)]  # not as they ended
+        lines = [row.line(name) for name, row in ordered if isinstance(row, Row)]
         Path(page).write_text(HEADER + "\n".join(lines) + "\n")
     return found
 
