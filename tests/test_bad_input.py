@@ -128,8 +128,9 @@ def test_too_few_images_to_compare(tmp_path: Path) -> None:
     pictures(tmp_path / "one", 1, 0)
     pictures(tmp_path / "four", 4, 0)
     for ours, theirs, n, sentence in (
-        ("one", "four", "1", "one holds 1 image, but a distance needs at least two"),
-        ("four", "four", "5", "four holds 4 images, but 5 are asked for"),
+        ("four", "four", "1", "--n is 1, but a distance needs at least two images"),
+        ("one", "four", "2", "2 images are asked for, but one holds 1"),
+        ("four", "four", "5", "5 images are asked for, but four holds 4"),
     ):
         words = ["evaluate", "--images", ours, "--reference", theirs, "--n", n]
         assert_refused(words, tmp_path, sentence)
