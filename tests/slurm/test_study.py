@@ -32,6 +32,10 @@ def clone(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "data" / "weights", folder / "data" / "weights")
     log = folder.parent / "log"
 
+    def waiting() -> int:
+        """How often a command has said which job of a first stage it waits for."""
+        return len(re.findall(r"dvae\w*: Slurm job \d+\n", log.read_text()))
+
     def disturbed(signum: int, before: int) -> int:
         """By a signal to all, as from a terminal, once a job was submitted or found again."""
         with open(log, "ab") as file:
@@ -43,13 +47,12 @@ def clone(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 stderr=file,
                 start_new_session=True,
             )
-        waits = lambda: len(re.findall(r"dvae\w*: Slurm job \d+\n", log.read_text())) > before  # noqa: E731
-        until(lambda: waits() or process.poll() is not None, "no job was submitted")
+        until(lambda: waiting() > before or process.poll() is not None, "no job was submitted")
         os.killpg(process.pid, signum)
         return process.wait(60)
 
     assert disturbed(signal.SIGINT, 0) == 1, log.read_text()
-    found = log.read_text().count(": Slurm job ")
+    found = waiting()
     assert any(slurm.queued(run.name) for run in (folder / "runs").glob("dvae*")), log.read_text()
     assert disturbed(signal.SIGKILL, found) == -signal.SIGKILL, log.read_text()
     done = subprocess.run(
