@@ -102,20 +102,22 @@ def test_the_tables_are_those_of_a_local_run(clone: Path) -> None:
 
 
 def test_dvc_submits_too(clone: Path) -> None:
-    """One stage of `dvc exp run`, in a job."""
+    """One stage of `dvc repro`, in a job."""
     [run] = (clone / "runs").glob("grain-*")
     model = clone / "results/smoke/models/grain"
     before = (model / "model.safetensors").read_bytes()
     shutil.rmtree(run)
     shutil.rmtree(model)
-    committer = {"GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost"}
-    words = ("--single-item", "--set-param", "scale=smoke", "train-grain@grain")
-    subprocess.run(
-        [program("dvc"), "exp", "run", *words],
-        cwd=clone,
-        env=environment() | committer,
-        check=True,
-        timeout=LIMIT,
-    )
+    for command in (
+        ["d2it", "config", "scale=smoke", "--write", "params.yaml"],
+        ["dvc", "repro", "--single-item", "train-grain@grain"],
+    ):
+        subprocess.run(
+            [program(command[0]), *command[1:]],
+            cwd=clone,
+            env=environment(),
+            check=True,
+            timeout=LIMIT,
+        )
     assert len(slurm.jobs_of(run)) == 1
     assert (model / "model.safetensors").read_bytes() == before
