@@ -30,17 +30,27 @@ def interleaved(
 ) -> dict[str, float]:
     """Median seconds of a call of each candidate.
 
-    They take turns, so that what else the machine does is shared by all; the first round warms up.
+    They take turns, so that what else the machine does is shared by all; the first round warms up,
+    and says how often a short call is made in a turn: for half a second.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for repeat in range(repeats + 1):
-        for name, call in candidates.items():
-            sync()
-            began = time.perf_counter()
+
+    def turn(call: Callable[[], Any], times: int) -> float:
+        sync()
+        began = time.perf_counter()
+        for _ in range(times):
             call()
-            sync()
-            if repeat:
-                seconds[name].append(time.perf_counter() - began)
+        sync()
+        return (time.perf_counter() - began) / times
+
+    first = {name: turn(call, 1) for name, call in candidates.items()}
+    times = {
+        name: max(1, round(0.5 / turn(call, 1))) if first[name] < 1 else 1
+        for name, call in candidates.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repeats):
+        for name, call in candidates.items():
+            seconds[name].append(turn(call, times[name]))
     return {name: statistics.median(found) for name, found in seconds.items()}
 
 
