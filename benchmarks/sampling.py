@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import arguments, interleaved, write
-from benchmarks.training import CHANNELS, CLASSES, RATIO, SIZES, WINDOW
+from benchmarks.training import CHANNELS, RATIO, SIZES, diffusers_dit, shapes
 from d2it.diffusion import Schedule, guided, sample
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.cost import gmacs
@@ -25,23 +25,12 @@ def maps_of(n: int, side: int) -> Tensor:
 
 
 def measure(device: str, name: str, repeats: int) -> list[dict[str, object]]:
-    from diffusers import DDIMScheduler, DiTTransformer2DModel
+    from diffusers import DDIMScheduler
 
-    side, width, depth, heads, layers, batch = SIZES[device][name]
-    size = {"side": side, "channels": CHANNELS, "width": width, "heads": heads}
-    size |= {"classes": CLASSES, "learn_sigma": False}
-    dit = size | {"patch": 2, "depth": depth}
-    content = size | {"grains": 2, "layers": layers, "window": WINDOW, "skip_windows": True}
-    theirs = DiTTransformer2DModel(
-        num_attention_heads=heads,
-        attention_head_dim=width // heads,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        num_layers=depth,
-        sample_size=side,
-        patch_size=2,
-        num_embeds_ada_norm=CLASSES,
-    )
+    side, width, depth, heads, _, batch = SIZES[device][name]
+    dit, content = shapes(device, name)
+    content |= {"skip_windows": True}
+    theirs = diffusers_dit(side, width, depth, heads)
     networks = {"DiT": DiT(**dit), "D²iT": ContentTransformer(**content), "diffusers' DiT": theirs}
     for network in networks.values():
         network.to(device).eval()

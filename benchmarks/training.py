@@ -28,7 +28,7 @@ from d2it.models.content_transformer import ContentTransformer
 from d2it.models.cost import gmacs
 from d2it.models.dit import DiT
 from d2it.training.clock import Order
-from d2it.training.engine import _accelerator
+from d2it.training.engine import make_accelerator
 from d2it.training.feed import Feed
 from d2it.training.run_folder import Plan
 from d2it.training.second_stage import CodesTask, ContentTask, DitTask
@@ -88,7 +88,7 @@ def ours(
 ) -> Callable[[], None]:
     """A step of the project's training loop."""
     plan = Plan(kind, kind, Path(), training, 0, (), {}, {}, {})
-    accelerator = _accelerator(plan, device)
+    accelerator = make_accelerator(plan, device)
     task = task_of(kind, network, latents, training)
     trainer = Trainer(plan, task, accelerator)
     order = Order(0, task.size)
@@ -105,6 +105,31 @@ def ours(
     return step
 
 
+def shapes(device: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The constructor arguments of our DiT and our D²iT of one size."""
+    side, width, depth, heads, layers, _ = SIZES[device][name]
+    size = {"side": side, "channels": CHANNELS, "width": width, "heads": heads}
+    size |= {"classes": CLASSES, "learn_sigma": False}
+    content = {"grains": 2, "layers": layers, "window": WINDOW}
+    return size | {"patch": 2, "depth": depth}, size | content
+
+
+def diffusers_dit(side: int, width: int, depth: int, heads: int) -> nn.Module:
+    """The peer of the same size."""
+    from diffusers import DiTTransformer2DModel
+
+    return DiTTransformer2DModel(
+        num_attention_heads=heads,
+        attention_head_dim=width // heads,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        num_layers=depth,
+        sample_size=side,
+        patch_size=2,
+        num_embeds_ada_norm=CLASSES,
+    )
+
+
 def published(
     side: int,
     width: int,
@@ -116,18 +141,9 @@ def published(
     fast: bool,
 ) -> Callable[[], None]:
     """A step of the plain loop around diffusers' DiT."""
-    from diffusers import DDPMScheduler, DiTTransformer2DModel
+    from diffusers import DDPMScheduler
 
-    network = DiTTransformer2DModel(
-        num_attention_heads=heads,
-        attention_head_dim=width // heads,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        num_layers=depth,
-        sample_size=side,
-        patch_size=2,
-        num_embeds_ada_norm=CLASSES,
-    ).to(device)
+    network = diffusers_dit(side, width, depth, heads).to(device)
     average = copy.deepcopy(network).requires_grad_(False)
     if fast and device == "cuda":
         for block in network.transformer_blocks:
@@ -175,7 +191,7 @@ def published(
 
 
 def measure(device: str, name: str, repeats: int, folder: Path) -> list[dict[str, Any]]:
-    side, width, depth, heads, layers, batch = SIZES[device][name]
+    side, width, depth, heads, _, batch = SIZES[device][name]
     latents = latents_in(folder, side, max(64, 2 * batch))
     training = Training(
         images=0,
@@ -187,10 +203,7 @@ def measure(device: str, name: str, repeats: int, folder: Path) -> list[dict[str
         precision="bf16" if device == "cuda" else "fp32",
         compile=device == "cuda",
     )
-    size = {"side": side, "channels": CHANNELS, "width": width, "heads": heads}
-    size |= {"classes": CLASSES, "learn_sigma": False}
-    dit = size | {"patch": 2, "depth": depth}
-    content = size | {"grains": 2, "layers": layers, "window": WINDOW}
+    dit, content = shapes(device, name)
     sparse = content | {"skip_windows": True}
     networks = {
         "DiT": ("dit", dit),

@@ -167,9 +167,8 @@ def _submit(folder: Path, parts: Sequence[str], job: PartJob, resources: "Resour
         jobs: list[submitit.Job[Any]] = executor.map_array(job, parts)
     except submitit.core.utils.FailedJobError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        said = re.findall(r"sbatch: error: (?:Batch job submission failed: )?(.*)", str(error))
         raise UserError(
-            f"Slurm refused {folder.name} ({said[-1] if said else error}): correct the launcher."
+            f"Slurm refused {folder.name} ({slurm.refusal(error)}): correct the launcher."
         ) from None
     return jobs[0].job_id.split("_")[0]
 

@@ -168,6 +168,12 @@ def parse(rows: str, live: set[str]) -> dict[str, Accounting]:
     return found
 
 
+def refusal(error: Exception) -> str:
+    """Why sbatch submitted nothing, in its own words, from the exception of submitit."""
+    said = re.findall(r"sbatch: error: (?:Batch job submission failed: )?(.*)", str(error))
+    return said[-1] if said else str(error)
+
+
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)

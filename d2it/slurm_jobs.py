@@ -246,7 +246,6 @@ def _submit(
     except FailedJobError as error:
         for path in set(executor.folder.iterdir()) - before:
             path.unlink()
-        said = re.findall(r"sbatch: error: (?:Batch job submission failed: )?(.*)", str(error))
         asked = {
             "partition": resources.partition,
             "account": resources.account,
@@ -257,7 +256,7 @@ def _submit(
         }
         settings = ", ".join(f"{name} {value}" for name, value in asked.items() if value)
         raise UserError(
-            f"Slurm refused the job of {plan.run} ({said[-1] if said else error}): nothing was "
+            f"Slurm refused the job of {plan.run} ({slurm.refusal(error)}): nothing was "
             f"submitted; correct the launcher, which asks for {settings}."
         ) from None
 

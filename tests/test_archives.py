@@ -14,7 +14,6 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from d2it.data.archive import list_pictures
 from d2it.data.folder import folder_collection
 from d2it.data.images import PackedImages
 from d2it.data.sources import Source, read_sources
-from tests.loopback import Server
+from tests.loopback import serving
 from tests.test_prepare import folder_dataset, params, tree, write_photos  # noqa: F401
 
 WNIDS = ["n01440764", "n01443537", "n02007558"]
@@ -123,12 +122,8 @@ def write_params(path: Path, composed: dict, **changes: object) -> Path:
 
 @pytest.fixture
 def server():
-    with Server() as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_imagenet_from_its_public_files_to_packed_images(params, ilsvrc, server, tmp_path):  # noqa: F811

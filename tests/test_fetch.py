@@ -11,7 +11,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from d2it.data.convert import read_arrays
 from d2it.data.fetch import fetch, source_path, verify, weights_file
 from d2it.data.sources import Source, read_sources
 from d2it.errors import UserError
-from tests.loopback import Server
+from tests.loopback import Server, serving
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 COLUMNS = list(Source.__dataclass_fields__)
@@ -30,12 +30,8 @@ COLUMNS = list(Source.__dataclass_fields__)
 
 @pytest.fixture
 def server():
-    with Server() as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def train(
     """Train until `plan.images`, from the newest state. Raises Stopped if a signal ended it."""
     began = time.perf_counter()
     with _answered(plan):
-        accelerator = _accelerator(plan, device)
+        accelerator = make_accelerator(plan, device)
         task = make_task()  # first: one that lacks something begins no run folder
         with _alone(accelerator, plan, wait):
             Loop(plan, task, accelerator, began).run()
@@ -60,7 +60,7 @@ def _answered(plan: Plan) -> Iterator[None]:
         ) from None
 
 
-def _accelerator(plan: Plan, device: str) -> Accelerator:
+def make_accelerator(plan: Plan, device: str) -> Accelerator:
     """Processes and device; for many processes, MASTER_ADDR, RANK, ... are in the environment."""
     cuda = torch.cuda.is_available()
     if device == "cuda" and not cuda:
