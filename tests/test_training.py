@@ -227,11 +227,11 @@ def test_loss_that_is_not_finite(tmp_path: Path, world: int) -> None:
 
 def test_masked_updates_leave_everything_as_it_was(tmp_path: Path) -> None:
     """From the first bad step on, nothing changes although the host does not look."""
-    from d2it.training.engine import Loop, _accelerator
+    from d2it.training.engine import Loop, make_accelerator
 
     plan = tiny_run.tiny_plan(tmp_path, milestones=())
     task = tiny_run.TinyTask(plan.training, fail_at=320)
-    loop = Loop(plan, task, _accelerator(plan, "cpu"), 0.0)
+    loop = Loop(plan, task, make_accelerator(plan, "cpu"), 0.0)
     loop.feed.start(0, 640)
     before = None
     for images in range(0, 640, 16):
@@ -297,11 +297,11 @@ def test_patience_is_a_number_of_minutes(monkeypatch: pytest.MonkeyPatch, minute
 def test_threads_are_a_whole_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: str
 ) -> None:
-    from d2it.training.engine import _accelerator
+    from d2it.training.engine import make_accelerator
 
     monkeypatch.setenv("D2IT_THREADS", threads)
     with pytest.raises(UserError, match="D2IT_THREADS must be a whole number"):
-        _accelerator(tiny_run.tiny_plan(tmp_path), "cpu")
+        make_accelerator(tiny_run.tiny_plan(tmp_path), "cpu")
 
 
 def test_shards_and_processes_must_fit(tmp_path: Path) -> None:
