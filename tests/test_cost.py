@@ -146,7 +146,8 @@ def test_macs_by_split_window_and_share_of_fine_tokens(models):
 
 def test_sparse_cost_lies_between_idle_and_dense(models):
     for name in ("D²iT-B", "D²iT-L", "D²iT-XL"):
-        costs = [gmacs(*models[name], ratio) for ratio in (0.0, 0.5, 1.0)]
+        kind, architecture = models[name]
+        costs = [gmacs(kind, architecture, ratio) for ratio in (0.0, 0.5, 1.0)]
         assert costs[2]["sparse"] == costs[0]["dense"]
         middle = (costs[0]["sparse"] + costs[2]["sparse"]) / 2
         assert costs[1]["sparse"] == pytest.approx(middle)

@@ -212,7 +212,8 @@ def test_the_deviation_of_each_grains_codes_is_logged(chain):
     with torch.no_grad():
         moments = task.dvae.encode(to_network(batch["images"]))
     for grain, used in enumerate(in_use(map, 2)):
-        code = sample(*moments[grain], batch[f"noise_{grain}"])
+        mean, logvar = moments[grain]
+        code = sample(mean, logvar, batch[f"noise_{grain}"])
         expected = code[used.expand_as(code)].std(correction=0).item()
         assert logs[f"std_{grain}"].item() == pytest.approx(expected, rel=1e-4)
 

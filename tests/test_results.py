@@ -55,7 +55,7 @@ def test_every_number_of_ours_is_found_in_an_evaluation(demo, evaluations, n):
     for _, row in table.dropna(subset=["run"]).iterrows():
         run = re.sub(r"-[0-9a-f]{8}$", "", row["run"])
         known = numbers(evaluations[run])
-        for column in [c for c in table if c.endswith("_ours") and not pd.isna(row[c])]:
+        for column in [c for c in map(str, table) if c.endswith("_ours") and not pd.isna(row[c])]:
             scale = 1e6 if column.startswith("parameters") else 1
             value = row[column] * scale
             assert any(math.isclose(value, number, rel_tol=1e-9) for number in known), column

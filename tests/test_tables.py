@@ -74,7 +74,7 @@ def test_no_difference_is_shown_to_numbers_of_another_protocol(config, study, na
     write_results(config)
     make_comparable(config, study, name, n=5000)
     frame = table(study, name, config)
-    columns = [column for column in frame if column.endswith("_difference")]
+    columns = [column for column in map(str, frame) if column.endswith("_difference")]
     assert columns and frame[columns].isna().all(axis=None)
     why = f"no difference: n = 5000, published {item_of(study, name).n}"
     beside = frame["run"].notna() & frame[f"{item_of(study, name).metrics[0]}_published"].notna()
@@ -97,7 +97,7 @@ def test_no_difference_is_shown_to_an_fid_of_fewer_images_than_features(config, 
 def test_every_number_of_ours_is_in_the_evaluation_of_the_run_it_names(config, study, name):
     write_results(config, fid=0.25)
     frame = table(study, name, config)
-    own = [column for column in frame if column.endswith(("_ours", "_spread"))]
+    own = [column for column in map(str, frame) if column.endswith(("_ours", "_spread"))]
     lines = [line for line in frame.to_dict("records") if not pd.isna(line["run"])]
     assert len(lines) == len({line["row"] + str(line.get("group")) for line in lines}) >= 2
     for line in lines:
@@ -113,7 +113,9 @@ def test_every_number_of_ours_is_in_the_evaluation_of_the_run_it_names(config, s
 @pytest.mark.parametrize("name", TABLES)
 def test_without_evaluations_there_are_gaps_and_no_numbers(config, study, name):
     frame = table(study, name, config)
-    own = [column for column in frame if column.endswith(("_ours", "_spread", "_difference"))]
+    own = [
+        column for column in map(str, frame) if column.endswith(("_ours", "_spread", "_difference"))
+    ]
     assert frame[[*own, "n", "run"]].isna().all(axis=None)
     notes = {"published only", "not evaluated yet", "ours only; not evaluated yet"}
     assert set(frame["note"]) <= notes

@@ -87,5 +87,5 @@ def remembered(protocol: str, device: torch.device | str = "cpu") -> Inception:
             known[key] = through(images)
         return known[key]
 
-    network._block = block  # type: ignore[method-assign]
+    network._block = block
     return network
