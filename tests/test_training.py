@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import sys
@@ -322,6 +323,56 @@ def test_metrics_have_one_line_per_interval(tmp_path: Path) -> None:
     assert lines[-1]["loss/model"] < lines[0]["loss/model"]
     assert set(lines[-1]) >= MEASURED
     assert lines[-1]["tflops"] > 0 and lines[-1]["mfu"] is None  # a CPU's peak is not known
+
+
+def test_tracker_gets_the_rows_and_changes_nothing(
+    tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """From one of two processes; after a kill it goes on along the same axis."""
+    folder = tmp_path / "run"
+    [process] = start(folder, SLOW, "tracker=notebook")
+    await_images(folder, 320)
+    process.kill()
+    end([process])
+    assert run(folder, "tracker=notebook", world=2) == 0, errors(folder)
+    assert fingerprint(folder) == undisturbed
+    rows = [json.loads(line) for line in (folder / "tracker" / "rows.jsonl").open()]
+    events = [list(row) for step, row in rows if step is None]
+    assert events == [["started by"], ["started by"], ["finished"]]
+    sent = {step: row for step, row in rows if step is not None}  # repeated ones: the last
+    truth = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    assert list(sent.values()) == [{k: v for k, v in r.items() if v is not None} for r in truth]
+    assert list(sent) == [row["images"] for row in truth]
+
+
+def test_tracker_that_fails_is_one_warning(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "broken").touch()
+    assert run(folder, "tracker=notebook") == 0, errors(folder)
+    assert fingerprint(folder) == undisturbed
+    said = "warning: notebook failed (nobody answers): it is sent nothing more."
+    assert (folder / "log.txt").read_text().count("notebook") == 1 and said in errors(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tensorbord", "'tensorbord' (did you mean 'tensorboard'?): choose one of"),
+        ("wandb", "that package is not installed: install it beside d2it"),
+    ],
+)
+def test_tracker_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    from accelerate import tracking
+
+    from d2it.training.engine import make_accelerator
+
+    monkeypatch.setattr(tracking, "_available_trackers", [])
+    monkeypatch.setenv("D2IT_TRACKER", name)
+    with pytest.raises(UserError, match=re.escape(said)):
+        make_accelerator(tiny_run.tiny_plan(tmp_path), "cpu")
 
 
 def test_published_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

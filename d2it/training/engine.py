@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
+    ProjectConfiguration,
     broadcast_object_list,
 )
 
@@ -29,6 +30,7 @@ from d2it.training.publish import write_done
 from d2it.training.run_folder import Plan, claim, lease, record_start
 from d2it.training.stop import Stalled, Stop, Stopped, stall_timeout
 from d2it.training.task import Task
+from d2it.training.tracking import Tracker, chosen_tracker
 from d2it.training.trainer import Trainer
 
 
@@ -74,6 +76,8 @@ def make_accelerator(plan: Plan, device: str) -> Accelerator:
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision="bf16" if plan.training.precision == "bf16" else "no",
+        log_with=chosen_tracker(),
+        project_config=ProjectConfiguration(logging_dir=str(plan.folder / "tracker")),
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=stall_timeout()),
@@ -109,6 +113,7 @@ class Loop:
         self.plan, self.task, self.accelerator, self.began = plan, task, accelerator, began
         self.main = accelerator.is_main_process
         self.journal = Journal(plan.folder, plan.run, plan.images, self.main)
+        self.tracker = Tracker(accelerator, self._warn)
         self.trainer = Trainer(plan, task, accelerator)
         training = plan.training
         self.feed = Feed(
@@ -138,6 +143,7 @@ class Loop:
                 accelerate=accelerate.__version__,
             )
         self.journal.start(start)
+        self.tracker.start(self.plan, start)
         for note in self.task.notes if start == 0 else ():
             self.journal.say(note)
         try:
@@ -150,6 +156,7 @@ class Loop:
             raise
         finally:
             self.feed.close()
+            self.tracker.finish()
             self.journal.close()
         if self.main:
             write_done(self.plan, self.task, self.final)
@@ -237,6 +244,7 @@ class Loop:
             "memory_bytes": memory_bytes(self.accelerator.device),
         }
         self.journal.metrics(line, means.get(f"loss/{published}"))
+        self.tracker.send(line)
         self._reset_interval(images)
 
     def _check(self, images: int) -> None:
