@@ -58,10 +58,10 @@ def world(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def until(reached: Callable[[], object], what: str) -> None:
+def until(reached: Callable[[], object], what: str, said: Callable[[], str] = str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not reached():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, f"{what}: {said()}"
         time.sleep(0.2)
 
 
@@ -115,8 +115,9 @@ class Training:
         states = (self.folder / "runs").glob("dvae-*/state/0*")
         return any(int(state.name) >= images for state in states)
 
-    def begun(self) -> None:
-        until(self.trained, f"no state was saved: {self.said()}")
+    def begun(self, process: "subprocess.Popen[bytes]") -> None:
+        until(lambda: self.trained() or process.poll() is not None, "no state was saved", self.said)
+        assert process.poll() is None, self.said()
 
     def job(self) -> str:
         return slurm.jobs_of(self.run)[-1]

@@ -46,7 +46,7 @@ class Watched:
 
 def time_limit(cluster: Cluster, training: Training) -> str:
     process = training.start()
-    training.begun()
+    training.begun(process)
     mine = f"SLURM_JOB_ID={training.job()}", "SLURM_STEP_ID="
     # It might end before Slurm looks at the time. Slurm wakes whom it tells.
     cluster.kill(*mine, signum=signal.SIGSTOP)
@@ -60,7 +60,7 @@ def time_limit(cluster: Cluster, training: Training) -> str:
 
 def scancelled(cluster: Cluster, training: Training) -> str:
     process = training.start()
-    training.begun()
+    training.begun(process)
     cluster.run("scancel", training.job())
     said = training.finish(process, 2)
     assert "as CANCELLED by" in said and "the same command goes on" in said
@@ -70,7 +70,7 @@ def scancelled(cluster: Cluster, training: Training) -> str:
 
 def launcher_killed(cluster: Cluster, training: Training) -> str:
     process = training.start()
-    training.begun()
+    training.begun(process)
     assert "torch" not in Path(f"/proc/{process.pid}/maps").read_text()  # it only waits
     process.send_signal(signal.SIGINT)
     assert f"Slurm job {training.job()} goes on" in training.finish(process, 128 + signal.SIGINT)
@@ -119,7 +119,7 @@ def killed_before_sbatch(cluster: Cluster, training: Training) -> str:
 def process_killed(cluster: Cluster, training: Training) -> str:
     """What the kernel does to a process that takes too much memory."""
     process = training.start()
-    training.begun()
+    training.begun(process)
     cluster.kill(f"SLURM_JOB_ID={training.job()}", "SLURM_PROCID=1")
     said = training.finish(process, 2)
     assert "ended on node" in said and "as FAILED, exit" in said
@@ -129,7 +129,7 @@ def process_killed(cluster: Cluster, training: Training) -> str:
 
 def preempted(cluster: Cluster, training: Training) -> str:
     process = training.start()
-    training.begun()
+    training.begun(process)
     urgent = (
         "--partition=urgent",
         "--nodes=2",
@@ -145,7 +145,7 @@ def preempted(cluster: Cluster, training: Training) -> str:
 
 def head_node_lost(cluster: Cluster, training: Training) -> str:
     process = training.start()
-    training.begun()
+    training.begun(process)
     process.kill()
     process.wait()
     cluster.kill("D2IT_DAEMON=slurmctld")
@@ -158,7 +158,7 @@ def head_node_lost(cluster: Cluster, training: Training) -> str:
 
 def node_lost(cluster: Cluster, training: Training) -> str:
     process = training.start()
-    training.begun()
+    training.begun(process)
     cluster.kill("D2IT_DAEMON=slurmd -D -N node2")
     with_job = (f"SLURM_JOB_ID={training.job()}", "SLURMD_NODENAME=node2")
     cluster.kill(*with_job)
