@@ -1,11 +1,16 @@
 """Where a stage computes: one GPU if there is one, else CPU threads (D2IT_THREADS, default 1)."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from d2it.config.schema import Precision
 from d2it.errors import UserError
+
+Device = torch.device | str
 
 
 def cpu_threads() -> int:
@@ -37,3 +42,20 @@ def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
             for block in blocks:
                 if not any(isinstance(part, nn.ModuleList) for part in block.modules()):
                     block.compile(backend=backend)
+
+
+@contextmanager
+def arithmetic(device: Device, precision: Precision) -> Iterator[None]:
+    """What matrix products are computed in; all else, and what they return to, stays fp32.
+
+    fp32 is torch's own: convolutions take TF32 on a GPU, the products of linear layers and of
+    attention do not. tf32: they do too; a CPU knows none, and computes the same as in fp32.
+    bf16: autocast.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -132,7 +132,8 @@ def guided(
     twice = tuple(m.repeat(2, 1, 1) for m in maps)
 
     def with_guidance(x: Tensor, t: Tensor) -> Tensor:
-        given, null = network(x.repeat(2, 1, 1, 1), t.repeat(2), labels, *twice).chunk(2)
+        both = network(x.repeat(2, 1, 1, 1), t.repeat(2), labels, *twice)
+        given, null = both.float().chunk(2)  # bf16 would round what guidance magnifies
         some = slice(0, channels or x.shape[1])
         result = given.clone()
         result[:, some] = null[:, some] + guidance * (given[:, some] - null[:, some])

@@ -15,7 +15,7 @@ from typing import Any
 
 from d2it.config import Config, paths
 from d2it.config.build import build
-from d2it.config.recipe import kind_of
+from d2it.config.recipe import kind_of, sampling_recipe
 from d2it.config.schema import Diffusion, Measured, Sampling
 from d2it.data.images import read_manifest
 from d2it.device import choose_device
@@ -76,7 +76,7 @@ def describe(painter: Painter, run: str, classes: list[str]) -> dict[str, Any]:
         "latent_scale": painter.scale,
         "classes": classes if painter.network.architecture["classes"] else [],
         "diffusion": asdict(painter.diffusion),
-        "sampling": asdict(painter.sampling),
+        "sampling": sampling_recipe(painter.sampling),
         "guidance": painter.guidance,
         "weights": painter.measured.weights,
     }

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from d2it.arrays import Share, report
+from d2it.config.recipe import sampling_recipe
 from d2it.errors import UserError
 from d2it.evaluation.features import BLOCK, DIMENSIONS, Inception
 from d2it.files import (
@@ -60,7 +61,7 @@ def recipe_of(pipeline: Pipeline, request: Request) -> dict[str, Any]:
         "dvae_sha256": pipeline.dvae.sha256,
         "grain_sha256": grain.sha256 if grain else None,
         "latent_scale": pipeline.scale,
-        "sampling": asdict(pipeline.sampling) | {"grain_steps": pipeline.maps.steps},
+        "sampling": sampling_recipe(pipeline.sampling) | {"grain_steps": pipeline.maps.steps},
         "diffusion": asdict(pipeline.diffusion),
         "guidance": pipeline.guidance,
         "seed": request.seed,

@@ -19,6 +19,7 @@ from d2it.config.ratios import finest
 from d2it.config.recipe import digest, factors_of, kind_of, run_recipe
 from d2it.config.schema import Diffusion, Measured, Ratio, Sampling
 from d2it.data.images import read_manifest
+from d2it.device import Device, arithmetic
 from d2it.diffusion import NoiseSource, Schedule, guided, sample, sample_maps
 from d2it.errors import UserError
 from d2it.grains import grain_map, mean_within, random_map
@@ -27,8 +28,6 @@ from d2it.models.store import load_model, read_model, weights_name
 from d2it.thresholds import constant_cuts
 from d2it.training.clock import milestone, seed_of
 from d2it.training.second_stage import open_latents
-
-Device = torch.device | str
 
 
 @dataclass(frozen=True)
@@ -292,12 +291,13 @@ class Pipeline:
         label: int | Literal["random"] | None,
     ) -> Drawn:
         labels = self._labels(seed, indices, label)
-        if map is None:
-            known = labels if self.network.architecture["classes"] else None
-            maps = self.maps.draw(seed, indices, known)
-        else:
-            maps = torch.from_numpy(map).to(self.maps.device)
-        z = self._latents(seed, indices, labels, maps)
+        with arithmetic(self.maps.device, self.sampling.precision):
+            if map is None:
+                known = labels if self.network.architecture["classes"] else None
+                maps = self.maps.draw(seed, indices, known)
+            else:
+                maps = torch.from_numpy(map).to(self.maps.device)
+            z = self._latents(seed, indices, labels, maps)
         return Drawn(self._decode(z), maps.cpu().numpy(), labels)
 
     def _labels(

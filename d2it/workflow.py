@@ -15,7 +15,7 @@ from d2it.config import paths
 from d2it.config.build import nearest
 from d2it.config.load import compose, validate
 from d2it.config.metrics import asked
-from d2it.config.recipe import KINDS, VERSIONS, data_of, kind_of
+from d2it.config.recipe import KINDS, VERSIONS, data_of, kind_of, sampling_recipe
 from d2it.config.schema import Config
 from d2it.data.sources import find_source
 from d2it.errors import UserError
@@ -92,7 +92,7 @@ def evaluation_digest(config: Config, run: str) -> str:
     else:
         own = asdict(getattr(config.runs, kind)[run])
         settings |= {
-            "sampling": asdict(config.sampling),
+            "sampling": sampling_recipe(config.sampling),
             "evaluations": own.get("evaluations"),
             # a DiT's errors are told apart by the main ratio's regions
             "regions": config.ratio if kind == "dit" else None,

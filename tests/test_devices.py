@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from d2it import grains
-from d2it.device import compile_blocks
+from d2it.device import arithmetic, compile_blocks
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dit import DiT
 from d2it.models.dvae import Dvae
@@ -119,11 +119,24 @@ def test_bf16_is_close_to_float32(kind, device):
     network.to(device)
     inputs = put(inputs, device)
     expected = output(network, inputs)
-    with torch.autocast(device, dtype=torch.bfloat16):
+    with arithmetic(device, "bf16"):
         found = output(network, inputs)
     assert 1e-4 < apart(found.float(), expected) < 0.05
     if kind.startswith("content"):  # autocast ends where codes must stay equal to the bit
         assert torch.equal(found, grains.copy_within(found, inputs[-1], 2))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tf32_is_closer_still(kind, device):
+    """10 bits, and on a CPU all 23."""
+    network, inputs = build(kind)
+    network.to(device)
+    inputs = put(inputs, device)
+    expected = output(network, inputs)
+    with arithmetic(device, "tf32"):
+        found = output(network, inputs)
+    assert apart(found, expected) < (0.01 if device == "cuda" else 1e-9)
 
 
 @pytest.mark.parametrize(

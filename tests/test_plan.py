@@ -64,8 +64,8 @@ def test_sampling_of_dit_xl_by_hand(config, whole):
     factor, shape = 8, dict(size=256, latent_channels=4, channels=128, multipliers=[1, 2, 4, 4, 4])
     pixels = decoder(factor, **shape, res_blocks=2, attention=[]).macs
     network = priced(whole)["dit_xl_classes"].gmacs * 1e9
-    fp32 = 2 * images * (steps * network + 7 * INCEPTION) / (0.5 * 19.5e12)
-    tf32 = 2 * images * 7 * pixels / (0.25 * 156e12)
+    fp32 = 2 * images * 7 * INCEPTION / (0.5 * 19.5e12)
+    tf32 = 2 * images * (steps * network + 7 * pixels) / (0.25 * 156e12)
     by_hand = (fp32 + tf32) / 3600
     assert priced(whole)["dit_xl_classes"].hours["evaluate"] == pytest.approx(by_hand)
 
@@ -77,8 +77,16 @@ def test_predicted_maps_cost_their_network(config):
     dearer = price_run(config, "d2it_b", A800).hours["evaluate"]
     constant = price_run(config, "d2it_b_r100", A800).hours["evaluate"]
     images = 2 * 10_000 * 3  # averaged and raw weights, three seeds
-    by_hand = 2 * images * 250 * grain.macs / (0.5 * 19.5e12) / 3600
+    by_hand = 2 * images * 250 * grain.macs / (0.25 * 156e12) / 3600
     assert dearer - constant == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize(("precision", "rate"), [("fp32", 0.5 * 19.5), ("bf16", 0.25 * 312)])
+def test_drawing_images_is_priced_in_its_precision(precision, rate):
+    config = load(overrides=["scale=paper", f"sampling.precision={precision}"])
+    price = price_run(config, "grain", A800)
+    by_hand = 2 * 10_000 * 3 * 250 * price.gmacs * 1e9 / (rate * 1e12) / 3600
+    assert price.hours["evaluate"] == pytest.approx(by_hand)
 
 
 def test_a_table_counts_shared_runs_once(config, study, whole):

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from d2it.config import Config, load, paths
+from d2it.config.recipe import sampling_recipe
 from d2it.config.schema import Measured
 from d2it.errors import UserError
 from d2it.files import file_digest, read_json, write_json
@@ -62,6 +63,52 @@ def test_ancestral_noise_is_keyed_as_well(config: Config) -> None:
     one = painter(ancestral, "d2it_l")
     assert same(one.draw(0, np.array([5])), one.draw(0, np.arange(8))[[5]])
     assert not same(one.draw(0, np.array([5])), painter(config, "d2it_l").draw(0, np.array([5])))
+
+
+def in_precision(config: Config, run: str, precision: str, **measured: object) -> Painter:
+    sampling = replace(config.sampling, precision=precision)
+    return painter(replace(config, sampling=sampling), run, **measured)
+
+
+@pytest.mark.parametrize(("run", "guidance"), [("d2it_l", 1.0), ("d2it_xl_classes", 1.5)])
+def test_bf16_draws_nearly_the_same(config: Config, run: str, guidance: float) -> None:
+    """Within half a level of 255 in the mean: 8 bits are enough."""
+    map = np.indices((8, 8)).sum(0) % 2
+    exact, rough = (
+        in_precision(config, run, precision, guidance=guidance).draw(0, np.arange(4), map).images
+        for precision in ("fp32", "bf16")
+    )
+    assert not np.array_equal(exact, rough)
+    assert np.abs(exact.astype(float) - rough).mean() < 0.5
+
+
+def test_tf32_is_on_for_the_transformers_alone(config: Config, monkeypatch) -> None:
+    """Not for the features that follow; a CPU has no TF32, and draws what it draws in fp32."""
+    seen = set()
+    one = in_precision(config, "d2it_l", "tf32")
+    parts = {"map": one.maps.grain, "content": one.network}
+    for name, part in parts.items():
+        part.network.register_forward_pre_hook(
+            lambda *_, name=name: seen.add((name, torch.get_float32_matmul_precision()))
+        )
+    decode = one.dvae.network.decode
+
+    def looking(z: torch.Tensor) -> torch.Tensor:
+        seen.add(("pixels", torch.get_float32_matmul_precision()))
+        return decode(z)
+
+    monkeypatch.setattr(one.dvae.network, "decode", looking)
+    drawn = one.draw(0, np.arange(4))
+    assert seen == {("map", "high"), ("content", "high"), ("pixels", "highest")}
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert same(drawn, painter(config, "d2it_l").draw(0, np.arange(4)))
+
+
+def test_recipes_name_the_precision_only_where_it_is_not_fp32(config: Config) -> None:
+    known = sampling_recipe(config.sampling)
+    assert "precision" not in known
+    other = sampling_recipe(replace(config.sampling, precision="bf16"))
+    assert other == known | {"precision": "bf16"}
 
 
 def test_sources_of_maps_differ_in_maps_alone(config: Config) -> None:

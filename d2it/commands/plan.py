@@ -6,6 +6,7 @@ import textwrap
 from dataclasses import asdict
 
 from d2it.commands.status import amount
+from d2it.config import Config
 from d2it.config.load import load
 from d2it.gpus import GPUS, find_gpu
 from d2it.report.disk import Disk
@@ -67,7 +68,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(as_json(config.name, found, rate), indent=1, ensure_ascii=False))
         return
-    print("\n".join([*heading_lines(config.name, rate), "", *table(found)]))
+    print("\n".join([*heading_lines(config, rate), "", *table(found)]))
     print("\nDisk: " + ", ".join(f"{w} {space(d)[0]} GB" for w, d in found.by_use().items()))
     if found.items:
         print("\nGPU hours of each, made alone (runs that several share are in each)")
@@ -92,15 +93,16 @@ def as_json(scale: str, found: Plan, rate: Rate) -> dict[str, object]:
     }
 
 
-def heading_lines(scale: str, rate: Rate) -> list[str]:
+def heading_lines(config: Config, rate: Rate) -> list[str]:
     gpu, shares = rate.gpu, rate.shares
+    sampling = {"bf16": "bf16", "tf32": "TF32", "fp32": "fp32"}[config.sampling.precision]
     measured = ", ".join(f"{kind} {size}" for kind, size in rate.measured)
     text = (
-        f"Scale {scale} on {gpu.name.upper()} GPUs of {gpu.gigabytes} GB, as if nothing had been "
-        f"made yet. Assumed: {shares['bf16']:.0%} of {gpu.bf16:g} TFLOP/s in bf16, "
+        f"Scale {config.name} on {gpu.name.upper()} GPUs of {gpu.gigabytes} GB, as if nothing had "
+        f"been made yet. Assumed: {shares['bf16']:.0%} of {gpu.bf16:g} TFLOP/s in bf16, "
         f"{shares['tf32']:.0%} of {gpu.tf32:g} in TF32 (convolutions in fp32), "
-        f"{shares['fp32']:.0%} of {gpu.fp32:g} in fp32 (sampling, Inception). "
-        f"Measured MFU: {measured or 'none on this GPU (make bench GPU=1)'}. "
+        f"{shares['fp32']:.0%} of {gpu.fp32:g} in fp32 (Inception); images are drawn in "
+        f"{sampling}. Measured MFU: {measured or 'none on this GPU (make bench GPU=1)'}. "
         "GMACs are of one forward pass; hours are of one GPU, to be divided by their number."
     )
     return textwrap.wrap(text, WIDTH)

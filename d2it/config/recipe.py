@@ -12,7 +12,7 @@ from typing import Any
 
 from d2it.config.build import nearest
 from d2it.config.ratios import is_constant, shares
-from d2it.config.schema import Config, Ratio, Training
+from d2it.config.schema import Config, Ratio, Sampling, Training
 from d2it.errors import UserError
 from d2it.files import canonical_digest
 
@@ -158,6 +158,17 @@ def run_recipe(config: Config, run: str) -> Recipe:
     if kind == "content":
         settings["window"] = config.model.window
     return _recipe(kind, settings, **inputs)
+
+
+def sampling_recipe(sampling: Sampling) -> Recipe:
+    settings = asdict(sampling)
+    settings.pop("precision")
+    return settings | precision_recipe(sampling)
+
+
+def precision_recipe(sampling: Sampling) -> Recipe:
+    """Nothing for fp32: all was drawn in it, and not said, before there was a choice."""
+    return {} if sampling.precision == "fp32" else {"precision": sampling.precision}
 
 
 def training_seed(config: Config, run: str) -> int | None:

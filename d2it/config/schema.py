@@ -9,6 +9,8 @@ from typing import Literal
 Ratio = float | list[float]
 """Share of fine regions r; for k > 2 grains, the shares of grains 1..k-1 (0 is the coarsest)."""
 
+Precision = Literal["fp32", "tf32", "bf16"]
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -143,6 +145,7 @@ class Sampling:
         None  # channels that guidance acts on; None: all (DiT left out the last)
     )
     block: int = 16  # images computed together; borders of shards are borders of blocks
+    precision: Precision = "fp32"  # of the transformers; see d2it.device.arithmetic
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from d2it.arrays import Share, report
 from d2it.config.metrics import OF_RUNS
-from d2it.config.recipe import ratio_key
+from d2it.config.recipe import precision_recipe, ratio_key
 from d2it.config.schema import Measured, Ratio
 from d2it.evaluation.epsilon import epsilon_error
 from d2it.evaluation.features import BLOCK, DIMENSIONS, SPATIAL, Head
@@ -156,6 +156,7 @@ def recipe_of(judge: Judge, painter: Painter, n: int) -> dict[str, Any]:
         "reference_digest": reference.digest,
         "rank_deficient": rank_deficient(n, len(reference.features)),
     }
+    recipe |= precision_recipe(sampling)
     regions = regions_of(judge, painter)
     return recipe if regions is None else recipe | {"epsilon_regions": regions}
 

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2it.config.recipe import precision_recipe
+from d2it.device import arithmetic
 from d2it.evaluation.judge import PICTURES, Evaluated, Judge, over_seeds
 from d2it.grains import neighbour_agreement, reached_shares
 from d2it.sampling import Drawn, Maps, Part
@@ -37,7 +39,7 @@ def grain_maps(judge: Judge) -> dict[str, Evaluated]:
 
 def recipe_of(judge: Judge, grain: Part) -> dict[str, Any]:
     config = judge.config
-    return {
+    return precision_recipe(config.sampling) | {
         "n": config.evaluation.n,
         "seeds": config.evaluation.seeds,
         "sampler": "ancestral",
@@ -51,9 +53,10 @@ def recipe_of(judge: Judge, grain: Part) -> dict[str, Any]:
 
 def draw(maps: Maps, classes: int, seed: int, n: int) -> Tensor:
     """The maps 0 .. n-1 of `seed`, (n, h, w)."""
-    block = maps.config.sampling.block
+    sampling = maps.config.sampling
+    block = sampling.block
     starts = np.arange(0, n, block)[:, None]
-    with torch.inference_mode():
+    with torch.inference_mode(), arithmetic(maps.device, sampling.precision):
         blocks = [
             maps.draw(seed, indices, indices % classes if classes else None)
             for indices in starts + np.arange(block)

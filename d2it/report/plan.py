@@ -10,13 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from d2it.config import paths
 from d2it.config.build import nearest
 from d2it.config.metrics import MANIFOLD, asked
 from d2it.config.recipe import KINDS, kind_of, training_images
-from d2it.config.schema import Config, DvaeRun, Ratio
+from d2it.config.schema import Config, DvaeRun, Precision, Ratio
 from d2it.data.sources import find_source
 from d2it.errors import UserError
 from d2it.files import read_json
@@ -34,7 +33,6 @@ from d2it.report.disk import Disk, judge_shape, latents_disk, no_space, states
 from d2it.report.study import FIGURES, ITEMS, TABLES, Study, needs, with_inputs
 from d2it.training.clock import milestone
 
-Arithmetic = Literal["bf16", "tf32", "fp32"]
 # Shares of the peaks that are assumed where no benchmark says better. Published DiT training
 # reaches 20 to 25 % of tensor cores' peak, and about 55 % of an A100's fp32 without them.
 ASSUMED: dict[str, float] = {"bf16": 0.25, "tf32": 0.25, "fp32": 0.5}
@@ -53,7 +51,7 @@ class Rate:
     measured: dict[tuple[str, str], float]  # MFU in bf16 by kind and size
 
     def hours(
-        self, macs: float, arithmetic: Arithmetic, size: tuple[str, str] | None = None
+        self, macs: float, arithmetic: Precision, size: tuple[str, str] | None = None
     ) -> float:
         share = self.shares[arithmetic]
         if arithmetic == "bf16" and size is not None:
@@ -224,7 +222,7 @@ def price_run(config: Config, run: str, rate: Rate) -> Price:
     if kind == "dvae":
         return _dvae_price(config, run, price, rate)
     # fp32 matrix products leave tensor cores alone, as torch does unless told otherwise
-    arithmetic: Arithmetic = "bf16" if training.precision == "bf16" else "fp32"
+    arithmetic: Precision = "bf16" if training.precision == "bf16" else "fp32"
     size = (kind, spec.size)
     work = training_flops(kind, shape, ratio) / 2 * images
     hours = {"train": rate.hours(work, arithmetic, size)}
@@ -233,7 +231,8 @@ def price_run(config: Config, run: str, rate: Rate) -> Price:
         mfu = rate.measured.get(size, mfu)
     if kind == "grain":
         drawn = config.evaluation.n * len(config.evaluation.seeds)
-        hours["evaluate"] = rate.hours(config.sampling.grain_steps * forward * drawn, "fp32")
+        work = config.sampling.grain_steps * forward * drawn
+        hours["evaluate"] = rate.hours(work, config.sampling.precision)
         return replace(price, hours=hours, mfu=mfu)
     hours["evaluate"] = sampling_hours(config, run, forward, rate)
     most = max(m.n or config.evaluation.n for m in spec.evaluations.values())
@@ -243,7 +242,7 @@ def price_run(config: Config, run: str, rate: Rate) -> Price:
 
 
 def sampling_hours(config: Config, run: str, forward: float, rate: Rate) -> float:
-    """Maps, latents, pixels and features of every evaluation's images; sampling is in fp32."""
+    """Maps, latents, pixels and features of every evaluation's images."""
     spec = getattr(config.runs, kind_of(config, run))[run]
     sampling, seeds = config.sampling, len(config.evaluation.seeds)
     pixels = _halves(config, spec.latents)[1]
@@ -252,10 +251,11 @@ def sampling_hours(config: Config, run: str, forward: float, rate: Rate) -> floa
     total = 0.0
     for measured in spec.evaluations.values():
         passes = 1 if measured.guidance == 1 else 2
-        macs = sampling.steps * passes * forward + INCEPTION
+        macs = sampling.steps * passes * forward
         macs += of_map if measured.maps == "predicted" else 0
         images = (measured.n or config.evaluation.n) * seeds
-        total += rate.hours(images * macs, "fp32") + rate.hours(images * pixels, "tf32")
+        total += rate.hours(images * macs, sampling.precision)
+        total += rate.hours(images * pixels, "tf32") + rate.hours(images * INCEPTION, "fp32")
     return total
 
 
@@ -266,7 +266,7 @@ def _dvae_price(config: Config, run: str, price: Price, rate: Rate) -> Price:
     quiet = min(loss.gan_start, price.images)
     steps = alone * quiet + played * (price.images - quiet)
     # cuDNN's convolutions take TF32 unless told otherwise
-    arithmetic: Arithmetic = "bf16" if training.precision == "bf16" else "tf32"
+    arithmetic: Precision = "bf16" if training.precision == "bf16" else "tf32"
     coding, n = sum(_halves(config, run)), config.evaluation.n
     packed, ratios = counts(config, spec.data), len(spec.ratios)
     evaluate = rate.hours(n * ratios * coding, "tf32")
