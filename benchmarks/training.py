@@ -48,7 +48,7 @@ SIZES = {
 
 
 def latents_in(folder: Path, side: int, images: int) -> Latents:
-    """Random moments, and entropies of which half exceed the cut, in patches of 4 x 4 regions."""
+    """Random moments, and entropies uniform in [0, 1), in patches of 4 x 4 regions."""
     header: dict[str, Any] = {"factors": [16, 8], "channels": CHANNELS, "side": side}
     header |= {"classes": CLASSES, "ratios": {}, "files": {}}
     header["splits"] = {"train": {"shards": [{"name": "train-00000", "count": images}]}}
@@ -62,19 +62,19 @@ def latents_in(folder: Path, side: int, images: int) -> Latents:
     coarse = random.random((images, regions // 4, regions // 4))
     entropy = coarse.repeat(4, axis=1).repeat(4, axis=2)
     entropy.astype("<f4").tofile(folder / "train-00000-entropy.bin")
-    header["ratios"] = {
-        "0.5": {"cuts": [1 - RATIO], "scale": 1.0},
-        "1": {"cuts": ["-inf"], "scale": 1.0},
-    }
+    header["ratios"] = {f"{r:g}": {"cuts": [1 - r], "scale": 1.0} for r in (0, 0.25, 0.5, 0.75)}
+    header["ratios"]["1"] = {"cuts": ["-inf"], "scale": 1.0}
     return Latents(folder, "train", header)
 
 
-def task_of(kind: str, network: nn.Module, latents: Latents, training: Training) -> CodesTask:
+def task_of(
+    kind: str, network: nn.Module, latents: Latents, training: Training, ratio: float
+) -> CodesTask:
     """The project's own task, around a network and latents that no configuration names."""
     content = kind == "content"
     task = object.__new__(ContentTask if content else DitTask)
     task.kind, task.latents, task.size = kind, latents, len(latents)
-    task.ratio = RATIO if content else finest(2)
+    task.ratio = ratio if content else finest(2)
     task.cuts, task.scale = latents.cuts(task.ratio), latents.scale(task.ratio)
     task.normaliser = 1.0 if content else None
     task.flip, task.classes, task.label_dropout = True, CLASSES, training.label_dropout
@@ -84,12 +84,17 @@ def task_of(kind: str, network: nn.Module, latents: Latents, training: Training)
 
 
 def ours(
-    kind: str, network: nn.Module, latents: Latents, training: Training, device: str
+    kind: str,
+    network: nn.Module,
+    latents: Latents,
+    training: Training,
+    device: str,
+    ratio: float = RATIO,
 ) -> Callable[[], None]:
     """A step of the project's training loop."""
     plan = Plan(kind, kind, Path(), training, 0, (), {}, {}, {})
     accelerator = make_accelerator(plan, device)
-    task = task_of(kind, network, latents, training)
+    task = task_of(kind, network, latents, training, ratio)
     trainer = Trainer(plan, task, accelerator)
     order = Order(0, task.size)
     pin = accelerator.device.type == "cuda"
