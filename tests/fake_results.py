@@ -39,6 +39,10 @@ def write_evaluation(config: Config, run: str, **spread: float) -> None:
             "precision": luck.random(),
             "recall": luck.random(),
         }
+        if kind in ("content", "dit"):
+            metrics |= {f"epsilon_error{grain}": 0.2 for grain in ("", "_0", "_1")}
+        if kind == "content":
+            metrics["obedience"] = 0.8
         images = int(how.at * training_images(config, run))
         found[label] = measured(config, metrics, spread, images=images, **asdict(how))
     network = architecture(config, run)
@@ -60,6 +64,7 @@ def write_evaluation(config: Config, run: str, **spread: float) -> None:
 
 def measured(config: Config, metrics: dict[str, float], spread: dict[str, float], **how: Any):
     recipe = {"n": config.evaluation.n, "seeds": config.evaluation.seeds, "rank_deficient": True}
+    recipe |= {"reference": "photos", "reference_n": 512}
     recipe |= {"protocol": "clean", "sampler": "ddim", "steps": 25} | how
     return {
         "metrics": metrics,

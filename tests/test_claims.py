@@ -14,7 +14,8 @@ from d2it.config import load, paths
 from d2it.config.recipe import kind_of, repeats_of
 from d2it.errors import UserError
 from d2it.files import write_json
-from d2it.report.claims import Claims, Pair, effect, load_claims, needed, render, write_claims
+from d2it.report.claims import Claims, Pair, effect, load_claims, needed, supporting
+from d2it.report.claims_page import render, summary, write_claims
 from d2it.report.results import published
 from d2it.report.study import at_scale
 from tests.fake_results import write_evaluation
@@ -35,14 +36,16 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def plant(config, experiment: str, values: list[float], label: str = "main") -> None:
-    """Evaluations of an experiment's first seeds, with these FIDs."""
+def plant(
+    config, experiment: str, values: list[float], label: str = "main", metric: str = "fid"
+) -> None:
+    """Evaluations of an experiment's first seeds, with these numbers."""
     for run, value in zip(repeats_of(config, experiment), values, strict=False):
         path = paths.evaluation(config, run)
         if not path.exists():
             write_evaluation(config, run)
         found = json.loads(path.read_text())
-        found["evaluations"][label]["metrics"]["fid"] = value
+        found["evaluations"][label]["metrics"][metric] = value
         path.write_text(json.dumps(found))
 
 
@@ -85,13 +88,76 @@ def test_equality_needs_an_interval_within_the_margin(config):
     assert of(config, [90.0, 101.0, 110.0], [100.0, 100.0, 99.0], pair).verdict == "not decidable"
 
 
+def sections(text: str) -> dict[str, str]:
+    """The page, by its headings."""
+    return dict(part.split("\n", 1) for part in text.split("\n## ")[1:])
+
+
 def test_what_was_not_run_is_never_a_number(config):
     plant(config, "d2it_l", CLEAR[0])
     found = effect(PAIR, 0.95, config)
-    assert found.verdict == "not run" and found.why == "not evaluated yet"
-    row = next(line for line in render(config, load_claims()).splitlines() if "< dit_l" in line)
-    cells = [cell.strip() for cell in row.split("|")]
-    assert cells[4:9] == ["–"] * 5 and cells[11] == "not run"
+    assert found.verdict == "not run" and found.why == "not evaluated yet" and not found.found
+    page = sections(render(config, load_claims()))
+    assert "d2it_l < dit_l (not evaluated yet)" in page["Not run"]
+    assert "d2it_l < dit_l" not in page["What was run"]
+
+
+def test_what_was_run_comes_first_and_says_how_many_seeds(config):
+    empty = sections(render(config, load_claims()))
+    assert empty["What was run"].startswith("\nNothing yet.") and "By other metrics" not in empty
+    of(config, *(values[:2] for values in CLEAR))
+    page = sections(render(config, load_claims()))
+    assert list(page) == [
+        *("What was run", "By other metrics", "Not run", "Not for these runs to decide")
+    ]
+    row = next(line for line in page["What was run"].splitlines() if "d2it_l < dit_l" in line)
+    assert "| 2 of 3 |" in row and "C05" in row and "C05" not in page["Not run"]
+    assert row.split(" |")[0] in summary(config)  # the README's table has the same lines
+
+
+def also(config, pair: Pair, metric: str, ours: list[float], others: list[float]) -> str:
+    """What another metric says of a pair."""
+    plant(config, pair.run, ours, pair.label, metric)
+    plant(config, pair.than, others, pair.than_label, metric)
+    (found,) = supporting(replace(pair, also=[metric]), 0.95, config)
+    return found.why or found.verdict
+
+
+def test_noise_errors_compare_networks_on_the_same_latents_alone(config):
+    clear = ([0.140, 0.142, 0.139], [0.150, 0.153, 0.150])
+    pair = Pair("d2it_b", "d2it_b_12_0")
+    assert also(config, pair, "epsilon_error", *clear) == "holds"
+    assert also(config, Pair("d2it_b", "dit_b"), "epsilon_error", *clear) == (
+        "not on the same latents"
+    )
+    path = paths.evaluation(config, "d2it_b_12_0_s1")
+    found = json.loads(path.read_text())
+    found["evaluations"]["main"]["recipe"]["dvae_sha256"] = "of another"
+    path.write_text(json.dumps(found))
+    assert len(effect(replace(pair, metric="epsilon_error"), 0.95, config).found) == 2
+
+
+def test_noise_errors_are_asked_for_only_where_they_compare(config):
+    """One DVAE, one share of fine regions, and one loss where it is over all grains."""
+    content = config.runs.content
+    pairs = [pair for claim in load_claims().claims.values() for pair in claim.pairs if pair.also]
+    for pair in pairs:
+        ours, others = content[pair.run], content[pair.than]
+        if "epsilon_error_0" in pair.also:
+            assert (ours.latents, ours.ratio) == (others.latents, others.ratio)
+        if "epsilon_error" in pair.also:
+            assert ours.grain_loss == others.grain_loss
+    assert len(pairs) == 8
+
+
+def test_more_obedience_is_better(config):
+    pair = Pair("d2it_l", "d2it_l", than_label="random", expect="equal", within=0.05)
+    more = ([0.80, 0.81, 0.79], [0.70, 0.72, 0.70])
+    assert also(config, pair, "obedience", *more) == "holds"
+    assert also(config, pair, "obedience", *reversed(more)) == "does not hold"
+    beside = sections(render(config, load_claims()))["By other metrics"]
+    row = next(line for line in beside.splitlines() if "d2it_l > d2it_l (random)" in line)
+    assert "obedience" in row and row.rstrip(" |").endswith("worse")
 
 
 def took(config, experiment: str, seconds: list[float], device: str = "H200") -> None:
@@ -113,12 +179,16 @@ def test_at_equal_seconds_the_slower_is_taken_when_the_faster_ended(config):
     assert (low, high) == pytest.approx((wanted.low, wanted.high))
     took(config, "d2it_l", [900.0, 900.0, 900.0])  # not measured so early
     assert effect(PAIR, 0.95, config).timed is None
+    took(config, "d2it_l", [160.0, 190.0, 160.0])  # something else ran on the machine
+    assert effect(PAIR, 0.95, config).timed is None
 
 
 def test_results_of_different_hardware_do_not_stand_in_one_table(config):
     took(config, "dit_l", [1.0, 1.0, 1.0])
     took(config, "d2it_l", [1.0, 1.0, 1.0])
     assert "Trained on: H200." in render(config, load_claims())
+    of(config, *CLEAR)
+    assert "trained on: H200" in summary(config)
     took(config, "d2it_l", [1.0, 1.0, 1.0], "cpu")
     with pytest.raises(UserError, match="trained on H200 and cpu"):
         render(config, load_claims())
@@ -131,16 +201,18 @@ def test_results_of_other_settings_do_not_count(config):
 
 
 def verdict(config, name: str) -> str:
-    text = render(config, load_claims())
-    row = next(line for line in text.splitlines() if line.startswith(f"| {name} "))
-    return row.split("|")[4].strip()
+    page = sections(render(config, load_claims()))
+    if f"- {name}:" in page.get("Not run", ""):
+        return "not run"
+    row = next(line for line in page["What was run"].splitlines() if f"| {name}:" in line)
+    return row.split("**")[1]
 
 
 def test_a_claim_of_several_pairs_stands_with_all_and_falls_with_any(config):
     steps = ["dit_b", "d2it_b_routing", "d2it_b_grain_loss", "d2it_b"]
-    for i, run in enumerate(steps):
-        plant(config, run, [100 - 10 * i + 0.1 * seed * i for seed in range(3)])
-        assert verdict(config, "C11") == ("holds" if run == steps[-1] else "not run")
+    for i, wanted in enumerate(["not run", "incomplete", "incomplete", "holds"]):
+        plant(config, steps[i], [100 - 10 * i + 0.1 * seed * i for seed in range(3)])
+        assert verdict(config, "C11") == wanted
     plant(config, "d2it_b_routing", [95.0, 105.0, 100.0])
     assert verdict(config, "C11") == "not decidable"
     plant(config, "d2it_b_routing", [110.0, 111.0, 110.5])

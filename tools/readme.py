@@ -1,8 +1,10 @@
-"""What the README shows of the demo: its picture and its table of results.
+"""What the README shows of results: the demo's picture and table, and the claims that were tested.
 
-python tools/readme.py    # after `make demo`; writes docs/first_screen.png and the README's block
+python tools/readme.py           # after `make demo`: docs/first_screen.png and both blocks
+python tools/readme.py claims    # one of picture, results, claims
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from d2it.data.photos import read_photo
 from d2it.data.sources import read_sources
 from d2it.files import atomic_path, read_json, write_text
 from d2it.overlay import overlay
+from d2it.report.claims_page import summary
 
 RUN, SAMPLES = "d2it_xl_classes", (1, 4, 13, 12, 8)
 PHOTO, SIDE, REGION = "cat", 256, 16
@@ -34,14 +37,25 @@ def photograph() -> tuple[np.ndarray, np.ndarray]:
     return pixels, (entropy > np.median(entropy)).astype(int)
 
 
-def results_block(config: Config) -> None:
-    """Table 3 between the README's marks."""
-    readme = Path("README.md")
-    before, rest = readme.read_text().split("<!-- results -->")
-    after = rest.split("<!-- /results -->")[1]
-    table = (paths.tables(config) / "table_3.md").read_text().strip()
-    block = f"<!-- results -->\n{table}\n<!-- /results -->"
-    write_text(readme, before + block + after)
+def results_block() -> str:
+    """Table 3 of the default scale."""
+    return (paths.tables(load()) / "table_3.md").read_text().strip()
+
+
+def claims_block() -> str:
+    """The claims of every scale that has a page of them."""
+    parts = []
+    for page in sorted(Path("results").glob("*/claims.md")):
+        told = summary(load(overrides=[f"scale={page.parent.name}"]))
+        parts.append(f"{told} All of it: [{page}]({page}).")
+    return "\n\n".join(parts) or "None of them has been held against runs yet."
+
+
+def write_block(name: str, text: str) -> None:
+    """Between the README's marks of this name."""
+    readme, mark, end = Path("README.md"), f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, rest = readme.read_text().split(mark)
+    write_text(readme, f"{before}{mark}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def picture(config: Config) -> None:
@@ -69,5 +83,8 @@ def picture(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    picture(load())
-    results_block(load())
+    for name in sys.argv[1:] or ("picture", "results", "claims"):
+        if name == "picture":
+            picture(load())
+        else:
+            write_block(name, {"results": results_block, "claims": claims_block}[name]())

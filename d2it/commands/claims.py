@@ -21,11 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     config = load(arguments.params, arguments.overrides)
-    from d2it.report.claims import load_claims, needed, write_claims
+    from d2it.report.claims import load_claims, needed
 
     if arguments.runs:
         print("\n".join(needed(load_claims(), config)))
         return
+    from d2it.report.claims_page import write_claims
+
     path = write_claims(config)
     print(path.read_text(), end="")
     print(f"\nWritten: {path}")

@@ -1,4 +1,4 @@
-"""results/<scale>/claims.md: the paper's claims, each held against runs of ours.
+"""The paper's claims, each held against runs of ours.
 
 An effect is the difference of a metric between two runs of the same training seed, which saw the
 same images in the same order. Its t-interval over the training seeds decides, at equal steps. Where
@@ -17,32 +17,20 @@ from typing import Literal
 import yaml
 
 from d2it import provenance
-from d2it.config import paths
 from d2it.config.build import build
 from d2it.config.load import params_folder
 from d2it.config.recipe import kind_of, repeats_of
 from d2it.config.schema import Config
 from d2it.errors import UserError
-from d2it.files import write_text
-from d2it.report.results import Gap, Result, published, result, scale_line
+from d2it.report.results import Gap, Result, result
 from d2it.report.study import at_scale
-from d2it.report.text import markdown_table
 
-COLUMNS = (
-    "id",
-    "compared",
-    "metric",
-    "first",
-    "second",
-    "difference",
-    "%",
-    "at equal seconds",
-    "paper's %",
-    "seeds",
-    "verdict",
-    "runs",
-)
-Verdict = Literal["holds", "does not hold", "not decidable", "not run"]
+Verdict = Literal["holds", "does not hold", "not decidable", "incomplete", "not run"]
+HIGHER_IS_BETTER = ("obedience", "precision", "recall")
+# What the same noise is predicted from: networks on other latents have another task, whatever their
+# errors. A D²iT's coarse regions hold one code and one noise each, which a DiT's never do.
+SAME_LATENTS = ("dvae_sha256", "latent_scale", "epsilon_images")
+STEADY = 1.1  # seeds do the same work: where their seconds differ by more, something else ran too
 
 
 @dataclass(frozen=True)
@@ -54,9 +42,10 @@ class Pair:
     label: str = "main"  # of the run's evaluations; with a `*`, the one with the lowest FID
     than_label: str = "main"
     metric: str = "fid"
-    expect: Literal["lower", "equal"] = "lower"
+    expect: Literal["better", "equal"] = "better"
     within: float = 0.0  # share of the other's value that counts as equal
     published: list[float] | None = None  # the paper's two values
+    also: list[str] = field(default_factory=list)  # metrics that are shown too, and decide nothing
 
     @property
     def sides(self) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -81,18 +70,28 @@ class Effect:
     """Of one pair, over training seeds."""
 
     pair: Pair
-    ours: list[float]  # by seed, where both sides are evaluated
-    others: list[float]
-    runs: list[str]  # with their digests
+    asked: int  # seeds of the scale
+    found: list[tuple[Result, Result]]  # by seed, where both sides are evaluated
     low: float
     high: float
     verdict: Verdict
-    why: str = ""  # it is not run
+    why: str = ""  # a seed lacks
     timed: tuple[float, float, float] | None = None  # at equal seconds: mean and interval
 
     @property
     def mean(self) -> float:
-        return statistics.fmean(self.ours) - statistics.fmean(self.others)
+        return self.average(0) - self.average(1)
+
+    def average(self, side: int, metric: str | None = None) -> float:
+        """Over the seeds, of the first (0) or the second (1)."""
+        return statistics.fmean(
+            both[side].metrics[metric or self.pair.metric] for both in self.found
+        )
+
+    @property
+    def results(self) -> list[Result]:
+        """Each once, side by side for one seed after the other."""
+        return list({one.run + one.label: one for both in self.found for one in both}.values())
 
 
 def load_claims(path: Path | None = None) -> Claims:
@@ -125,31 +124,50 @@ def interval(differences: Sequence[float], level: float) -> tuple[float, float]:
 
 def effect(pair: Pair, level: float, config: Config) -> Effect:
     """The pair's differences, seed by seed, and what they say."""
-    ours, others, names, why = [], [], dict[str, None](), ""
-    for runs in zip(repeats_of(config, pair.run), repeats_of(config, pair.than), strict=False):
-        sides = zip(runs, pair.sides, strict=True)
-        found = [_found(config, run, label, pair.metric) for run, (_, label) in sides]
-        values = [one.metrics[pair.metric] for one in found if isinstance(one, Result)]
-        if len(values) == 2:
-            ours.append(values[0])
-            others.append(values[1])
-            names |= dict.fromkeys(one.run for one in found if isinstance(one, Result))
+    found, why = list[tuple[Result, Result]](), ""
+    seeds = list(zip(repeats_of(config, pair.run), repeats_of(config, pair.than), strict=False))
+    for runs in seeds:
+        first, second = (
+            _found(config, run, label, pair.metric)
+            for run, (_, label) in zip(runs, pair.sides, strict=True)
+        )
+        if isinstance(first, Gap) or isinstance(second, Gap):
+            why = next(one.why for one in (first, second) if isinstance(one, Gap))
+        elif pair.metric.startswith("epsilon_error") and not _on_same_latents(first, second):
+            why = "not on the same latents"
         else:
-            why = next(one.why for one in found if isinstance(one, Gap))
-    if not ours:
-        return Effect(pair, [], [], [], -math.inf, math.inf, "not run", why)
-    low, high = interval([a - b for a, b in zip(ours, others, strict=True)], level)
-    verdict = decide(low, high, pair.within * statistics.fmean(others), pair.expect)
-    timed = _timed(pair, level, config)
-    return Effect(pair, ours, others, list(names), low, high, verdict, timed=timed)
+            found.append((first, second))
+    if not found:
+        return Effect(pair, len(seeds), [], -math.inf, math.inf, "not run", why)
+    differences = [a.metrics[pair.metric] - b.metrics[pair.metric] for a, b in found]
+    low, high = interval(differences, level)
+    margin = pair.within * statistics.fmean(b.metrics[pair.metric] for _, b in found)
+    worse = (-high, -low) if pair.metric in HIGHER_IS_BETTER else (low, high)
+    verdict = decide(*worse, margin, pair.expect)
+    return Effect(pair, len(seeds), found, low, high, verdict, why, _timed(pair, level, config))
+
+
+def supporting(pair: Pair, level: float, config: Config) -> list[Effect]:
+    """The pair by the metrics that stand beside its own: whether `run` is better by them."""
+    plain = replace(pair, expect="better", within=0.0, published=None)
+    return [effect(replace(plain, metric=name), level, config) for name in pair.also]
+
+
+def _on_same_latents(first: Result, second: Result) -> bool:
+    return first.header["ratio"] == second.header["ratio"] and all(
+        first.recipe.get(key) == second.recipe.get(key) for key in SAME_LATENTS
+    )
 
 
 def _timed(pair: Pair, level: float, config: Config) -> tuple[float, float, float] | None:
     """The mean difference at equal seconds and its interval; None: it cannot be known."""
     if {pair.label, pair.than_label} != {"main"} or pair.metric == "rfid":
         return None
+    seeds = [repeats_of(config, run) for run, _ in pair.sides]
+    if not all(steady(config, runs) for runs in seeds):
+        return None
     differences = []
-    for runs in zip(repeats_of(config, pair.run), repeats_of(config, pair.than), strict=False):
+    for runs in zip(*seeds, strict=False):
         times = [seconds(config, run) for run in runs]
         known = [one for one in times if one is not None]
         if len(known) < 2:
@@ -169,6 +187,12 @@ def seconds(config: Config, run: str) -> float | None:
     """Of the training of `run`, by its provenance."""
     said = (provenance.of_run(config, run) or {}).get("training")
     return said["seconds"] if said and said["seconds"] > 0 else None
+
+
+def steady(config: Config, runs: Sequence[str]) -> bool:
+    """Whether the seeds of an experiment took the same time, as far as it is known."""
+    known = [time for run in runs if (time := seconds(config, run))]
+    return not known or max(known) <= STEADY * min(known)
 
 
 def _moment(config: Config, run: str, metric: str, share: float) -> float | None:
@@ -205,7 +229,7 @@ def _found(config: Config, run: str, label: str, metric: str) -> Result | Gap:
 
 
 def decide(low: float, high: float, margin: float, expect: str) -> Verdict:
-    """What an interval of differences says."""
+    """What an interval of differences says, where lower is better."""
     if expect == "equal":
         if -margin <= low and high <= margin:
             return "holds"
@@ -217,81 +241,8 @@ def decide(low: float, high: float, margin: float, expect: str) -> Verdict:
 
 def verdict_of(effects: Sequence[Effect]) -> Verdict:
     """A claim falls with any of its pairs and stands with all."""
-    worst: tuple[Verdict, ...] = ("does not hold", "not run", "not decidable", "holds")
-    return min((one.verdict for one in effects), key=worst.index)
-
-
-def write_claims(config: Config, claims: Claims | None = None) -> Path:
-    """results/<scale>/claims.md, the same bytes every time."""
-    path = paths.claims(config)
-    write_text(path, render(config, claims or load_claims()))
-    return path
-
-
-def render(config: Config, claims: Claims) -> str:
-    printed = {row["id"]: row for row in published("prose_claims")}
-    unknown = printed.keys() ^ (claims.claims.keys() | claims.untested.keys())
-    if unknown:
-        raise UserError(
-            f"params/claims.yaml and data/published/prose_claims.csv differ in {min(unknown)}: "
-            "every claim stands in both."
-        )
-    found = {
-        name: [effect(pair, claims.level, config) for pair in claim.pairs]
-        for name, claim in claims.claims.items()
-    }
-    verdicts = [
-        [name, _paper(printed[name]), claim.says, verdict_of(found[name])]
-        for name, claim in claims.claims.items()
-    ]
-    rest = [[name, _paper(printed[name]), "", why] for name, why in claims.untested.items()]
-    lines = [_line(name, one) for name, effects in found.items() for one in effects]
-    decided = sum(row[3] in ("holds", "does not hold") for row in verdicts)
-    parts = [
-        f"*{scale_line(config, 'claims')}*",
-        "# What the paper claims, and what we find",
-        f"Trained on: {hardware(config, needed(claims, config))}.",
-        f"Decided: {decided} of {len(verdicts)} claims that runs can decide.",
-        markdown_table(["id", "the paper", "tested as", "verdict"], verdicts + rest),
-        "Effects are differences over training seeds, paired: both methods of a seed see the same "
-        f"images in the same order. Intervals are Student's, {100 * claims.level:g} % each, of the "
-        "mean difference; a single seed has none. Not decidable: the interval holds both answers. "
-        "Verdicts are at equal steps; at equal seconds the slower one is taken at the moment when "
-        "the faster one ended.",
-        markdown_table(COLUMNS, lines),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _paper(row: dict[str, str]) -> str:
-    return f"{row['claim']}: {row['value']}"
-
-
-def _line(name: str, one: Effect) -> list[str]:
-    pair, absent = one.pair, "–"
-    sides = [run if label == "main" else f"{run} ({label})" for run, label in pair.sides]
-    relation = "=" if pair.expect == "equal" else "<"
-    paper = absent
-    if pair.published:
-        first, second = pair.published
-        paper = f"{100 * (first - second) / second:+.1f}"
-    if one.verdict == "not run":
-        numbers = [absent] * 5 + [paper, "0", one.verdict, one.why]
-    else:
-        second = statistics.fmean(one.others)
-        numbers = [
-            f"{statistics.fmean(one.ours):.4g}",
-            f"{second:.4g}",
-            _span(one.mean, one.low, one.high),
-            f"{100 * one.mean / second:+.1f}",
-            _span(*one.timed) if one.timed else absent,
-            paper,
-            str(len(one.ours)),
-            one.verdict,
-            ", ".join(one.runs),
-        ]
-    return [name, f" {relation} ".join(sides), pair.metric, *numbers]
-
-
-def _span(mean: float, low: float, high: float) -> str:
-    return f"{mean:+.3g}" + (f" [{low:+.3g}, {high:+.3g}]" if math.isfinite(low) else "")
+    verdicts = [one.verdict for one in effects]
+    if "not run" in verdicts and "does not hold" not in verdicts:
+        return "not run" if set(verdicts) == {"not run"} else "incomplete"
+    worst: tuple[Verdict, ...] = ("does not hold", "not decidable", "holds", "not run")
+    return min(verdicts, key=worst.index)

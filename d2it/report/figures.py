@@ -82,9 +82,13 @@ def add_caption(figure: Figure, sentences: list[str]) -> None:
 
 
 def absent(runs: list[str], config: Config) -> list[str]:
-    """A sentence that names the runs that are missing at this scale."""
-    missing = [run for run in dict.fromkeys(runs) if not at_scale(config, run)]
-    return [f"Not at this scale: {', '.join(missing)}."] if missing else []
+    """Sentences that name the runs without numbers, and say why."""
+    whys: dict[str, list[str]] = {}
+    for run in dict.fromkeys(runs):
+        found = result(config, run)
+        if isinstance(found, Gap):
+            whys.setdefault(found.why, []).append(run)
+    return [f"{why.capitalize()}: {', '.join(runs)}." for why, runs in whys.items()]
 
 
 # Figures 3 and 4: pictures and their grain maps

@@ -1,0 +1,214 @@
+"""results/<scale>/claims.md: what the paper claims beside what we find, and how it was found.
+
+What was run comes first, a line for each pair of runs; what was not run, and what no run can
+decide, is listed below.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from d2it import provenance
+from d2it.config import paths
+from d2it.config.schema import Config
+from d2it.errors import UserError
+from d2it.files import write_text
+from d2it.report.claims import (
+    HIGHER_IS_BETTER,
+    Claims,
+    Effect,
+    Verdict,
+    effect,
+    hardware,
+    load_claims,
+    needed,
+    supporting,
+    verdict_of,
+)
+from d2it.report.results import made_with, published, scale_line
+from d2it.report.text import markdown_table
+
+ABSENT = "–"
+# The columns of the README's table, and those that only the page has room for
+SHORT = ("claim", "compared", "metric", "difference, %", "paper's, %", "seeds", "verdict")
+COLUMNS = (
+    *("claim", "compared", "metric", "first", "second", "nearest", "difference", "difference, %"),
+    *("at equal seconds", "paper's, %", "seeds", "verdict", "runs"),
+)
+BESIDE = ("claim", "compared", "metric", "first", "second", "difference", "difference, %")
+BETTER: dict[Verdict, str] = {"holds": "better", "does not hold": "worse"}
+RUN_SAYS = (
+    "Differences are of training seeds, paired: both methods of a seed see the same images in the "
+    "same order. In brackets: Student's {:g} % interval of the mean difference; one seed has none. "
+    "*Holds*: all of it is on the paper's side. *Does not hold*: all of it is on the other. *Not "
+    "decidable*: it holds both answers. *Incomplete*: some pair was not run. Verdicts are at equal "
+    "steps; at equal seconds the slower one is taken at the moment when the faster one ended, "
+    "where the seeds of each took the same time. `nearest`, first and second: the distance of "
+    "samples from the training images over that of unseen ones; below 1 is memorisation."
+)
+BESIDE_SAYS = (
+    "These decide no claim; *better* and *worse* are said of the first. `epsilon_error` is the "
+    "error of the predicted noise on held-out images, the same noise and times for all; `_0` and "
+    "`_1` are over coarse and over fine regions. It compares networks on the same latents alone, "
+    "of one DVAE and one routing: where a D²iT has one code and one noise for a coarse region, a "
+    "DiT has four, so their errors are of different tasks. With and without the dynamic grain loss "
+    "the sum that is minimised weighs the grains otherwise: there each grain stands for itself. "
+    "`obedience` is the share of regions that came out as the map asked."
+)
+Found = dict[str, list[Effect]]  # by the claim's id
+
+
+def write_claims(config: Config, claims: Claims | None = None) -> Path:
+    """The same bytes every time."""
+    path = paths.claims(config)
+    write_text(path, render(config, claims or load_claims()))
+    return path
+
+
+def render(config: Config, claims: Claims) -> str:
+    printed = {row["id"]: row for row in published("prose_claims")}
+    unknown = printed.keys() ^ (claims.claims.keys() | claims.untested.keys())
+    if unknown:
+        raise UserError(
+            f"params/claims.yaml and data/published/prose_claims.csv differ in {min(unknown)}: "
+            "every claim stands in both."
+        )
+    found = effects(config, claims)
+    waiting = [
+        f"- {name}: {claims.claims[name].says}: {'; '.join(map(_waiting, pairs))}."
+        for name, pairs in found.items()
+        if verdict_of(pairs) == "not run"
+    ]
+    reasons: dict[str, list[str]] = {}
+    for name, why in claims.untested.items():
+        reasons.setdefault(why, []).append(f"{name} {printed[name]['claim']}")
+    parts = [
+        f"*{scale_line(config, 'claims')}*",
+        "# What the paper claims, and what we find",
+        _counted(found),
+        _how(config, claims, found),
+        "## What was run",
+        _table(COLUMNS, _lines(claims, found)),
+        RUN_SAYS.format(100 * claims.level),
+        *_beside(config, claims, found),
+        *(["## Not run", "\n".join(waiting)] if waiting else []),
+        "## Not for these runs to decide",
+        "\n".join(f"- {why}: {'; '.join(names)}." for why, names in reasons.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(config: Config) -> str:
+    """What was run, in few columns, for the README."""
+    claims = load_claims()
+    found = effects(config, claims)
+    how = f"Scale {config.name}; trained on: {hardware(config, needed(claims, config))}."
+    parts = [f"*{how} {config.caption}*", _table(SHORT, _lines(claims, found)), _counted(found)]
+    return "\n\n".join(parts)
+
+
+def effects(config: Config, claims: Claims) -> Found:
+    return {
+        name: [effect(pair, claims.level, config) for pair in claim.pairs]
+        for name, claim in claims.claims.items()
+    }
+
+
+def _counted(found: Found) -> str:
+    verdicts = [verdict_of(pairs) for pairs in found.values()]
+    counts = [f"{verdicts.count(one)} {one}" for one in get_args(Verdict) if one in verdicts]
+    return f"Of {len(verdicts)} claims that runs can decide: {', '.join(counts)}."
+
+
+def _how(config: Config, claims: Claims, found: Found) -> str:
+    """Hardware, code, and how images were made and measured."""
+    made = [one for pairs in found.values() for pair in pairs for one in pair.results]
+    drawn = [one for one in made if one.header["kind"] != "dvae"]
+    facts = {
+        "Trained on": [hardware(config, needed(claims, config))],
+        "Commits": _commits(config, {one.header["run"] for one in made}),
+        "FID's reference": sorted({_reference(one.recipe) for one in drawn}),
+    }
+    said = [f"{what}: {', '.join(values)}." for what, values in facts.items() if values]
+    return " ".join([*said, *made_with(drawn)])
+
+
+def _reference(recipe: dict[str, Any]) -> str:
+    return f"{recipe['reference_n']} training images of {recipe['reference']}"
+
+
+def _commits(config: Config, runs: Iterable[str]) -> list[str]:
+    """Of the code that trained and evaluated these, as far as it is known."""
+    told = [provenance.of_run(config, run) or {} for run in runs]
+    commits = [c for one in told for c in (one.get("training") or {}).get("commits", [])]
+    commits += [one.get("commit") for one in told]
+    return sorted({commit[:8] for commit in commits if commit})
+
+
+def _lines(claims: Claims, found: Found) -> list[dict[str, str]]:
+    """A line for each pair of the claims that were run, at least in part."""
+    lines = []
+    for name, pairs in found.items():
+        verdict = verdict_of(pairs)
+        claim = f"{name}: {claims.claims[name].says}: **{verdict}**"
+        for one in pairs if verdict != "not run" else []:
+            lines.append({"claim": claim, **_line(one)})
+            claim = ""  # once
+    return lines
+
+
+def _line(one: Effect) -> dict[str, str]:
+    line = {"compared": _compared(one), "metric": one.pair.metric}
+    if one.pair.published:
+        first, second = one.pair.published
+        line["paper's, %"] = f"{100 * (first - second) / second:+.1f}"
+    line |= {"seeds": f"{len(one.found)} of {one.asked}", "verdict": one.verdict}
+    if not one.found:
+        return line | {"runs": one.why}
+    second, spread = one.average(1), (one.mean, one.low, one.high)
+    if all("nearest" in result.metrics for result in one.results):
+        line["nearest"] = ", ".join(f"{one.average(side, 'nearest'):.3g}" for side in (0, 1))
+    if one.timed:
+        line["at equal seconds"] = _span(*one.timed)
+    return line | {
+        "first": f"{one.average(0):.4g}",
+        "second": f"{second:.4g}",
+        "difference": _span(*spread),
+        "difference, %": _span(*(100 * value / second for value in spread)),
+        "runs": ", ".join(dict.fromkeys(result.run for result in one.results)),
+    }
+
+
+def _beside(config: Config, claims: Claims, found: Found) -> list[str]:
+    """The pairs that were run, by metrics that decide no claim."""
+    lines = []
+    for name, pairs in found.items():
+        for pair in (one.pair for one in pairs if one.found):
+            for one in supporting(pair, claims.level, config):
+                says = BETTER.get(one.verdict, one.verdict) if one.found else one.why
+                lines.append({"claim": name, **_line(one), "by this metric": says})
+    if not lines:
+        return []
+    return ["## By other metrics", _table((*BESIDE, "seeds", "by this metric"), lines), BESIDE_SAYS]
+
+
+def _waiting(one: Effect) -> str:
+    return f"{_compared(one)} ({one.why})"
+
+
+def _compared(one: Effect) -> str:
+    sides = [run if label == "main" else f"{run} ({label})" for run, label in one.pair.sides]
+    better = ">" if one.pair.metric in HIGHER_IS_BETTER else "<"
+    return f" {'=' if one.pair.expect == 'equal' else better} ".join(sides)
+
+
+def _table(columns: Sequence[str], lines: Sequence[dict[str, str]]) -> str:
+    """Those of the columns in which something stands."""
+    filled = [column for column in columns if any(line.get(column) for line in lines)]
+    rows = [[line.get(column, ABSENT) for column in filled] for line in lines]
+    return markdown_table(filled, rows) if rows else "Nothing yet."
+
+
+def _span(mean: float, low: float, high: float) -> str:
+    return f"{mean:+.3g}" + (f" [{low:+.3g}, {high:+.3g}]" if math.isfinite(low) else "")
