@@ -5,24 +5,27 @@ and by its comment, the folder where each job leaves how it ended. So whoever wa
 the same command finds the array in the queue, and computes nothing twice. No torch is imported.
 """
 
+import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2it import slurm
+from d2it.arrays import SHOWN, explain
 from d2it.config.paths import runs_folder
 from d2it.errors import UserError
-from d2it.files import canonical_digest, locked, read_json, write_json
+from d2it.files import canonical_digest, locked, write_json
 from d2it.jobs import show_end
-from d2it.slurm_jobs import REQUEUES, leave
+from d2it.slurm_jobs import leave, logs_of, submit
 
 if TYPE_CHECKING:
     from d2it.launch import Launcher, Resources
@@ -37,54 +40,58 @@ class PartJob:
     """Computes one part of a command. submitit pickles it, and requeues what `checkpoint` gives."""
 
     words: Sequence[str]
+    part: str
     folder: Path
     threads: int
 
-    def __call__(self, part: str) -> None:
-        own = ["--processes", "1"] if part == END else ["--shard", part]
+    def __call__(self) -> None:
+        own = ["--processes", "1"] if self.part == END else ["--shard", self.part]
         environment = {"D2IT_THREADS": str(self.threads)} | os.environ
         command = [sys.executable, "-m", "d2it", *self.words, *own]
-        last = ""
+        last: deque[str] = deque(maxlen=SHOWN)
         with subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as process:
             assert process.stderr is not None
-            for last in process.stderr:
-                print(last, end="", file=sys.stderr, flush=True)
+            for line in process.stderr:
+                print(line, end="", file=sys.stderr, flush=True)
+                last.append(line.rstrip("\n"))
         while process.returncode in (-signal.SIGUSR2, -signal.SIGTERM):
             time.sleep(1)  # at its limit or preempted: Slurm requeues and ends us, or only ends us
-        sentence = re.match(r"d2it: error: (.*)", last)
-        code = process.returncode
-        died = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
-        node = os.environ["SLURMD_NODENAME"]
-        told = (
-            f"Part {part} {died} on {node} (logs: {self.folder}): the same command goes on from "
-            "the units that are there."
-        )
-        error = sentence[1] if sentence else told
-        write_json(_word(self.folder, part), {"error": error if code else None})
+        word: dict[str, Any] = {"error": None}
+        if process.returncode:
+            who = f"Part {self.part} on {os.environ['SLURMD_NODENAME']} (logs: {self.folder})"
+            error, shown = explain(who, process.returncode, list(last))
+            word = {"error": error, "shown": shown}
+        write_json(_word(self.folder, self.part), word)
 
-    def checkpoint(self, part: str) -> Any:
+    def checkpoint(self) -> Any:
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self, part)
+        return DelayedSubmission(self)
 
 
 def run_on_slurm(words: Sequence[str], stage: str, launcher: "Launcher", shares: int) -> None:
     """Have the command computed in `shares` shares and put together."""
-    name = f"d2it-{stage}-{canonical_digest([os.getcwd(), *words, shares])[:8]}"
-    resources = launcher.of(stage)
-    parts = [f"{i + 1}/{shares}" for i in range(shares)]
-    folders = []
-    for kind, some in (("", parts), ("-end", [END])):
-        if some:
-            folder = (runs_folder() / ".arrays" / f"{name}{kind}").resolve()
-            folders.append(folder)
-            if some == [END] or not all(_ended_well(folder, part) for part in some):
-                job = PartJob(words, folder, launcher.threads)
-                _run(folder, some, job, resources, launcher.poll)
-    for folder in folders:
-        shutil.rmtree(folder)
+    slurm.require("compute here with --processes N")
+    name = f"d2it-{stage}-{canonical_digest([os.getcwd(), *words])[:8]}"
+    home, resources = runs_folder().resolve() / ".arrays", launcher.of(stage)
+    end = home / f"{name}-{END}"
+
+    def done(folder: Path, *parts: str) -> bool:
+        work = [PartJob(words, part, folder, launcher.threads) for part in parts]
+        return _run(folder, work, replace(resources, nodes=1, processes=1), launcher.poll)
+
+    if shares and not _live(end):
+        for begun in home.glob(f"{name}-[0-9]*"):  # when the launcher asked for another number
+            shares = int(begun.name.rpartition("-")[2]) if _live(begun) else shares
+        folder, parts = home / f"{name}-{shares}", [f"{i + 1}/{shares}" for i in range(shares)]
+        well = [word["error"] is None for word in _words(folder, parts).values()]
+        if (len(well) < shares or not all(well)) and not done(folder, *parts):
+            return
+    if done(end, END):
+        for folder in home.glob(f"{name}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _word(folder: Path, part: str) -> Path:
@@ -92,9 +99,13 @@ def _word(folder: Path, part: str) -> Path:
     return folder / f"{part.replace('/', '-of-')}.json"
 
 
-def _ended_well(folder: Path, part: str) -> bool:
-    path = _word(folder, part)
-    return path.is_file() and read_json(path, made_by="d2it")["error"] is None
+def _words(folder: Path, parts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What the jobs of these parts have left."""
+    found = {}
+    for part in parts:
+        with suppress(FileNotFoundError):
+            found[part] = json.loads(_word(folder, part).read_text())
+    return found
 
 
 def _live(folder: Path) -> str | None:
@@ -103,74 +114,53 @@ def _live(folder: Path) -> str | None:
     return jobs[0] if jobs else None
 
 
-def _run(
-    folder: Path, parts: Sequence[str], job: PartJob, resources: "Resources", every: float
-) -> None:
-    """Submit the parts, or find them in the queue, and wait for all; Slurm is asked seldom."""
-    from submitit.core.utils import JobPaths
-    from submitit.helpers import DelayedSubmission
+def _run(folder: Path, work: Sequence[PartJob], resources: "Resources", every: float) -> bool:
+    """Submit the parts, or find them in the queue, and wait for all; Slurm is asked seldom.
 
-    if shutil.which("sbatch") is None:
-        raise UserError(
-            "There is no Slurm here (sbatch was not found): log in to a submit node, or compute "
-            "here with --processes N."
-        )
-    with locked(folder.parent / "lock"):
+    False: the same command, waiting elsewhere, has seen the end of all and tidied up.
+    """
+    import submitit
+    from submitit.core.utils import JobPaths
+
+    parts = [own.part for own in work]
+    with slurm.submitting(folder.parent / "lock"):
         array = _live(folder)
-        if array is None or all(_word(folder, part).is_file() for part in parts):
+        if array is None or len(_words(folder, parts)) == len(parts):
             shutil.rmtree(folder, ignore_errors=True)
-            array = _submit(folder, parts, job, resources)
-        jobs = [f"{array}_{i}" for i in range(len(parts))] if len(parts) > 1 else [array]
-        for part, own in zip(parts, jobs, strict=True):
-            leave(folder, own, DelayedSubmission(job, part), resources)
+            jobs = submit(folder, work, resources)
+            array = jobs[0].job_id.partition("_")[0]
+        else:
+            names = [f"{array}_{i}" for i in range(len(parts))] if len(parts) > 1 else [array]
+            jobs = [submitit.SlurmJob(logs_of(folder), name, [0]) for name in names]
+            for job, own in zip(jobs, work, strict=True):
+                leave(job, own, resources)
     print(f"{folder.name}: Slurm job {array}, {len(parts)} parts", file=sys.stderr)
-    asked = time.monotonic()
-    while missing := [part for part in parts if not _word(folder, part).is_file()]:
+    asked, live = time.monotonic(), True
+    while len(words := _words(folder, parts)) < len(parts):
+        if not folder.exists():
+            with locked(folder.parent / "lock"):  # or somebody is submitting it again
+                if not folder.exists():
+                    return False
+        if not live:
+            missing = {
+                part: job for part, job in zip(parts, jobs, strict=True) if part not in words
+            }
+            ended, how = _how([job.job_id for job in missing.values()], every)
+            show_end(JobPaths(logs_of(folder), ended, 0).stderr)
+            raise UserError(
+                f"Slurm ended {folder.name} before {', '.join(missing)} was finished: job "
+                f"{ended} {how} (logs: {folder}): the same command goes on from the units that "
+                "are there."
+            )
         time.sleep(LOOK)
         if time.monotonic() - asked > every:
-            asked = time.monotonic()
-            if not _live(folder) and not all(_word(folder, part).is_file() for part in missing):
-                ended, how = _how([jobs[parts.index(part)] for part in missing], every)
-                show_end(JobPaths(folder, ended, 0).stderr)
-                raise UserError(
-                    f"Slurm ended {folder.name} before {', '.join(missing)} was finished: job "
-                    f"{ended} {how} (logs: {folder}): the same command goes on from the units that "
-                    "are there."
-                )
-    for part in parts:
-        error = read_json(_word(folder, part), made_by="d2it")["error"]
-        if error:
-            raise UserError(error)
-
-
-def _submit(folder: Path, parts: Sequence[str], job: PartJob, resources: "Resources") -> str:
-    """One submission for all parts; the id of the array."""
-    import submitit
-
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=REQUEUES)
-    options: dict[str, Any] = {"requeue": True, "comment": str(folder)}
-    if resources.account:
-        options["account"] = resources.account
-    executor.update_parameters(
-        job_name=folder.name,
-        nodes=1,
-        ntasks_per_node=1,
-        cpus_per_task=resources.cpus,
-        gpus_per_node=resources.gpus,
-        time=resources.minutes,
-        partition=resources.partition,
-        constraint=resources.constraint,
-        array_parallelism=resources.at_once,
-        additional_parameters=resources.extra | options,
-    )
-    try:
-        jobs: list[submitit.Job[Any]] = executor.map_array(job, parts)
-    except submitit.core.utils.FailedJobError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(
-            f"Slurm refused {folder.name} ({slurm.refusal(error)}): correct the launcher."
-        ) from None
-    return jobs[0].job_id.split("_")[0]
+            asked, live = time.monotonic(), _live(folder) is not None
+    for word in words.values():
+        if word["error"]:
+            for line in word["shown"]:
+                print(line, file=sys.stderr)
+            raise UserError(word["error"])
+    return True
 
 
 def _how(jobs: Sequence[str], every: float) -> tuple[str, slurm.Accounting]:

@@ -124,7 +124,12 @@ def spread(arguments: argparse.Namespace, stage: str, has_units: bool = True) ->
                 worker.kill()
         for share, code, log in zip(shares, codes, logs, strict=True):
             if code:
-                _explain(share, code, log)
+                log.seek(0)
+                who = f"Process {share.part} of {share.parts}"
+                told, shown = explain(who, code, log.read().splitlines())
+                for line in shown:
+                    print(line, file=sys.stderr)
+                raise UserError(told)
     return False
 
 
@@ -146,15 +151,11 @@ def _start(
     )
 
 
-def _explain(share: Share, code: int, log: IO[str]) -> None:
-    log.seek(0)
-    lines = log.read().splitlines()
-    sentence = re.match(r"d2it: error: (.*)", lines[-1]) if lines else None
-    if sentence:
-        raise UserError(sentence[1])
-    print("\n".join(lines[-SHOWN:]), file=sys.stderr)
+def explain(who: str, code: int, log: list[str]) -> tuple[str, list[str]]:
+    """The sentence of a process that failed, and the lines of its log that say more."""
+    said = re.match(r"d2it: error: (.*)", log[-1]) if log else None
+    if said:
+        return said[1], []
     how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
-    raise UserError(
-        f"Process {share.part} of {share.parts} {how}: the same command goes on from "
-        "the units that are finished."
-    )
+    told = f"{who} {how}: the same command goes on from the units that are finished."
+    return told, log[-SHOWN:]

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from d2it.errors import UserError
 
@@ -50,13 +50,13 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path | str) -> Iterator[None]:
+def locked(path: Path | str) -> Iterator[IO[str]]:
     """Hold the lock file `path`, once nobody else on this machine does. kill -9 lets it go."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:

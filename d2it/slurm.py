@@ -8,6 +8,7 @@
                                (the third part of an array is "12_2")
     record(folder, "12", ...)  note in the run folder that a job was submitted for it
     jobs_of(folder)            ids of all jobs that were ever submitted for a run, oldest first
+    with submitting(lock):     no other command, and no sbatch that outlived one, submits meanwhile
 
 GPU-hours of a job: `elapsed * gpus / 3600`.
 """
@@ -15,21 +16,25 @@ GPU-hours of a job: `elapsed * gpus / 3600`.
 import fcntl
 import getpass
 import json
+import os
 import re
+import shutil
 import subprocess
 import time
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from d2it.config.paths import runs_folder
 from d2it.errors import UserError
-from d2it.files import read_json, write_json
+from d2it.files import locked, read_json, write_json
 
 EVERY = 60.0  # seconds between two questions to Slurm's accounting
 PATIENCE = 60  # seconds for an answer
+UNDER_WAY = ("PENDING", "RUNNING", "SUSPENDED", "REQUEUED")  # sacct's states of what has not ended
+ENDING = "ENDING"  # not in the queue any more, says squeue, but sacct does not know how it ended
 FIELDS = ("JobID", "State", "NodeList", "ElapsedRaw", "AllocTRES", "Reason", "ExitCode")
 
 
@@ -60,6 +65,15 @@ class Accounting:
         words += [f"exit {self.exit}"] if self.exit else []
         words += [f"reason {self.reason}"] if self.reason else []
         return ", ".join(words)
+
+
+def require(otherwise: str) -> None:
+    """Slurm's commands are here; else, what can be done `otherwise`."""
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise UserError(
+            "There is no Slurm here (sbatch was not found): log in to a submit node, or "
+            f"{otherwise}."
+        )
 
 
 def queued(*names: str) -> list[Queued]:
@@ -112,8 +126,9 @@ def accounting(jobs: Iterable[str], every: float = EVERY) -> dict[str, Accountin
                     every_run = {
                         job for run in runs_folder().iterdir() for job in jobs_of(run)[-1:]
                     }
-                    known = {job: asdict(answer) for job, answer in _ask(jobs | every_run).items()}
-                    known = _answers(path)["jobs"] | known
+                    before = _answers(path)["jobs"]
+                    answers = _ask(jobs | every_run, before)
+                    known = before | {job: asdict(answer) for job, answer in answers.items()}
                     write_json(path, {"asked": time.time(), "jobs": known})
     known = _answers(path)["jobs"]
     return {job: Accounting(**known[job]) for job in jobs if job in known}
@@ -132,17 +147,21 @@ def _answers(path: Path) -> dict[str, Any]:
         return {"asked": 0.0, "jobs": {}}
 
 
-def _ask(jobs: set[str]) -> dict[str, Accounting]:
-    """One question to sacct and one to squeue; what they do not answer is not made up."""
+def _ask(jobs: set[str], before: dict[str, Any]) -> dict[str, Accounting]:
+    """One question to squeue and one to sacct; what they do not answer is not made up."""
     if not jobs:
         return {}
     chosen = f"--jobs={','.join(sorted(jobs))}"
+    queue = _run("squeue", "--noheader", "--array", "--format=%i", chosen)
     options = ("--allocations", "--duplicates", "--noheader", "--parsable2")
     told = _run("sacct", *options, f"--format={','.join(FIELDS)}", chosen)
-    queue = _run("squeue", "--noheader", "--array", "--format=%i", chosen)
     answered = queue.returncode == 0 or "Invalid job id" in queue.stderr  # none of them is left
     waiting = set(queue.stdout.split()) if answered else jobs
     found = parse(told.stdout, waiting)
+    for job, answer in found.items():  # sacct may hear of an end later than squeue, but not much
+        if not answer.live and answer.state in UNDER_WAY:
+            ending = before.get(job, {}).get("state") != ENDING
+            found[job] = replace(answer, state=ENDING, live=True) if ending else answer
     if answered and told.returncode == 0:
         gone = jobs - found.keys() - waiting
         found |= {job: Accounting("GONE", live=False) for job in gone}
@@ -166,6 +185,21 @@ def parse(rows: str, live: set[str]) -> dict[str, Accounting]:
             live=job in live,
         )
     return found
+
+
+@contextmanager
+def submitting(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, even by an sbatch that outlives us: what is started here inherits
+    it, as the standard input that it does not read. Whoever comes next finds the job in the queue.
+    """
+    with locked(path) as lock:
+        before = os.dup(0)
+        os.dup2(lock.fileno(), 0)
+        try:
+            yield
+        finally:
+            os.dup2(before, 0)
+            os.close(before)
 
 
 def refusal(error: Exception) -> str:

@@ -8,12 +8,12 @@ import getpass
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from d2it import slurm
 from d2it.errors import UserError
-from d2it.files import atomic_path, locked, write_json
+from d2it.files import atomic_path, write_json
 from d2it.jobs import Job, follow, show_end
 from d2it.training.run_folder import Plan, await_free, make_plan
 
@@ -122,13 +122,8 @@ def run_on_slurm(plan: Plan, job: Job, resources: "Resources", wait: bool, every
 def _attach(plan: Plan, job: SlurmJob, resources: "Resources", wait: bool) -> "submitit.Job[Any]":
     """The one live job of this run, whoever submitted it."""
     import submitit
-    from submitit.helpers import DelayedSubmission
 
-    if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise UserError(
-            "There is no Slurm here (sbatch was not found): log in to a submit node, or use "
-            "--launcher local."
-        )
+    slurm.require("use --launcher local")
     _check_owner(plan)
     if job.device == "cuda" and not resources.gpus:
         raise UserError(
@@ -141,17 +136,14 @@ def _attach(plan: Plan, job: SlurmJob, resources: "Resources", wait: bool) -> "s
             f"{WARNED} s before its limit: give it `minutes` of {-(-2 * WARNED // 60)} or more."
         )
     tasks = range(resources.nodes * resources.processes)
-    executor = make_executor(plan, resources)
-    with locked(plan.folder / "submit.lock"):
-        with locked(_sbatch_lock(plan)):
-            pass  # an sbatch that outlived its launcher has ended
+    with slurm.submitting(plan.folder / "submit.lock"):
         live = _find(plan)
         if live is None:
             await_free(plan.folder, wait)
-            submitted: submitit.Job[Any] = _submit(executor, plan, job, resources)
+            [submitted] = submit(plan.folder, [job], resources)
         else:
-            submitted = submitit.SlurmJob(executor.folder, live, tasks)
-            leave(executor.folder, live, DelayedSubmission(job), resources)
+            submitted = submitit.SlurmJob(logs_of(plan.folder), live, tasks)
+            leave(submitted, job, resources)
         slurm.record(plan.folder, submitted.job_id, len(tasks))
     return submitted
 
@@ -162,10 +154,6 @@ def _check_owner(plan: Plan) -> None:
             f"{plan.folder} belongs to {plan.folder.owner()}, and you cannot write there: train in "
             "a folder of your own (D2IT_RUNS), or ask for permission."
         )
-
-
-def _sbatch_lock(plan: Plan) -> Path:
-    return (plan.folder / "sbatch.lock").resolve()
 
 
 def _find(plan: Plan) -> str | None:
@@ -187,25 +175,21 @@ def _find(plan: Plan) -> str | None:
         time.sleep(LOOK)
 
 
-def make_executor(plan: Plan, resources: "Resources") -> "submitit.SlurmExecutor":
-    """What writes the file for sbatch."""
+def logs_of(folder: Path) -> Path:
+    """What submitit writes, of the jobs that belong to `folder`."""
+    return (folder / "submitit").resolve()
+
+
+def make_executor(folder: Path, resources: "Resources") -> "submitit.SlurmExecutor":
+    """What writes the file for sbatch, of jobs that are found by the folder's name and path."""
     import submitit
 
-    lock = str(_sbatch_lock(plan))
-
-    class Executor(submitit.SlurmExecutor):
-        job_class = submitit.SlurmJob
-
-        def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-            # held until sbatch has ended, even if we are killed meanwhile
-            return ["flock", lock, *super()._make_submission_command(submission_file_path)]
-
-    executor = Executor((plan.folder / "submitit").resolve(), max_num_timeout=REQUEUES)
-    ours = {"requeue": True, "comment": str(plan.folder.resolve())}
+    executor = submitit.SlurmExecutor(logs_of(folder), max_num_timeout=REQUEUES)
+    ours = {"requeue": True, "comment": str(folder.resolve())}
     if resources.account:
         ours["account"] = resources.account
     executor.update_parameters(
-        job_name=plan.folder.name,
+        job_name=folder.name,
         nodes=resources.nodes,
         ntasks_per_node=resources.processes,
         cpus_per_task=resources.cpus,
@@ -214,35 +198,24 @@ def make_executor(plan: Plan, resources: "Resources") -> "submitit.SlurmExecutor
         signal_delay_s=WARNED,
         partition=resources.partition,
         constraint=resources.constraint,
+        array_parallelism=resources.at_once,
         additional_parameters=resources.extra | ours,
         srun_args=["--kill-on-bad-exit=1"],  # the others wait in vain for one that died
     )
     return executor
 
 
-def leave(
-    folder: Path, job: str, work: "submitit.helpers.DelayedSubmission", resources: "Resources"
-) -> None:
-    """What a job does, where it looks for that within its first minute: whoever submitted it may
-    have been killed before."""
-    from submitit.core.utils import JobPaths
-
-    path = JobPaths(folder, job).submitted_pickle
-    if not path.exists():
-        work.set_timeout(resources.minutes, REQUEUES)
-        with atomic_path(path) as temporary:
-            work.dump(temporary)
-
-
-def _submit(
-    executor: "submitit.SlurmExecutor", plan: Plan, job: SlurmJob, resources: "Resources"
-) -> "submitit.Job[Any]":
+def submit(
+    folder: Path, work: Sequence[Callable[[], Any]], resources: "Resources"
+) -> "list[submitit.Job[Any]]":
+    """The jobs of `folder`, by one sbatch: several are an array."""
     from submitit.core.utils import FailedJobError
 
+    executor = make_executor(folder, resources)
     before = set(executor.folder.iterdir()) if executor.folder.is_dir() else set()
     try:
         with redirect_stderr(StringIO()):  # sbatch's words are in the exception
-            return executor.submit(job)
+            return executor.submit_array(work)
     except FailedJobError as error:
         for path in set(executor.folder.iterdir()) - before:
             path.unlink()
@@ -256,9 +229,22 @@ def _submit(
         }
         settings = ", ".join(f"{name} {value}" for name, value in asked.items() if value)
         raise UserError(
-            f"Slurm refused the job of {plan.run} ({slurm.refusal(error)}): nothing was "
+            f"Slurm refused the job of {folder.name} ({slurm.refusal(error)}): nothing was "
             f"submitted; correct the launcher, which asks for {settings}."
         ) from None
+
+
+def leave(job: "submitit.Job[Any]", work: Callable[[], Any], resources: "Resources") -> None:
+    """What a job does, where it looks for that within its first minute: whoever submitted it may
+    have been killed before."""
+    from submitit.helpers import DelayedSubmission
+
+    path = job.paths.submitted_pickle
+    if not path.exists():
+        delayed = DelayedSubmission(work)
+        delayed.set_timeout(resources.minutes, REQUEUES)
+        with atomic_path(path) as temporary:
+            delayed.dump(temporary)
 
 
 def _wait(plan: Plan, submitted: "submitit.Job[Any]", every: float) -> slurm.Accounting | None:

@@ -1,6 +1,9 @@
 """Launchers: their settings, and what they refuse. Their processes are killed in tests/faults."""
 
+import fcntl
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -76,7 +79,7 @@ def test_what_sbatch_reads(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
         "slurm resources.partition=gpu resources.account=vision stages.dvae.nodes=2"
         " resources.constraint=a100 'resources.extra={mem: 20G, comment: mine}'"
     )
-    executor = make_executor(plan, launcher.of("dvae"))
+    executor = make_executor(plan.folder, launcher.of("dvae"))
     written = executor._make_submission_file_text("work", "id")
     options = {line for line in written.splitlines() if line.startswith("#SBATCH")}
     place = (Path.cwd() / plan.folder).resolve()
@@ -97,8 +100,21 @@ def test_what_sbatch_reads(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
         "#SBATCH --open-mode=append",
     }
     assert "srun --unbuffered" in written and "--kill-on-bad-exit=1" in written
-    lock = str(place / "sbatch.lock")
-    assert executor._make_submission_command(Path("file")) == ["flock", lock, "sbatch", "file"]
+    assert executor._make_submission_command(Path("file")) == ["sbatch", "file"]
+
+
+def test_an_sbatch_that_outlives_us_is_waited_for(tmp_path: Path) -> None:
+    """It holds the lock as its standard input, from the moment at which it is born."""
+    lock, standard_input = tmp_path / "lock", os.fstat(0)
+    with slurm.submitting(lock):
+        sbatch = subprocess.Popen(["sleep", "60"])
+    assert os.fstat(0) == standard_input
+    with open(lock) as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        sbatch.kill()
+        sbatch.wait()
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_job_gone_when_patience_ends(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """What is made of Slurm's answers; that it answers so is tested on a cluster, in tests/slurm."""
 
 import json
+import subprocess
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ def test_one_question_a_minute_for_all_runs(tmp_path: Path, monkeypatch) -> None
         assert slurm.jobs_of(tmp_path / run) == [job]
     asked: list[set[str]] = []
 
-    def ask(jobs: set[str]) -> dict[str, slurm.Accounting]:
+    def ask(jobs: set[str], _: object) -> dict[str, slurm.Accounting]:
         asked.append(jobs)
         return slurm.parse(ROWS, live={"7"})
 
@@ -52,4 +54,20 @@ def test_a_queue_that_cannot_be_asked(monkeypatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="squeue was not found.*nothing was submitted"):
         slurm.queued("dvae-1")
-    assert slurm._ask({"7"}) == {}
+    assert slurm._ask({"7"}, {}) == {}
+
+
+def test_an_end_that_sacct_hears_of_late(monkeypatch) -> None:
+    """squeue does not list the job any more; the second time it is believed."""
+    gone = "slurm_load_jobs error: Invalid job id specified"
+
+    def run(command: str, *_: str) -> subprocess.CompletedProcess[str]:
+        answer = (0, ROWS, "") if command == "sacct" else (1, "", gone)
+        return subprocess.CompletedProcess([], *answer)
+
+    monkeypatch.setattr(slurm, "_run", run)
+    first = slurm._ask({"7", "8"}, {})
+    assert (first["7"].state, first["7"].live) == ("ENDING", True)
+    again = slurm._ask({"7", "8"}, {job: asdict(answer) for job, answer in first.items()})
+    assert (again["7"].state, again["7"].live) == ("RUNNING", False)
+    assert first["8"] == again["8"] and not again["8"].live
