@@ -42,9 +42,9 @@ bench: setup  ## measure against other implementations; GPU=1 on the GPU
 	done
 	$(BIN)/python -m benchmarks.page
 
-test-slurm: setup  ## the tests on a Slurm cluster of their own, which root can start
+test-slurm: setup  ## the tests on Slurm clusters of their own, which root can start
 	@$(PYTHON) tests/slurm/cluster.py install
-	$(BIN)/pytest --durations 15 tests/slurm $(if $(WRITE),--write $(WRITE))
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 15 tests/slurm $(if $(WRITE),--write $(WRITE))
 
 slurm-up:  ## start a Slurm cluster of two nodes on this machine (root); then: source .slurm/env
 	@$(PYTHON) tests/slurm/cluster.py up .slurm

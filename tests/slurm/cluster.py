@@ -23,6 +23,7 @@ from pathlib import Path
 PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server")
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "sacctmgr")
 NODES = ("node1", "node2")
+SPARE = ("node3", "node4")
 PATIENCE = 40  # seconds for each daemon to answer
 LAUNCHER = Path(__file__).with_name("launcher.yaml")
 
@@ -44,11 +45,14 @@ StorageLoc=slurm
 """
 )
 # cred_expire: a requeued job waits for two of them, 120 s each unless told.
+# FirstJobId: processes meet at a port that submitit makes of a job's number, and another cluster
+# may run here.
 SLURM = (
     MUNGE
     + """ClusterName=d2it
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ctld}
+FirstJobId={ctld}000
 SlurmUser=root
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
@@ -84,8 +88,10 @@ GresTypes=gpu
 SlurmdParameters=config_overrides
 NodeName=DEFAULT CPUs=16 RealMemory=8000 Gres=gpu:2
 NodeName={nodes} NodeHostname={host} NodeAddr=127.0.0.1 Port={slurmd}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=10
-PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
+PartitionName=DEFAULT MaxTime=INFINITE PriorityTier=1 GraceTime=10
+PartitionName=main Nodes=node1,node2 Default=YES
+PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF
+{spare}
 """
 )
 GRES = "NodeName={nodes} Name=gpu Flags=nvidia_gpu_env File={folder}/nvidia[0-1]\n"
@@ -98,8 +104,10 @@ ACCOUNTS = (
 
 
 class Cluster:
-    def __init__(self, folder: Path | str = ".slurm") -> None:
+    def __init__(self, folder: Path | str = ".slurm", spare: bool = False) -> None:
+        """With `spare`, two more nodes, in the partition of that name."""
         self.folder = Path(folder).resolve()
+        self.nodes = NODES + SPARE if spare else NODES
         self.environment = {
             "SLURM_CONF": str(self.folder / "slurm.conf"),
             "D2IT_LAUNCHER": str(LAUNCHER),
@@ -125,7 +133,7 @@ class Cluster:
         for words in ACCOUNTS:
             self.run("sacctmgr", "--immediate", *words.split())
         self.start_slurmctld()
-        for node in NODES:
+        for node in self.nodes:
             self.start_node(node)
         self.await_idle()
         lines = [f"export {name}={value}\n" for name, value in self.environment.items()]
@@ -141,10 +149,10 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def processes(self, *marks: str) -> list[int]:
-        """Daemons of this cluster and processes of its jobs, by what their environment says:
-        all of them, or those that have all `marks`."""
-        ours = [f"D2IT_CLUSTER={self.folder}"]
-        jobs = [f"SLURM_CONF={self.folder}/slurm.conf", "SLURM_JOB_ID="]
+        """Daemons of this cluster and processes of its jobs, by what their environment says: all
+        of them, or those that have all `marks`, e.g. SLURM_PROCID=1, or SLURM_PROCID= for any."""
+        ours = {f"D2IT_CLUSTER={self.folder}"}
+        jobs = {f"SLURM_CONF={self.folder}/slurm.conf", "SLURM_JOB_ID="}
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:
@@ -152,11 +160,8 @@ class Cluster:
                 state = (path / "stat").read_text().rpartition(")")[2].split()[0]
             except OSError:  # it has ended
                 continue
-
-            def has(marks: list[str], entries: list[str] = entries) -> bool:
-                return all(any(entry.startswith(mark) for entry in entries) for mark in marks)
-
-            if state != "Z" and (has(ours) or has(jobs)) and has(list(marks)):
+            has = {*entries, *(entry.partition("=")[0] + "=" for entry in entries)}
+            if state != "Z" and (ours <= has or jobs <= has) and has.issuperset(marks):
                 found.append(int(path.name))
         return found
 
@@ -184,7 +189,7 @@ class Cluster:
         self._start("slurmd", "-D", "-N", node)
 
     def kill(self, *marks: str, signum: int = signal.SIGKILL) -> None:
-        """kill -9 of the processes that have all `marks`, e.g. "D2IT_DAEMON=slurmctld"."""
+        """kill -9 of the processes that have all `marks`, e.g. "SLURM_JOB_ID=12"."""
         found = self.processes(*marks)
         assert found, marks
         for process in found:
@@ -193,8 +198,8 @@ class Cluster:
 
     def await_idle(self) -> None:
         def idle() -> bool:
-            states = self.run("sinfo", "--noheader", "--Node", "--format=%T", "-p", "main")
-            return states.split() == ["idle"] * len(NODES)
+            states = self.run("sinfo", "--noheader", "--Node", "--format=%T", "-p", "urgent")
+            return states.split() == ["idle"] * len(self.nodes)
 
         self._await("the nodes", idle)
 
@@ -204,10 +209,11 @@ class Cluster:
         facts = {
             "folder": self.folder,
             "host": socket.gethostname().partition(".")[0],
-            "nodes": f"node[1-{len(NODES)}]",
+            "nodes": f"node[1-{len(self.nodes)}]",
+            "spare": f"PartitionName=spare Nodes={','.join(SPARE)}" * (self.nodes != NODES),
             "password": secrets.token_hex(16),
         }
-        ports = free_ports(3 + len(NODES))
+        ports = free_ports(3 + len(self.nodes))
         facts |= zip(("ctld", "dbd", "mysql"), ports, strict=False)
         facts["slurmd"] = f"[{','.join(map(str, ports[3:]))}]"
         for name, text in (("slurm", SLURM), ("slurmdbd", SLURMDBD), ("gres", GRES)):

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from d2it import slurm
 from tests.slurm.cluster import LAUNCHER, Cluster
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 600.0  # seconds; the machine may be busy
+PATIENCE = 400.0  # seconds; the machine may be busy
 OVERRIDES = [
     "scale=smoke",
     "data.photos.train=28",
@@ -32,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"), spare=True)
     with pytest.MonkeyPatch.context() as patch:
         try:
             cluster.up()
@@ -46,16 +47,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def world(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data to train a DVAE on, and in results/ the weights of an undisturbed training here."""
+def data(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data to train a DVAE on."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "data").mkdir()
     for name in ("sources.csv", "weights"):
         (folder / "data" / name).symlink_to(ROOT / "data" / name)
     for verb in ("prepare", "calibrate"):
         Training(folder).d2it(verb, "photos", *OVERRIDES)
-    Training(folder).d2it(*("train", "dvae", "--launcher", "local", "--processes", "1"), *OVERRIDES)
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(data: Path) -> Path:
+    """The same, and in results/ the weights of an undisturbed training here."""
+    Training(data).d2it(*("train", "dvae", "--launcher", "local", "--processes", "1"), *OVERRIDES)
+    return data
 
 
 def until(reached: Callable[[], object], what: str, said: Callable[[], str] = str) -> None:
@@ -63,6 +70,31 @@ def until(reached: Callable[[], object], what: str, said: Callable[[], str] = st
     while not reached():
         assert time.monotonic() < deadline, f"{what}: {said()}"
         time.sleep(0.2)
+
+
+def held_sbatch(folder: Path, before: bool) -> str:
+    """A PATH with an sbatch that waits for the file `go`, before or after what the real one does.
+    It leaves `called` there."""
+    wrapper, real = folder / "sbatch", f'{shutil.which("sbatch")} "$@"'
+    hold = f"timeout {PATIENCE:.0f} sh -c 'until [ -e {folder}/go ]; do sleep 0.1; done'"
+    lines = ["#!/bin/sh", f"touch {folder}/called", *((hold, real) if before else (real, hold))]
+    folder.mkdir()
+    wrapper.write_text("\n".join(lines) + "\n")
+    wrapper.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def released(folder: Path, process: "subprocess.Popen[Any]", lock: Path) -> None:
+    """Let a held sbatch go once `process` has come to the lock that it holds."""
+
+    def opened() -> bool:
+        return str(lock) in {
+            os.path.realpath(fd) for fd in Path(f"/proc/{process.pid}/fd").glob("*")
+        }
+
+    until(opened, "the lock was not asked for")
+    time.sleep(1)  # more than it takes to submit another
+    (folder / "go").touch()
 
 
 class Training:
@@ -138,10 +170,10 @@ class Training:
 
 
 @pytest.fixture(scope="session")
-def training(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Training]:
+def training(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Training]:
     def make(name: str, launcher: str = "") -> Training:
         folder = tmp_path_factory.mktemp(name)
-        shutil.copytree(world / "data", folder / "data", symlinks=True)
+        shutil.copytree(data / "data", folder / "data", symlinks=True)
         return Training(folder, launcher)
 
     return make

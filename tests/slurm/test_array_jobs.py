@@ -1,7 +1,8 @@
-"""An evaluation as an array of jobs on a real cluster: the bytes of one process."""
+"""Stages as arrays of jobs on a real cluster: the bytes of one process."""
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +13,16 @@ import pytest
 from d2it import cli
 from d2it.config import Config, load, paths
 from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import until
+from tests.slurm.conftest import held_sbatch, released, until
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUN = "dit_b"
+EVALUATE = ("evaluate", RUN)
 SEEDS = [*OVERRIDES, "evaluation.seeds=[0,1,2]"]  # a unit each
 LAUNCHER = """cluster: slurm
 device: cpu
 poll: 3
-resources: {processes: 1, gpus: 1, cpus: 1, minutes: 60, shares: 3, at_once: 2}
+resources: {processes: 1, gpus: 1, cpus: 1, minutes: 60, shares: 2, at_once: 2}
 """
 
 
@@ -29,14 +31,34 @@ def config(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         enter(tmp_path_factory.mktemp("world"), patch)
         Path("array.yaml").write_text(LAUNCHER)
-        patch.setenv("D2IT_LAUNCHER", "array.yaml")
+        patch.setenv("D2IT_LAUNCHER", str(Path("array.yaml").resolve()))
         build_world([RUN])
         yield load(overrides=SEEDS)
 
 
-def start(*options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, *options, "-m", "d2it", "evaluate", RUN, *SEEDS]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def alone(config: Config) -> bytes:
+    """The evaluation by one process, of which nothing is left."""
+    assert cli.main([*EVALUATE, *SEEDS, "--processes", "1"]) == 0
+    paths.run_folder(config, RUN).rename("alone")
+    whole = paths.evaluation(config, RUN).read_bytes()
+    paths.evaluation(config, RUN).unlink()
+    return whole
+
+
+def start(
+    *words: str, shares: int = 2, at: Path = Path("."), **changes: str
+) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "d2it", *(words or EVALUATE), *SEEDS]
+    launcher = f"{os.environ['D2IT_LAUNCHER']} resources.shares={shares}"
+    environment = os.environ | {"D2IT_LAUNCHER": launcher} | changes
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=at, env=environment)
+
+
+def said_by(process: subprocess.Popen[str], code: int = 0) -> str:
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == code, said
+    return said
 
 
 def computing(share: str = "") -> list[int]:
@@ -53,76 +75,85 @@ def computing(share: str = "") -> list[int]:
     return found
 
 
-def test_the_waiting_process_is_killed(cluster: Cluster, config: Config) -> None:
-    """Two at a time; found again, not submitted again; no torch in who waits."""
-    assert cli.main(["evaluate", RUN, *SEEDS, "--processes", "1"]) == 0
-    alone = paths.evaluation(config, RUN).read_bytes()
-    paths.evaluation(config, RUN).unlink()
-    first = paths.run_folder(config, RUN)
-    first.rename("first")
-
-    process = start()
-    until(lambda: list(first.rglob("seed*.safetensors")), "no unit was computed")
+def test_whoever_waits_is_killed(cluster: Cluster, config: Config, alone: bytes) -> None:
+    """While sbatch is under way, then while jobs compute; two find one array in the queue, though
+    one of them asks for other shares. Two jobs at a time; no torch in who waits."""
+    held = Path("held").resolve()
+    process = start(shares=3, PATH=held_sbatch(held, before=True))
+    until((held / "called").exists, "no sbatch")
+    process.kill()
+    process.wait()
+    process = start(shares=3)
+    released(held, process, paths.runs_folder().resolve() / ".arrays" / "lock")
+    units = paths.run_folder(config, RUN)
+    until(lambda: list(units.rglob("seed*.safetensors")), "no unit was computed")
     running = cluster.run("squeue", "--noheader", "--states=R", "--format=%i").split()
     assert len(running) <= 2
     process.kill()
     process.wait()
-    process = start("-X", "importtime")
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, said
-    assert not re.search(r"\| +torch$", said, re.M)
+    others = start(shares=3, PYTHONPROFILEIMPORTTIME="1"), start(shares=5)
+    said = [said_by(process) for process in others]
+    assert not re.search(r"\| +torch$", said[0], re.M)
+    assert all("3 parts" in words for words in said)
     assert paths.evaluation(config, RUN).read_bytes() == alone
     named = cluster.run("sacct", "--noheader", "--allocations", "--format=JobName%50").split()
     assert len([name for name in named if name.startswith("d2it-evaluate-")]) == 3 + 1
     assert [path.name for path in (paths.runs_folder() / ".arrays").iterdir()] == ["lock"]
 
 
-def test_a_share_is_killed(
-    cluster: Cluster, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By SIGKILL to its process: the sentence of what it was, and the same command goes on."""
-    before = paths.evaluation(config, RUN).read_bytes()
+def test_jobs_of_an_array_are_disturbed(cluster: Cluster, config: Config, alone: bytes) -> None:
+    """By SIGKILL to a process, then by scancel, then by the time limit: each time the sentence of
+    what it was, or a requeue; nothing that was computed is lost."""
     paths.evaluation(config, RUN).unlink()
-    folder = paths.run_folder(config, RUN)
-    folder.rename("second")
+    paths.run_folder(config, RUN).rename("before")
     process = start()
+    until(lambda: computing("2/2"), "the second share was not begun")
+    os.kill(computing("2/2")[0], signal.SIGKILL)
+    assert re.search(r"Part 2/2 on node\d .* was killed by signal 9: the same", said_by(process, 2))
 
-    until(lambda: computing("2/3"), "the second share was not started")
-    os.kill(computing("2/3")[0], signal.SIGKILL)
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 2 and "Part 2/3 was killed by signal 9" in said
-    assert not paths.evaluation(config, RUN).exists()
-    process = start()
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, said
-    assert paths.evaluation(config, RUN).read_bytes() == before
-
-
-def test_the_time_limit_comes(cluster: Cluster, config: Config) -> None:
-    """USR2 to a job of the array: it is requeued. scancel ends the array, not what it computed."""
-    before = paths.evaluation(config, RUN).read_bytes()
-    paths.evaluation(config, RUN).unlink()
-    paths.run_folder(config, RUN).rename("third")
     process = start()
     until(computing, "no share was begun")
     cluster.run("scancel", "--user=root")
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 2
-    assert re.search(r"before 1/3, .* job \d+_0 ended on node1 as CANCELLED by 0, exit", said), said
+    said = said_by(process, 2)
+    assert re.search(r"before 1/2, .* job \d+_0 ended on node1 as CANCELLED by 0, exit", said), said
+
     process = start()
-    until(computing, "no share was begun")
+    until(lambda: computing("2/2"), "the second share was not begun")
     running = cluster.run("squeue", "--noheader", "--states=R", "--format=%i").split()
-    cluster.run("scancel", "--signal=USR2", running[0])
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, said
-    assert paths.evaluation(config, RUN).read_bytes() == before
+    [second] = [job for job in running if job.endswith("_1")]
+    cluster.run("scancel", "--signal=USR2", second)
+    said_by(process)
+    assert paths.evaluation(config, RUN).read_bytes() == alone
     states = cluster.run("sacct", "--noheader", "--duplicates", "--allocations", "--format=State")
     assert "REQUEUED" in states
 
 
+def test_other_stages(config: Config, tmp_path: Path) -> None:
+    """Latents, a reference and samples, at once: the files of one process, byte for byte."""
+    sample = ["sample", "--run", RUN, "--seeds", "0-7", "--format", "npz"]
+    assert cli.main([*sample, *SEEDS, "--processes", "1"]) == 0
+    elsewhere = Path("elsewhere")  # to sample needs latents
+    shutil.copytree("data", elsewhere / "data")
+    shutil.copytree("results", elsewhere / "results")
+    stages = [
+        (elsewhere, paths.latents(config, "dvae"), ["encode", "dvae"]),
+        (elsewhere, paths.reference(config, "photos"), ["reference", "photos"]),
+        (Path("."), Path("samples", RUN), sample),
+    ]
+    before, processes = [], []
+    for at, folder, words in stages:
+        before.append(contents(at / folder))
+        shutil.rmtree(at / folder)
+        processes.append(start(*words, at=at, shares=1 if words == sample else 2))
+    for process in processes:
+        said_by(process)
+    assert [contents(at / folder) for at, folder, _ in stages] == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_a_users_mistake_is_told(config: Config) -> None:
-    command = [sys.executable, "-m", "d2it", "evaluate", "d2it_b", *SEEDS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2
-    last = done.stderr.splitlines()[-1]
+    last = said_by(start("evaluate", "d2it_b", shares=1), 2).splitlines()[-1]
     assert last.startswith("d2it: error:") and "make it with `d2it train d2it_b`" in last

@@ -5,7 +5,6 @@ Of each run exactly one job lives at a time, nobody's work is lost, and the weig
 those of a training that nobody disturbed.
 """
 
-import os
 import signal
 import threading
 import time
@@ -18,9 +17,10 @@ import pytest
 
 from d2it.errors import UserError
 from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import ROOT, Training, until
+from tests.slurm.conftest import ROOT, Training, held_sbatch, released, until
 
 TWO_NODES = "stages.dvae.nodes=2"
+SPARE = f"{TWO_NODES} resources.partition=spare"  # what hits all jobs of a node
 ONE_NODE = "stages.dvae.nodes=1"
 PAGE = ROOT / "docs" / "slurm_faults.md"
 
@@ -82,23 +82,26 @@ def launcher_killed(cluster: Cluster, training: Training) -> str:
     return "the job goes on; the same command finds it and waits for it"
 
 
-def killed_after_sbatch(cluster: Cluster, training: Training) -> str:
+def kill_after_sbatch(training: Training) -> None:
     """Between Slurm's yes and the note of it: sbatch itself, but slow to come back."""
-    process = training.start(PATH=slow_sbatch(training, "", "sleep 4"))
+    held = training.folder / "held"
+    process = training.start(PATH=held_sbatch(held, before=False))
     until(training.live, "nothing was submitted")
     process.kill()
     process.wait()
+    (held / "go").touch()
     assert not list(training.run.glob("jobs.json"))
+
+
+def killed_after_sbatch(cluster: Cluster, training: Training) -> str:
+    kill_after_sbatch(training)
     training.finish(training.start())
     return "found in the queue by name and run folder, and given its work"
 
 
 def forgotten_after_sbatch(cluster: Cluster, training: Training) -> str:
     """Its job waits a minute for what it is to do."""
-    process = training.start(PATH=slow_sbatch(training, "", "sleep 4"))
-    until(training.live, "nothing was submitted")
-    process.kill()
-    process.wait()
+    kill_after_sbatch(training)
     until(lambda: not training.live(), "a job without work lives on")
     training.finish(training.start())
     return "the job ends, having done nothing; the same command submits another"
@@ -106,13 +109,15 @@ def forgotten_after_sbatch(cluster: Cluster, training: Training) -> str:
 
 def killed_before_sbatch(cluster: Cluster, training: Training) -> str:
     """sbatch outlives its launcher and submits when the next one has begun to look."""
-    process = training.start(PATH=slow_sbatch(training, "sleep 4", ""))
-    until(lambda: list((training.folder / "runs").glob("dvae-*/sbatch.lock")), "no sbatch")
-    until(lambda: (training.folder / "called").exists(), "no sbatch")
+    held = training.folder / "held"
+    process = training.start(PATH=held_sbatch(held, before=True))
+    until((held / "called").exists, "no sbatch")
     process.kill()
     process.wait()
     assert not training.live()
-    training.finish(training.start())
+    process = training.start()
+    released(held, process, training.run.resolve() / "submit.lock")
+    training.finish(process)
     return "the same command waits for the sbatch that outlived it, and finds its job"
 
 
@@ -132,7 +137,7 @@ def preempted(cluster: Cluster, training: Training) -> str:
     training.begun(process)
     urgent = (
         "--partition=urgent",
-        "--nodes=2",
+        "--nodelist=node[3-4]",
         "--exclusive",
         "--chdir=/tmp",
         "--output=/dev/null",
@@ -148,7 +153,7 @@ def head_node_lost(cluster: Cluster, training: Training) -> str:
     training.begun(process)
     process.kill()
     process.wait()
-    cluster.kill("D2IT_DAEMON=slurmctld")
+    cluster.kill("D2IT_DAEMON=slurmctld -D")
     said = training.finish(training.start(), 2)
     assert "Slurm does not answer" in said and "nothing was submitted" in said
     cluster.start_slurmctld()
@@ -159,11 +164,11 @@ def head_node_lost(cluster: Cluster, training: Training) -> str:
 def node_lost(cluster: Cluster, training: Training) -> str:
     process = training.start()
     training.begun(process)
-    cluster.kill("D2IT_DAEMON=slurmd -D -N node2")
-    with_job = (f"SLURM_JOB_ID={training.job()}", "SLURMD_NODENAME=node2")
+    cluster.kill("D2IT_DAEMON=slurmd -D -N node4")
+    with_job = (f"SLURM_JOB_ID={training.job()}", "SLURMD_NODENAME=node4")
     cluster.kill(*with_job)
     until(lambda: restarts(cluster, training), "it was not requeued")
-    cluster.start_node("node2")
+    cluster.start_node("node4")
     assert "resumed at" in training.finish(process)
     return "the job is requeued once its node is down, and goes on when there are two again"
 
@@ -179,19 +184,8 @@ def elapsed(cluster: Cluster, training: Training) -> int:
     return int(time.time() - time.mktime(time.strptime(start.strip(), "%Y-%m-%dT%H:%M:%S")))
 
 
-def slow_sbatch(training: Training, before: str, after: str) -> str:
-    """A PATH with the real sbatch, and time to kill someone before or after it."""
-    wrapper = training.folder / "bin" / "sbatch"
-    wrapper.parent.mkdir()
-    called = training.folder / "called"
-    wrapper.write_text(f'#!/bin/sh\ntouch {called}\n{before}\n/usr/bin/sbatch "$@"\n{after}\n')
-    wrapper.chmod(0o755)
-    return f"{wrapper.parent}:{os.environ['PATH']}"
-
-
-# What is done at once; the last three hit every job of the cluster.
 Fault = Callable[[Cluster, Training], str]
-TOGETHER: dict[str, tuple[Fault, str]] = {
+FAULTS: dict[str, tuple[Fault, str]] = {
     "time limit": (time_limit, TWO_NODES),
     "scancel": (scancelled, ONE_NODE),
     "Ctrl-C, then kill -9 of `d2it train`": (launcher_killed, ONE_NODE),
@@ -199,12 +193,22 @@ TOGETHER: dict[str, tuple[Fault, str]] = {
     "the same, and nobody comes back for a minute": (forgotten_after_sbatch, ONE_NODE),
     "kill -9 while sbatch is under way": (killed_before_sbatch, ONE_NODE),
     "kill -9 of one of two processes": (process_killed, TWO_NODES),
-}
-ALONE: dict[str, tuple[Fault, str]] = {
-    "preemption": (preempted, TWO_NODES),
+    "preemption": (preempted, SPARE),
     "slurmctld and `d2it train` killed": (head_node_lost, ONE_NODE),
-    "a node lost": (node_lost, TWO_NODES),
+    "a node lost": (node_lost, SPARE),
 }
+# At the same time, each row one after another; slurmctld, which all need, is killed at the end.
+TOGETHER = [
+    ["the same, and nobody comes back for a minute"],
+    ["preemption", "a node lost"],
+    ["time limit"],
+    ["scancel"],
+    ["Ctrl-C, then kill -9 of `d2it train`"],
+    ["kill -9 between sbatch and the note of its job"],
+    ["kill -9 while sbatch is under way"],
+    ["kill -9 of one of two processes"],
+]
+ALONE = ["slurmctld and `d2it train` killed"]
 
 # After these the first job is over, and the same command submits another.
 ANOTHER = (
@@ -214,11 +218,12 @@ ANOTHER = (
 )
 HEADER = """# Faults on a Slurm cluster
 
-What becomes of a training on a real two-node cluster (Slurm with slurmdbd, GPUs in name only) when
-it is disturbed. `make test-slurm WRITE=docs/slurm_faults.md` wrote this: it does all of it to real
-processes, with SIGKILL, and fails where a line here is not what it saw. *Jobs* were submitted for
-the run in all, *at a time* is the most that were pending or running together, and *equal* says
-whether the weights are bitwise those of a training that nobody disturbed.
+What becomes of a training on a real cluster (Slurm with slurmdbd, two nodes in each of two
+partitions, GPUs in name only) when it is disturbed. `make test-slurm WRITE=docs/slurm_faults.md`
+wrote this: it does all of it to real processes, with SIGKILL, and fails where a line here is not
+what it saw. *Jobs* were submitted for the run in all, *at a time* is the most that were pending or
+running together, and *equal* says whether the weights are bitwise those of a training that nobody
+disturbed.
 
 Snakemake itself is interrupted, then killed, during `snakemake --profile slurm all_tables`; typed
 again, it submits one job for every run in all, and the tables are byte for byte those of a local
@@ -247,8 +252,9 @@ def rows(
 ) -> dict[str, Row | BaseException]:
     found: dict[str, Row | BaseException] = {}
 
-    def run(name: str, fault: Fault, launcher: str) -> None:
+    def run(name: str) -> None:
         began = time.monotonic()
+        fault, launcher = FAULTS[name]
         watched = Watched(training(fault.__name__, launcher))
         watcher = threading.Thread(target=watched.watch, daemon=True)
         watcher.start()
@@ -264,19 +270,22 @@ def rows(
             watched.over.set()
         print(f"{name}: {time.monotonic() - began:.0f} s")
 
+    def in_turn(names: list[str]) -> None:
+        for name in names:
+            run(name)
+
     with ThreadPoolExecutor(len(TOGETHER)) as pool:
-        list(pool.map(lambda item: run(item[0], *item[1]), TOGETHER.items()))
-    for name, (fault, launcher) in ALONE.items():
-        run(name, fault, launcher)
+        list(pool.map(in_turn, TOGETHER))
+    in_turn(ALONE)
     page = request.config.getoption("--write", None)
     if page:
-        ordered = [(name, found[name]) for name in (*TOGETHER, *ALONE)]  # not as they ended
+        ordered = [(name, found[name]) for name in FAULTS]  # not as they ended
         lines = [row.line(name) for name, row in ordered if isinstance(row, Row)]
         Path(page).write_text(HEADER + "\n".join(lines) + "\n")
     return found
 
 
-@pytest.mark.parametrize("name", [*TOGETHER, *ALONE])
+@pytest.mark.parametrize("name", FAULTS)
 def test_nothing_twice_and_nothing_lost(rows, name: str) -> None:
     row = rows[name]
     if isinstance(row, BaseException):
