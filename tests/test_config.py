@@ -119,6 +119,13 @@ def test_a_full_disk_and_a_path_below_a_file_get_one_sentence(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_scale_drops_an_evaluation_that_it_inherits():
+    runs = load(overrides=["scale=mini"]).runs.content
+    assert set(runs["d2it_b_s1"].evaluations) == {"main", "middle", "late"}
+    runs = load(overrides=["scale=mini_cpu"]).runs.content
+    assert set(runs["d2it_b_s1"].evaluations) == {"main"}
+
+
 def test_unknown_experiment_is_named_with_the_nearest():
     done = d2it("train", "d2it_bb")
     assert done.returncode == 2

@@ -195,6 +195,7 @@ def _check_run(config: Config, run: GrainRun | ContentRun | DitRun, where: str) 
         _require(
             run.data == data, f"{where}.data is {run.data!r}, but its latents are of {data!r}."
         )
+        _require(bool(run.evaluations), f"{where}.evaluations is empty: keep at least main.")
         for label, measured in run.evaluations.items():
             _require(
                 measured.weights == "ema" or measured.at == 1,

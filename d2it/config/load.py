@@ -35,7 +35,7 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     try:
         with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
             composed = hydra_compose("config", overrides=resolved)
-        return typing.cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+        return _without_unwanted(OmegaConf.to_container(composed, resolve=True))
     except InterpolationKeyError as error:
         raise UserError(_dangling(error, composed)) from None
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
@@ -60,6 +60,15 @@ def _override(override: str, folder: Path) -> str:
             )
         return override
     return f"++{override}" if re.fullmatch(r"[\w.]+", key) else override
+
+
+def _without_unwanted(composed: Any) -> dict[str, Any]:
+    """A scale drops an evaluation that it inherits by setting it to null."""
+    for runs in composed.get("runs", {}).values():
+        for run in (runs or {}).values():
+            if isinstance(run, dict) and isinstance(found := run.get("evaluations"), dict):
+                run["evaluations"] = {label: how for label, how in found.items() if how is not None}
+    return typing.cast(dict[str, Any], composed)
 
 
 def _dangling(error: Exception, composed: Any) -> str:
