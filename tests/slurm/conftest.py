@@ -73,13 +73,13 @@ def until(reached: Callable[[], object], what: str, said: Callable[[], str] = st
 
 
 def held_sbatch(folder: Path, before: bool) -> str:
-    """A PATH with an sbatch that waits for the file `go`, before or after what the real one does.
-    It leaves `called` there."""
-    wrapper, real = folder / "sbatch", f'{shutil.which("sbatch")} "$@"'
+    """A PATH with an sbatch that reads its file, leaves `called`, and waits for `go`, before or
+    after what the real one does."""
+    wrapper, real = folder / "sbatch", f"{shutil.which('sbatch')} {folder}/read"
     hold = f"timeout {PATIENCE:.0f} sh -c 'until [ -e {folder}/go ]; do sleep 0.1; done'"
-    lines = ["#!/bin/sh", f"touch {folder}/called", *((hold, real) if before else (real, hold))]
+    read = [f'cp "$1" {folder}/read', f"touch {folder}/called"]
     folder.mkdir()
-    wrapper.write_text("\n".join(lines) + "\n")
+    wrapper.write_text("\n".join(["#!/bin/sh", *read, *((hold, real) if before else (real, hold))]))
     wrapper.chmod(0o755)
     return f"{folder}:{os.environ['PATH']}"
 
