@@ -71,6 +71,7 @@ def d2it(*arguments: str, **options) -> subprocess.CompletedProcess:
         ("runs.content.d2it_b.evaluations={main:{weights:raw,at:0.5}}", "asks for raw weights at"),
         ("runs.content.d2it_b.evaluations={main:{at:0}}", "must be above 0 and at most 1"),
         ("ratio=[0.2,0.3]", "ratio has 2 shares, but 2 grains need 1"),
+        ("runs.dvae.dvae.ratios=[0.5]", "at ratio 0.3, which its latents are not measured at"),
         ("ratio=0", "a constant map needs no grain transformer"),
         ("ratio=1.0", "a constant map needs no grain transformer"),
         ("task.unconditional=ffhq", "points at data.ffhq, which is not part of this scale"),
@@ -99,7 +100,8 @@ def test_the_average_forgets_the_untrained_network(scale):
 
 
 def test_more_than_two_grains_are_a_ratio_each():
-    three = ["model.factors=[16,8,4]", "ratio=[0.2,0.3]", "runs.dvae.dvae.ratios=[[0.2,0.3]]"]
+    three = ["model.factors=[16,8,4]", "ratio=[0.2,0.3]"]
+    three += ["runs.dvae.dvae.ratios=[[0.2,0.3],[0,0],[1,0],[0,1]]"]
     fixed = [f"runs.content.d2it_b_r{100 * r}.ratio=[{r},0]" for r in (0, 1)]
     config = load(overrides=["scale=smoke", *three, *fixed])
     assert config.ratio == config.runs.grain["grain"].ratio == [0.2, 0.3]

@@ -8,8 +8,8 @@ from typing import Any
 
 from d2it.config.build import nearest
 from d2it.config.metrics import METRICS, OF_RUNS
-from d2it.config.ratios import is_constant, shares
-from d2it.config.recipe import KINDS, factors_of, thresholds_source
+from d2it.config.ratios import finest, is_constant, shares
+from d2it.config.recipe import KINDS, factors_of, ratio_key, thresholds_source
 from d2it.config.schema import Config, ContentRun, DitRun, DvaeRun, GrainRun, Ratio
 from d2it.errors import UserError
 
@@ -171,8 +171,15 @@ def _check_dvae(config: Config, dvae: DvaeRun, factors: list[int], where: str) -
 def _check_run(config: Config, run: GrainRun | ContentRun | DitRun, where: str) -> None:
     _known(run.latents, config.runs.dvae, where, "DVAE")
     _known(run.size, config.model.sizes, where, "size")
+    grains = len(factors_of(config, run.latents))
     if not isinstance(run, DitRun):
-        check_ratio(run.ratio, len(factors_of(config, run.latents)), f"{where}.ratio")
+        check_ratio(run.ratio, grains, f"{where}.ratio")
+    ratio = finest(grains) if isinstance(run, DitRun) else run.ratio
+    _require(
+        ratio_key(ratio) in [ratio_key(each) for each in config.runs.dvae[run.latents].ratios],
+        f"{where} learns from {run.latents} at ratio {ratio_key(ratio)}, which its latents are not "
+        f"measured at: add it to runs.dvae.{run.latents}.ratios.",
+    )
     if isinstance(run, GrainRun):
         _require(
             not is_constant(run.ratio),
