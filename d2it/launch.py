@@ -35,6 +35,7 @@ class Resources:
     constraint: str | None = None
     shares: int = 0  # jobs of an array that samples, encodes or measures; 0: computed here
     at_once: int = 8  # of them, at most
+    python: str | None = None  # what starts Python in a job; None: this very one
     extra: dict[str, str | int | float | bool] = field(default_factory=dict)  # sbatch options
 
 

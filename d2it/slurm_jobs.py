@@ -184,7 +184,8 @@ def make_executor(folder: Path, resources: "Resources") -> "submitit.SlurmExecut
     """What writes the file for sbatch, of jobs that are found by the folder's name and path."""
     import submitit
 
-    executor = submitit.SlurmExecutor(logs_of(folder), max_num_timeout=REQUEUES)
+    logs, python = logs_of(folder), resources.python
+    executor = submitit.SlurmExecutor(logs, max_num_timeout=REQUEUES, python=python)
     ours = {"requeue": True, "comment": str(folder.resolve())}
     if resources.account:
         ours["account"] = resources.account

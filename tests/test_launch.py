@@ -78,6 +78,7 @@ def test_what_sbatch_reads(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     launcher = load_launcher(
         "slurm resources.partition=gpu resources.account=vision stages.dvae.nodes=2"
         " resources.constraint=a100 'resources.extra={mem: 20G, comment: mine}'"
+        " 'resources.python=apptainer exec --nv d2it.sif python'"
     )
     executor = make_executor(plan.folder, launcher.of("dvae"))
     written = executor._make_submission_file_text("work", "id")
@@ -100,6 +101,8 @@ def test_what_sbatch_reads(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
         "#SBATCH --open-mode=append",
     }
     assert "srun --unbuffered" in written and "--kill-on-bad-exit=1" in written
+    inside = executor._submitit_command_str
+    assert inside.startswith("apptainer exec --nv d2it.sif python -u -m submitit.core._submit ")
     assert executor._make_submission_command(Path("file")) == ["sbatch", "file"]
 
 
