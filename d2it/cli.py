@@ -5,6 +5,7 @@ import errno
 import importlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -42,6 +43,8 @@ VERBS = {
     "claims": "hold the paper's claims against runs of several training seeds",
     "models": "print parameters and GMACs of the named models",
 }
+# Verbs that take no settings, or make them.
+UNSET = ("fetch", "verify", "grains", "models", "config")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         importlib.import_module(f"d2it.commands.{namespace.verb}").main(namespace)
         sys.stdout.flush()  # a closed pipe is noticed here, not at exit
     except UserError as error:
-        return _complain(str(error))
+        return _complain(_with_settings(str(error), namespace))
     except BrokenPipeError:  # e.g. `d2it study | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -80,6 +83,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("d2it: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
     return 0
+
+
+def _with_settings(sentence: str, arguments: argparse.Namespace) -> str:
+    """The sentence with each command that it advises ready to be typed: for the scale and the
+    settings of this one. What a command sets itself stays behind them, and so rules.
+    """
+    params = getattr(arguments, "params", None)
+    given = [shlex.quote(word) for word in getattr(arguments, "overrides", []) if "=" in word]
+    given = [f"--params {shlex.quote(params)}"] if params else given
+
+    def completed(command: re.Match[str]) -> str:
+        verb, rest, own = command.groups()
+        # those of a sentence that another process has completed are there
+        new = [word for word in given if f" {word} " not in f"{rest}{own} "]
+        return command[0] if verb in UNSET else " ".join([f"`d2it {verb}{rest}", *new]) + f"{own}`"
+
+    return re.sub(r"`d2it (\w+)([^`=]*?)((?: [^` =]+=[^`]*)?)`", completed, sentence)
 
 
 def _system_sentence(error: Exception) -> str | None:

@@ -5,6 +5,7 @@ cuts, and the posterior is drawn afresh whenever a code is used. Mirror 1 is the
 mirrored image: the encoder does not commute with mirroring, so a mirrored code would be another.
 """
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,11 @@ class Latents:
     def _ratio(self, ratio: Ratio) -> dict[str, Any]:
         key = ratio_key(ratio)
         if key not in self.header["ratios"]:
-            name = self.folder.name
+            name, keys = self.folder.name, [*self.header["ratios"], key]
+            every = ",".join(f"[{key}]" if "," in key else key for key in keys)
             raise UserError(
-                f"{self.folder} was not measured at ratio {key}: add it to runs.dvae.{name}.ratios "
-                f"and run `d2it encode {name}`."
+                f"{self.folder} was not measured at ratio {key}: run "
+                f"`d2it encode {name} {shlex.quote(f'runs.dvae.{name}.ratios=[{every}]')}`."
             )
         return self.header["ratios"][key]
 

@@ -22,11 +22,12 @@ from d2it.device import choose_device
 from d2it.errors import UserError
 from d2it.files import atomic_folder, folder_files, read_format, require_space, write_json
 from d2it.models.store import empty_network, fill, read_model, read_tensors, weights_name
+from d2it.painter import Painter
 from d2it.report.card import card
-from d2it.sampling import GrainMaps, Painter, Part, Pipeline, schedule_of
+from d2it.sampling import GrainMaps, Part, Pipeline, schedule_of
 from d2it.thresholds import constant_cuts
 
-FORMAT, VERSION = "d2it-pipeline", 1
+FORMAT, VERSION = "d2it-pipeline", 2
 HEADER = "pipeline.json"
 
 
@@ -79,6 +80,7 @@ def describe(painter: Painter, run: str, classes: list[str]) -> dict[str, Any]:
         "sampling": sampling_recipe(painter.sampling),
         "guidance": painter.guidance,
         "weights": painter.measured.weights,
+        "protocol": painter.protocol,
     }
 
 
@@ -94,7 +96,8 @@ def is_pipeline(folder: Path) -> bool:
 def load(folder: Path | str) -> Pipeline:
     """The networks of an exported folder, each file checked by its sha256."""
     folder, device = Path(folder), choose_device()
-    header = read_format(folder / HEADER, FORMAT, VERSION, made_by=f"d2it export --out {folder}")
+    again = f"d2it export RUN --out {folder}"
+    header = read_format(folder / HEADER, FORMAT, VERSION, made_by=again)
     parts = {name: _part(folder, header, name, device) for name in header["networks"]}
     sampling = build(Sampling, header["sampling"], "sampling")
     diffusion = build(Diffusion, header["diffusion"], "diffusion")
@@ -116,6 +119,7 @@ def load(folder: Path | str) -> Pipeline:
         diffusion,
         header["guidance"],
         header["classes"],
+        header["protocol"],
     )
 
 

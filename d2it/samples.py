@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from d2it.arrays import Share, report
 from d2it.config.recipe import sampling_recipe
+from d2it.data.folder import reason
 from d2it.errors import UserError
 from d2it.evaluation.features import BLOCK, DIMENSIONS, Inception
 from d2it.files import (
@@ -51,6 +52,7 @@ class Request:
     label: int | Literal["random"] | None
     map: np.ndarray | None  # (h, w), for all
     form: Form
+    protocol: str  # of features
 
 
 def recipe_of(pipeline: Pipeline, request: Request) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def recipe_of(pipeline: Pipeline, request: Request) -> dict[str, Any]:
         "label": request.label,
         "map": None if request.map is None else request.map.tolist(),
         "form": request.form,
-    }
+    } | ({"protocol": request.protocol} if request.form == "features" else {})
 
 
 def write_samples(
@@ -81,9 +83,9 @@ def write_samples(
     if _is_there(folder, recipe):
         return False
     parts = folder.parent / f".{folder.name}.{canonical_digest(recipe)[:8]}.parts"
-    spans = units_of(pipeline, request.span)
     pixels = 3 * pipeline.dvae.architecture["size"] ** 2
     require_space(folder, 2 * len(request.span) * max(pixels, 4 * DIMENSIONS))
+    spans = units_of(pipeline, request.span)
     own = spans if share is None else share.take(spans)
     with tqdm(total=sum(map(len, own)), unit="image", desc="sample", disable=None) as bar:
         for span in own:
@@ -103,8 +105,11 @@ def _is_there(folder: Path, recipe: dict[str, Any]) -> bool:
         return False
     if not (folder / "samples.json").is_file():
         raise UserError(f"{folder} holds something else: name a new folder.")
-    header = read_format(folder / "samples.json", FORMAT, VERSION, made_by="d2it sample")
-    if header["recipe"] != recipe:
+    try:
+        header = read_format(folder / "samples.json", FORMAT, VERSION, made_by="d2it sample")
+    except UserError:  # damaged, or of another version
+        header = {}
+    if header.get("recipe") != recipe:
         raise UserError(f"{folder} holds other samples: delete it, or name a new folder.")
     return all(
         (folder / name).is_file() and (folder / name).stat().st_size == entry["bytes"]
@@ -139,7 +144,7 @@ def _draw_unit(pipeline: Pipeline, request: Request, span: range, parts: Path, b
         for name in ("images", "maps", "labels")
     }
     if request.form == "features":
-        arrays["features"] = Inception("clean", pipeline.maps.device)(arrays["images"])
+        arrays["features"] = Inception(request.protocol, pipeline.maps.device)(arrays["images"])
     with atomic_path(_part(parts, span)) as temporary:
         save_file(arrays, temporary)
 
@@ -223,7 +228,7 @@ def read_map(path: Path, side: int, grains: int) -> np.ndarray:
             file.load()
             grey = _grey(file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as a picture ({error}).") from None
+        raise UserError(f"{path} cannot be read as a picture ({reason(error)}).") from None
     height, width = grey.shape
     if height != width or height % side:
         raise UserError(
@@ -237,6 +242,8 @@ def read_map(path: Path, side: int, grains: int) -> np.ndarray:
 
 def _grey(image: Image.Image) -> np.ndarray:
     """(H, W) float64 in [0, 255]; transparent parts are white, as viewers show them."""
+    if image.mode == "F":
+        raise ValueError("it has floating-point pixels, and nothing says how bright 1 is")
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip
         return np.clip(np.asarray(image, dtype=np.float64) / 257, 0, 255)
     rgba = image.convert("RGBA")

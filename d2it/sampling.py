@@ -13,21 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2it.config import Config, paths
 from d2it.config.build import nearest
-from d2it.config.ratios import finest
-from d2it.config.recipe import digest, factors_of, kind_of, run_recipe
-from d2it.config.schema import Diffusion, Measured, Ratio, Sampling
-from d2it.data.images import read_manifest
+from d2it.config.schema import Diffusion, Sampling
 from d2it.device import Device, arithmetic
 from d2it.diffusion import NoiseSource, Schedule, guided, sample, sample_maps
 from d2it.errors import UserError
-from d2it.grains import grain_map, mean_within, random_map
+from d2it.grains import grain_map, mean_within
 from d2it.models.dvae import to_pixels
-from d2it.models.store import load_model, read_model, weights_name
-from d2it.thresholds import constant_cuts
-from d2it.training.clock import milestone, seed_of
-from d2it.training.second_stage import open_latents
+from d2it.training.clock import seed_of
+
+SHOWN = 20  # names of classes in an error
 
 
 @dataclass(frozen=True)
@@ -61,36 +56,14 @@ def schedule_of(diffusion: Diffusion) -> Schedule:
     return Schedule(diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
 
 
-def trained(config: Config, run: str) -> dict[str, Any]:
-    """The header of the model that `run` was trained to, by the settings that `config` has."""
-    folder = paths.model(config, run)
-    header = read_model(folder)
-    if header["recipe_digest"] != digest(run_recipe(config, run)):
-        raise UserError(
-            f"{folder} was trained with other settings than {run} has now: run `d2it train {run}`."
-        )
-    return header
-
-
 @dataclass(frozen=True)
 class Part:
-    """One trained network with the file that its weights came from."""
+    """One trained network, and the file that its weights came from."""
 
     network: Any
     architecture: dict[str, Any]
     images: int  # seen in training when these weights were taken
     sha256: str
-
-    @classmethod
-    def load(
-        cls, config: Config, run: str, device: Device, at: float = 1.0, weights: str = "ema"
-    ) -> "Part":
-        header, folder = trained(config, run), paths.model(config, run)
-        name = weights_name(header, at, weights)
-        network = load_model(folder, name).to(device)
-        entry = header["files"][f"{name}.safetensors"]
-        images = milestone(at, header["images"], header["batch"])
-        return cls(network, header["architecture"], images, entry["sha256"])
 
     def labels(self, labels: np.ndarray | None, device: Device) -> Tensor | None:
         """What the network takes as y: nothing where it knows no classes."""
@@ -132,56 +105,6 @@ class GrainMaps:
         )
 
 
-class Maps(GrainMaps):
-    """Grain maps for images `indices` of a ratio of a study, from one of four sources."""
-
-    def __init__(
-        self,
-        config: Config,
-        dvae: str,
-        ratio: Ratio,
-        source: str,
-        grain: str | None,
-        device: Device,
-    ) -> None:
-        self.config, self.ratio = config, ratio
-        self.latents = open_latents(config, dvae, "train")
-        data = config.data[config.runs.dvae[dvae].data]
-        self.flip = data.flip
-        cuts = constant_cuts(ratio)
-        self.source = source if cuts is None else "constant"
-        if self.source == "predicted" and grain is None:
-            raise UserError(
-                f"No grain run predicts maps of ratio {ratio} from {dvae}: name one as `grain`."
-            )
-        used = Part.load(config, grain, device) if grain and self.source == "predicted" else None
-        side, steps = data.size // self.latents.factors[0], config.sampling.grain_steps
-        super().__init__(side, cuts, used, steps, schedule_of(config.diffusion), device)
-
-    def draw(self, seed: int, indices: np.ndarray, labels: np.ndarray | None) -> Tensor:
-        if self.source not in ("random", "truth"):
-            return super().draw(seed, indices, labels)
-        one = self._random if self.source == "random" else self._true
-        generators = [keyed(seed, "map", int(i)) for i in indices]
-        classes = [None] * len(indices) if labels is None else labels.tolist()
-        maps = torch.cat([one(*pair) for pair in zip(generators, classes, strict=True)])
-        return maps.to(self.device)
-
-    def _random(self, generator: torch.Generator, label: int | None) -> Tensor:
-        """Independent regions (Table 5's first row)."""
-        return random_map(generator, 1, self.side, self.ratio)
-
-    def _true(self, generator: torch.Generator, label: int | None) -> Tensor:
-        """Of a training image (of the same class), mirrored as in training (the second row)."""
-        known = np.asarray(self.latents.labels)
-        choices = np.arange(len(known)) if label is None else np.flatnonzero(known == label)
-        if not len(choices):
-            raise UserError(f"No training image has the label {label}, so it has no true map.")
-        image = choices[int(torch.randint(len(choices), (), generator=generator))]
-        mirrored = torch.randint(2, (1,), generator=generator).bool() & self.flip
-        return self.latents.maps(self.ratio, np.array([image]), mirrored)
-
-
 class Pipeline:
     """Trained networks together: a label and a grain map, a latent code, an image."""
 
@@ -196,8 +119,9 @@ class Pipeline:
         diffusion: Diffusion,
         guidance: float = 1.0,
         classes: Sequence[str] = (),  # their names, by label
+        protocol: str = "clean",  # by which its images are measured
     ) -> None:
-        self.classes = list(classes)
+        self.classes, self.protocol = list(classes), protocol
         self.kind, self.network, self.dvae, self.maps, self.scale = kind, network, dvae, maps, scale
         self.sampling, self.diffusion, self.guidance = sampling, diffusion, guidance
         self.grains = len(dvae.architecture["factors"])
@@ -234,8 +158,11 @@ class Pipeline:
             return self.classes.index(label)
         if str(label).isdecimal() and int(label) < count:
             return int(label)
-        near = nearest(str(label), self.classes)
-        raise UserError(f"There is no class {label!r}{near}: choose one of 0 to {count - 1}.")
+        near, shown = nearest(str(label), self.classes), self.classes[:SHOWN]
+        names = ", ".join(shown + ["…"] * (len(self.classes) > SHOWN)) + " or " * bool(shown)
+        raise UserError(
+            f"There is no class {label!r}{near}: choose one of {names}0 to {count - 1}."
+        )
 
     def checked_map(self, map: np.ndarray, n: int) -> np.ndarray:
         """int64 (h, w) or (n, h, w)."""
@@ -353,33 +280,3 @@ def _over_blocks(map: np.ndarray, place: np.ndarray, n: int) -> np.ndarray:
     every = np.zeros((n, *map.shape[1:]), dtype=np.int64)
     every[place] = map
     return every
-
-
-class Painter(Pipeline):
-    """Draws the images of one content or DiT run as one of its evaluations asks."""
-
-    maps: Maps
-
-    def __init__(self, config: Config, run: str, measured: Measured, device: Device) -> None:
-        self.config, self.measured, self.device = config, measured, device
-        kind = kind_of(config, run)
-        if kind not in ("content", "dit"):
-            raise UserError(f"{run} is a {kind} run: only content and DiT runs paint images.")
-        spec = getattr(config.runs, kind)[run]
-        network = Part.load(config, run, device, measured.at, measured.weights)
-        dvae = Part.load(config, spec.latents, device)
-        ratio = spec.ratio if kind == "content" else finest(len(factors_of(config, spec.latents)))
-        grain = spec.grain if kind == "content" else None
-        maps = Maps(config, spec.latents, ratio, measured.maps, grain, device)
-        if maps.latents.header["dvae_digest"] != dvae.sha256:
-            raise UserError(
-                f"The latents of {spec.latents} were made with other weights than it has now: "
-                f"run `d2it encode {spec.latents}` and train {run} again."
-            )
-        scale = maps.latents.scale(ratio)
-        super().__init__(
-            kind, network, dvae, maps, scale, config.sampling, config.diffusion, measured.guidance
-        )
-        packed = paths.images(config, config.runs.dvae[spec.latents].data)
-        if (packed / "manifest.json").is_file():  # samples need no images, only their names do
-            self.classes = read_manifest(packed)["classes"]

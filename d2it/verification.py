@@ -28,7 +28,7 @@ def verify_made(scale: str, say: Callable[[str], None] = print) -> None:
     for pattern, (command, place) in MADE.items():
         for manifest in sorted(Path().glob(f"{pattern.format(scale)}/manifest.json")):
             folder, folders = manifest.parent, folders + 1
-            again = f"{command} {folder.parts[place]}"
+            again = f"{command} {folder.parts[place]} scale={scale}"
             wrong = [
                 name
                 for name, sha256 in checksums(read_json(manifest, made_by=again)).items()

@@ -308,7 +308,7 @@ def test_damaged_images_within_the_limit_are_left_out(params, tmp_path):  # noqa
     write_params(file, params, **changes)
     words = ["prepare", "imagenet", "--params", str(file)]
     refused = command(*words, cwd=tmp_path)
-    assert_says(refused, "a/1.png (cannot identify", "data.imagenet.damaged to 1")
+    assert_says(refused, "a/1.png (no image of a known kind", "data.imagenet.damaged to 1")
     write_params(file, params, **changes, damaged=1)
     done = command(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

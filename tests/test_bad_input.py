@@ -272,7 +272,7 @@ def test_a_flipped_bit_is_found_when_everything_is_read(world: Path, file, remed
     assert all(line.endswith(" is intact") for line in whole.stdout.splitlines())
     flip(world / file)
     folder = Path(file).parent
-    said = f"delete {folder} and run `{remedy}`"
+    said = f"delete {folder} and run `{remedy} scale=smoke`"
     assert_refused(["verify", "--made", "smoke"], world, said)
     found = d2it("verify", "--made", "smoke", cwd=world).stdout.splitlines()
     assert len(found) == len(whole.stdout.splitlines()) >= 5

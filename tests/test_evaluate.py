@@ -25,7 +25,7 @@ from d2it.evaluation.folders import show
 from d2it.evaluation.metrics import nearest_distance
 from d2it.evaluation.reference import held_out_features, make_reference, open_reference
 from d2it.files import folder_files, read_json
-from d2it.sampling import Painter
+from d2it.painter import Painter
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUNS = ["grain", "d2it_b", "dit_b"]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import zipfile
 from pathlib import Path
@@ -77,7 +78,7 @@ def adm(config: Config) -> dict[str, dict[str, np.ndarray]]:
 
 def test_adm_measures_fid_and_sfid_and_says_why_there_is_no_inception_score(evaluate, adm) -> None:
     status, found, told = evaluate("ours", "theirs", "--protocol", "adm")
-    assert status == 0 and "fewer images than features" in told
+    assert status == 0 and "no more images than features" in told
     assert set(found["metrics"]) == {"fid", "sfid", "kid", "precision", "recall"}
     for metric, kind in (("fid", "features"), ("sfid", "spatial")):
         expected = distance(adm["ours"][kind], adm["theirs"][kind])
@@ -250,14 +251,14 @@ BAD = {
     ),
     "two numbers": (["ours", "theirs", "--metrics", "fid_10k", "--n", "5"], "for 5 and 10000"),
     "no metric": (["ours", "theirs", "--metrics", "fidd"], "did you mean 'fid'?"),
-    "no reference made": (["ours", "photos"], "make it with `d2it reference photos`"),
+    "no reference made": (["ours", "photos"], "make it with `d2it reference photos"),
     "another protocol": (
         ["ours", "photos", "--protocol", "adm", *OVERRIDES],
-        "is of protocol clean, not adm",
+        f"`d2it reference photos {shlex.join(OVERRIDES)} data.photos.protocol=adm`",
     ),
     "no spatial features": (
         ["ours", "photos", "--metrics", "sfid", *OVERRIDES],
-        "holds no spatial features",
+        "'evaluation.metrics=[fid,inception_score,precision,recall,sfid]'`",
     ),
     "one image asked for": (["ours", "theirs", "--n", "1"], "--n is 1, but a distance needs"),
     "a decompression bomb": (["bomb", "theirs"], "bomb/bomb.png cannot be read"),

@@ -186,7 +186,7 @@ def spoil(folder: Path, how: str) -> dict:
     [
         ("truncated", "3.jpg (image file is truncated"),
         ("corrupt", "Cannot read "),
-        ("text", "3.jpg (cannot identify image file"),
+        ("text", "3.jpg (no image of a known kind"),
         ("1x1", "3.jpg (1 x 1 px is too small, 8 are needed): replace or remove"),
         ("two", "and 1 more, which data/demo/photos/problems.csv names"),
         ("empty", "holds no images: put some there"),

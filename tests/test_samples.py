@@ -163,8 +163,35 @@ def test_archives_and_features(config: Config, drawn: Path) -> None:
     file = np.load(sample("npz", "--run", RUN, *DRAWN, "--format", "npz") / "samples.npz")
     assert np.array_equal(file["arr_0"][0], picture(drawn, 2))
     assert np.array_equal(file["arr_1"], np.full(8, 2))
-    features = sample("features", "--run", DIT, "--seeds", "0-1", "--format", "features")
-    assert np.load(features / "features.npy").shape == (2, 2048)
+
+
+def test_features_are_those_of_the_protocol(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the run's data set, be it exported, unless the option names another."""
+    asked = []
+
+    class Extractor:
+        def __init__(self, protocol: str, device: object) -> None:
+            asked.append(protocol)
+
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            return np.zeros((len(images), 2048), np.float32)
+
+    monkeypatch.setattr(samples, "Inception", Extractor)
+    command = ["--seeds", "0-1", "--format", "features"]
+    adm = "data.photos.protocol=adm"
+    for out, run, more in (
+        ("own", RUN, []),
+        ("other", RUN, [adm]),
+        ("folder", "exported", []),
+        ("named", "exported", ["--protocol", "adm"]),
+    ):
+        folder = sample(f"features_{out}", "--run", run, *command, *more)
+        assert np.load(folder / "features.npy").shape == (2, 2048)
+        recipe = json.loads((folder / "samples.json").read_text())["recipe"]
+        assert recipe["protocol"] == asked[-1]
+    assert asked == ["clean", "adm", "clean", "adm"]
 
 
 @pytest.mark.parametrize(("size", "mode"), [(8, "L"), (8, "RGBA"), (40, "P"), (64, "I;16")])
@@ -181,10 +208,15 @@ def test_maps_in_any_form(size: int, mode: str, tmp_path: Path) -> None:
 
 
 BAD = {
-    "class out of range": (["--class", "7"], "choose one of 0 to 6"),
+    "class out of range": (["--class", "7"], "flower or 0 to 6"),
     "unknown class": (["--class", "coffe"], "did you mean 'coffee'"),
+    "class that is not there": (["--class", "bird"], "choose one of astronaut, cat, coffee"),
     "empty range": (["--seeds", "9-2"], "a rising range"),
     "no range": (["--seeds", "a"], "a rising range"),
+    "number beyond all": (["--seeds", "9" * 20], "below 1000000000000"),
+    "range beyond the disk": (["--seeds", "0-999999999998"], "GB are needed"),
+    "protocol of pictures": (["--protocol", "adm"], "goes with --format features"),
+    "map of unknown brightness": (["--grain-map", "float.tif"], "floating-point pixels"),
     "map of another shape": (["--grain-map", "wide.png"], "8 x 8 regions"),
     "no map": (["--grain-map", "none.png"], "There is no file none.png"),
     "map is no picture": (["--grain-map", "text.png"], "cannot be read as a picture"),
@@ -192,9 +224,9 @@ BAD = {
     "negative guidance": (["--guidance", "-1"], "at least 0"),
     "no process": (["--processes", "0"], "at least 1"),
     "unknown run": (["--run", "d2it_xl_clases"], "did you mean 'd2it_xl_classes'"),
-    "untrained run": (["--run", "d2it_l"], "make it with `d2it train d2it_l`"),
+    "untrained run": (["--run", "d2it_l"], "make it with `d2it train d2it_l scale=smoke data"),
     "not a painter": (["--run", "dvae"], "only content and DiT runs"),
-    "a folder of something else": (["--run", "data"], "no folder of `d2it export`"),
+    "a folder of something else": (["--run", "data"], "data is no exported folder"),
     "settings of an exported folder": (["--run", "exported"], "leave out"),
     "class without classes": (["--run", DIT, "--class", "1"], "knows no classes"),
     "guidance without classes": (["--run", DIT, "--guidance", "2"], "Guidance needs"),
@@ -211,12 +243,23 @@ def test_bad_input_is_one_sentence(
     arguments, sentence = BAD[case]
     Image.new("L", (64, 32)).save("wide.png")
     Path("text.png").write_text("no picture")
+    Image.fromarray(np.ones((8, 8), np.float32)).save("float.tif")
     before = sorted(Path().rglob("*"))
     command = ["sample", "--run", RUN, "--seeds", "0", "--out", "bad", *arguments, *OVERRIDES]
     assert cli.main(command) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("d2it: error") == 1 and "Traceback" not in error
     assert sorted(Path().rglob("*")) == before
+
+
+def test_a_damaged_list_of_samples_is_never_taken_for_them(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sample("ruined", "--run", RUN, "--seeds", "0")
+    (folder / "samples.json").write_text("{")
+    command = ["sample", "--run", RUN, "--seeds", "0", "--out", "ruined", *OVERRIDES]
+    assert cli.main(command) == 2
+    assert "ruined holds other samples: delete it" in capsys.readouterr().err
 
 
 def test_exporting_over_something_else(config: Config, capsys: pytest.CaptureFixture[str]) -> None:

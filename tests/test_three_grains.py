@@ -17,8 +17,8 @@ from d2it.grains import cell_weights, copy_within, random_map, reached_shares, r
 from d2it.latents import Latents
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dvae import Dvae
+from d2it.painter import Painter
 from d2it.report.models import named_models
-from d2it.sampling import Painter
 from tests.tiny_world import OVERRIDES, enter
 
 TINY = [

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from d2it.cli import add_config_arguments
-from d2it.errors import UserError
+from d2it.config.check import check_guidance
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
     from d2it.config import load
     from d2it.config.schema import Measured
 
-    if not 0 <= arguments.guidance < float("inf"):
-        raise UserError(f"--guidance is {arguments.guidance}, but must be at least 0.")
+    check_guidance(arguments.guidance)
     config = load(arguments.params, arguments.overrides)
     from d2it.pipeline import export
 

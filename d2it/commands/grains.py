@@ -70,6 +70,10 @@ def main(arguments: argparse.Namespace) -> None:
     pixels = read_photo(arguments.photo, arguments.size)
     entropy = entropy_map(torch.from_numpy(pixels)[None], factors[0])
     if arguments.thresholds:
+        if not arguments.thresholds.is_file():
+            raise UserError(
+                f"There is no file {arguments.thresholds}: name the thresholds.json of a data set."
+            )
         thresholds = Thresholds.load(arguments.thresholds, region=factors[0], bins=256, sigma=0.01)
     else:
         thresholds = Thresholds.of_entropy(entropy.numpy(), str(arguments.photo), factors[0])

@@ -62,6 +62,7 @@ def main(arguments: argparse.Namespace) -> None:
     overrides = [word for word in arguments.overrides if "=" in word]
     if arguments.scale:
         overrides.insert(0, f"scale={arguments.scale}")
+    arguments.overrides = overrides
     rate = rate_of(find_gpu(arguments.gpu), arguments.mfu)
     config = load(arguments.params, overrides)
     found = plan(config, load_study(), targets, rate)

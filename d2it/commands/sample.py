@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 
 from d2it import arrays
 from d2it.cli import add_config_arguments
+from d2it.config.check import check_guidance
+from d2it.config.metrics import PROTOCOLS
 from d2it.errors import UserError
+
+LAST = 10**12  # above all numbers of images
 
 if TYPE_CHECKING:
     from d2it.sampling import Pipeline
@@ -67,6 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a PNG an image, images.npy, samples.npz as ADM's evaluator reads it, or Inception "
         "features.npy without images (default: png)",
     )
+    parser.add_argument(
+        "--protocol",
+        choices=tuple(PROTOCOLS),
+        help="of --format features (default: that of the run's data set)",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="(default: samples/NAME)")
     arrays.add_arguments(parser)
     add_config_arguments(parser)
@@ -74,8 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     span, share = span_of(arguments.seeds), arrays.share_of(arguments)
-    if arguments.guidance is not None and not 0 <= arguments.guidance < float("inf"):
-        raise UserError(f"--guidance is {arguments.guidance}, but must be at least 0.")
+    if arguments.guidance is not None:
+        check_guidance(arguments.guidance)
+    if arguments.protocol and arguments.format != "features":
+        raise UserError("--protocol goes with --format features: leave it out, or ask for them.")
     out = arguments.out or Path("samples", Path(arguments.run).name)
     drawn = True
     if not arrays.spread(arguments, "sample"):
@@ -94,15 +105,18 @@ def draw(arguments: argparse.Namespace, span: range, out: Path, share: arrays.Sh
     if map is not None:
         map = pipeline.checked_map(read_map(map, pipeline.maps.side, pipeline.grains), len(span))
     label = pipeline.label_of(arguments.label)
-    request = Request(arguments.series, span, label, map, arguments.format)
+    protocol = arguments.protocol or pipeline.protocol
+    request = Request(arguments.series, span, label, map, arguments.format, protocol)
     return write_samples(pipeline, request, out, share)
 
 
 def span_of(text: str) -> range:
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     span = range(int(found[1]), int(found[2] or found[1]) + 1) if found else range(0)
-    if not span:
-        raise UserError(f"--seeds is {text!r}, but must be a number or a rising range, e.g. 0-63.")
+    if not span or span.stop > LAST:
+        raise UserError(
+            f"--seeds is {text!r}, but must be a number or a rising range, e.g. 0-63, below {LAST}."
+        )
     return span
 
 
@@ -113,7 +127,9 @@ def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
         from d2it.pipeline import is_pipeline, load
 
         if not is_pipeline(folder):
-            raise UserError(f"{folder} is no folder of `d2it export`: it has no pipeline.json.")
+            raise UserError(
+                f"{folder} is no exported folder, it has no pipeline.json: name one, or a run."
+            )
         if arguments.weights or arguments.overrides:
             raise UserError(
                 f"{folder} is exported, so its weights and settings are chosen: leave out "
@@ -124,7 +140,7 @@ def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
         from d2it.config import load as load_config
         from d2it.config.schema import Measured
         from d2it.device import choose_device
-        from d2it.sampling import Painter
+        from d2it.painter import Painter
 
         config = load_config(arguments.params, arguments.overrides)
         measured = Measured(weights=arguments.weights or "ema")

@@ -48,7 +48,7 @@ RANGES = {
     "runs.*.factors": "at least 1",
     "runs.*.heads": "at least 2",
     "runs.*.images": "at least 1",
-    "*.guidance": "at least 0",
+    "*.guidance": "at least 0 and below inf",
     "*.at": "above 0 and at most 1",
     "*.n": "at least 2",
 }
@@ -100,13 +100,23 @@ def range_of(where: str) -> str:
 
 def _check_ranges(config: Config) -> None:
     for where, found in numbers(asdict(config)):
-        for bound in range_of(where).split(" and "):
-            words, _, limit = bound.rpartition(" ")
-            for number in found:
-                _require(
-                    OPERATORS[words](number, float(limit)),
-                    f"{where} is {number}, but must be {range_of(where)}.",
-                )
+        for number in found:
+            check_number(number, where, range_of(where))
+
+
+def check_guidance(guidance: float) -> None:
+    """The option of commands."""
+    check_number(guidance, "--guidance", range_of("*.guidance"))
+
+
+def check_number(number: float, where: str, range: str) -> None:
+    """Hold a number of a setting or an option against a range, spelt as in RANGES."""
+    for bound in range.split(" and "):
+        words, _, limit = bound.rpartition(" ")
+        _require(
+            OPERATORS[words](number, float(limit)),
+            f"{where} is {number}, but must be {range}.",
+        )
 
 
 def check_ratio(ratio: Ratio | str, grains: int, where: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from d2it.config.schema import Dataset
 from d2it.data import imagenet
@@ -206,6 +206,8 @@ def read_rgb(source: Path | str | IO[bytes]) -> Image.Image:
 
 def reason(error: Exception) -> str:
     """Why a picture could not be read, in one line; decoders do not always say it."""
+    if isinstance(error, UnidentifiedImageError):  # Pillow names the buffer, not the file
+        return "no image of a known kind"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -13,7 +13,7 @@ from d2it.evaluation.grain_maps import grain_maps
 from d2it.evaluation.judge import Evaluated, Judge
 from d2it.files import write_json
 from d2it.models.cost import gmacs, parameters
-from d2it.sampling import trained
+from d2it.painter import trained
 
 FORMAT, VERSION = "d2it-evaluation", 1
 

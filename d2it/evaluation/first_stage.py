@@ -20,7 +20,8 @@ from d2it.evaluation.metrics import Gaussian, frechet_distance
 from d2it.evaluation.reconstruction import numbers_per_image, reconstruct, reconstruction_metrics
 from d2it.grains import entropy_map, grain_map, reached_shares
 from d2it.losses import Lpips
-from d2it.sampling import Drawn, Part
+from d2it.painter import load_part
+from d2it.sampling import Drawn
 from d2it.thresholds import constant_cuts, cuts_of
 
 CHUNK = 16 * BLOCK  # images in memory at once
@@ -38,7 +39,7 @@ class Coder:
 
     def __init__(self, judge: Judge) -> None:
         self.judge, self.config, self.n = judge, judge.config, judge.config.evaluation.n
-        self.part = Part.load(self.config, judge.run, judge.device)
+        self.part = load_part(self.config, judge.run, judge.device)
         self.region = self.part.architecture["factors"][0]
         self.images = judged_images(judge, self.n)
 

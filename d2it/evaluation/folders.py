@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from d2it.config import Config
 from d2it.config.build import nearest
-from d2it.config.metrics import METRICS, PROTOCOLS
+from d2it.config.metrics import METRICS, PROTOCOLS, asked
 from d2it.data.fetch import weights_file
 from d2it.device import choose_device
 from d2it.errors import UserError
@@ -55,7 +56,13 @@ def compare_pictures(
     _check_sides(ours, str(reference), side, any_size)
     lacking = {} if metrics else _lacking(list(names), fewest)
     bases = [base for base in names.values() if base not in lacking]
-    _check_sources(bases, theirs, str(reference), fewest)
+    _check_sources(bases, fewest)
+    if known and isinstance(theirs, Reference) and "sfid" in bases and theirs.spatial is None:
+        more = shlex.quote(f"evaluation.metrics=[{','.join([*asked(config, known), 'sfid'])}]")
+        raise UserError(
+            f"The reference of {known} holds no spatial features: leave sfid out, or run "
+            f"`d2it reference {known} {more}`, and this command with that setting."
+        )
     extractor = Inception(protocol, choose_device())
     samples = _features(extractor, ours)
     if isinstance(theirs, Pictures):
@@ -76,9 +83,9 @@ def compare_pictures(
         "rank_deficient": rank_deficient(fewest),
     }
     if recipe["rank_deficient"]:
-        _warn(f"fewer images than features ({DIMENSIONS}): compare FIDs at equal numbers only")
+        _warn(f"no more images than features ({DIMENSIONS}): compare FIDs at equal numbers only")
     return {
-        "metrics": {asked: found[base] for asked, base in names.items() if base in found},
+        "metrics": {name: found[base] for name, base in names.items() if base in found},
         "recipe": recipe,
     }
 
@@ -97,7 +104,8 @@ def _protocol(known: str | None, protocol: str | None, config: Config) -> str:
     if own and protocol not in (None, own):
         raise UserError(
             f"The reference of {known} is of protocol {own}, not {protocol}: leave --protocol out, "
-            f"or set data.{known}.protocol={protocol} and run `d2it reference {known}`."
+            f"or run `d2it reference {known} data.{known}.protocol={protocol}`, and this command "
+            "with that setting."
         )
     return protocol or own or "clean"
 
@@ -110,15 +118,15 @@ def _usual(protocol: str) -> list[str]:
 def _named(metrics: Sequence[str], n: int | None) -> tuple[dict[str, str], int | None]:
     """What was asked for -> the metric, and the images that all of them ask for."""
     names, counts = dict[str, str](), set[int]() if n is None else {n}
-    for asked in metrics:
-        match = re.fullmatch(r"(\w+?)(?:_(\d+)k)?", asked)
-        base, thousands = match.groups() if match else (asked, None)
+    for name in metrics:
+        match = re.fullmatch(r"(\w+?)(?:_(\d+)k)?", name)
+        base, thousands = match.groups() if match else (name, None)
         if base not in METRICS:
             raise UserError(
-                f"There is no metric {asked!r}{nearest(base, METRICS)}: choose from "
+                f"There is no metric {name!r}{nearest(base, METRICS)}: choose from "
                 f"{', '.join(METRICS)}, with _10k or _50k behind it if so many images are needed."
             )
-        names[asked] = base
+        names[name] = base
         counts |= {int(thousands) * 1000} if thousands else set()
     if len(counts) > 1:
         raise UserError(
@@ -154,9 +162,7 @@ def _lacking(names: Sequence[str], fewest: int) -> dict[str, str]:
     return missing(names) | few
 
 
-def _check_sources(
-    bases: Sequence[str], theirs: Reference | Pictures, reference: str, fewest: int
-) -> None:
+def _check_sources(bases: Sequence[str], fewest: int) -> None:
     """What the metrics need, before anything slow."""
     if {"precision", "recall"} & set(bases) and fewest <= NEIGHBOURS:
         raise UserError(
@@ -165,11 +171,6 @@ def _check_sources(
         )
     if "inception_score" in bases:
         weights_file(Head.SOURCE)
-    if "sfid" in bases and isinstance(theirs, Reference) and theirs.spatial is None:
-        raise UserError(
-            f"The reference of {reference} holds no spatial features: add sfid to "
-            f"evaluation.metrics and run `d2it reference {reference}`, or leave sfid out."
-        )
 
 
 def _warn_of_copies(pictures: Pictures) -> None:

@@ -29,7 +29,8 @@ from d2it.evaluation.metrics import nearest_distance
 from d2it.files import atomic_path, require_space
 from d2it.grains import entropy_map, grain_map
 from d2it.latents import Latents
-from d2it.sampling import Drawn, Painter, schedule_of
+from d2it.painter import Painter
+from d2it.sampling import Drawn, schedule_of
 from d2it.thresholds import constant_cuts
 
 SHARD = 1024  # images whose features are saved together: what a kill costs at most

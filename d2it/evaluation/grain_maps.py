@@ -11,7 +11,8 @@ from d2it.config.recipe import precision_recipe
 from d2it.device import arithmetic
 from d2it.evaluation.judge import PICTURES, Evaluated, Judge, over_seeds
 from d2it.grains import neighbour_agreement, reached_shares
-from d2it.sampling import Drawn, Maps, Part
+from d2it.painter import Maps
+from d2it.sampling import Drawn, Part
 
 
 def grain_maps(judge: Judge) -> dict[str, Evaluated]:

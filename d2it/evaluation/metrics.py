@@ -87,7 +87,8 @@ class Gaussian:
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|mean_a - mean_b|² + tr(A + B - 2 (AB)^½): the squared Fréchet distance of Gaussians."""
-    return float((a.mean - b.mean).square().sum() + a.variance + b.variance - 2 * _trace_root(a, b))
+    distance = (a.mean - b.mean).square().sum() + a.variance + b.variance - 2 * _trace_root(a, b)
+    return float(distance.clamp(min=0))  # rounding leaves equal sets on either side of it
 
 
 def _trace_root(a: Gaussian, b: Gaussian) -> Tensor:

@@ -78,7 +78,8 @@ def _metrics(config: Config, header: dict[str, Any]) -> str:
     found = json.loads(path.read_text())["evaluations"] if path.is_file() else {}
     own = {k: e for k, e in found.items() if e["recipe"]["weights_sha256"] == sha256}
     if not own:
-        return f"Not evaluated: `d2it evaluate {header['run']}` measures it."
+        command = f"d2it evaluate {header['run']} scale={header['scale']}"
+        return f"Not evaluated: `{command}` measures it."
     names = sorted({name for entry in own.values() for name in entry["metrics"]})
     shown = ["n", "protocol", "sampler", "steps", "guidance", "maps"]
     rows = [

@@ -306,7 +306,7 @@ def missing(config: Config, data: Sequence[str]) -> list[str]:
         elif not sum(counts(config, name)):
             found.append(
                 f"How many images {name} has is not known yet, so the price leaves them out: "
-                f"`d2it prepare {name}` counts them."
+                f"`d2it prepare {name} scale={config.name}` counts them."
             )
     for weights in ("inception", f"lpips_{config.dvae_loss.perceptual}"):
         if not find_source(weights).file.is_file():
