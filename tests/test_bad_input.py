@@ -5,10 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
+from d2it import cli
 from d2it.files import file_digest
 from tests.test_evaluate import pictures
 from tests.test_prepare import tree
@@ -95,7 +97,7 @@ def restate(world: Path, **facts: object) -> None:
 def test_thresholds_of_another_data_set_train_nothing(begun: Path) -> None:
     restate(begun, dataset="cats", images_digest="0" * 64)
     sentence = "was measured on other images than those of photos"
-    assert_refused(TRAIN, begun, str(THRESHOLDS), sentence, "again with `d2it calibrate photos`")
+    assert_refused(TRAIN, begun, str(THRESHOLDS), sentence, "again with `d2it calibrate photos ")
 
 
 def test_thresholds_of_another_patch_size_encode_nothing(world: Path) -> None:
@@ -103,7 +105,7 @@ def test_thresholds_of_another_patch_size_encode_nothing(world: Path) -> None:
     tables = json.loads((world / THRESHOLDS).read_text())["tables"]
     restate(world, tables={"32": tables["8"]})
     sentence = "was measured with regions of 32 px, but 8 is asked for"
-    assert_refused(["encode", "dvae", *OVERRIDES], world, sentence, "`d2it calibrate photos`")
+    assert_refused(["encode", "dvae", *OVERRIDES], world, sentence, "`d2it calibrate photos ")
 
 
 # Third-party weights
@@ -251,7 +253,7 @@ def widen(path: Path) -> None:
 def test_damaged_weights_are_not_used(world: Path, spoil, command, sentence) -> None:
     shutil.rmtree(world / "data/smoke/latents")
     spoil(world / DVAE / "model.safetensors")
-    remedy = "make it again with `d2it train dvae`"
+    remedy = "make it again with `d2it train dvae "
     assert_refused([command, "dvae", *OVERRIDES], world, sentence, remedy)
 
 
@@ -283,3 +285,19 @@ def test_a_flipped_bit_is_found_when_everything_is_read(world: Path, file, remed
 
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     assert_refused(["verify", "--made", "smoke"], tmp_path, "Nothing of the scale smoke is here")
+
+
+def test_advice_is_ready_to_be_typed() -> None:
+    """With the settings that were given, before those of the advice; told on, it stays as it is."""
+    given = Namespace(params=None, overrides=["scale=smoke", "data.photos.crop=[1, 1]"])
+    said = "run `d2it reference photos data.photos.protocol=adm`, or `d2it fetch inception`."
+    full = (
+        "run `d2it reference photos scale=smoke 'data.photos.crop=[1, 1]' "
+        "data.photos.protocol=adm`, or `d2it fetch inception`."
+    )
+    assert cli._with_settings(said, given) == full
+    assert cli._with_settings(full, given) == full
+    composed = Namespace(params="p.yaml", overrides=[])
+    assert cli._with_settings("run `d2it train dvae`.", composed) == (
+        "run `d2it train dvae --params p.yaml`."
+    )

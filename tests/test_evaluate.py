@@ -241,11 +241,11 @@ def test_any_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 BAD = {
     "unknown run": (["d2it_bb"], "did you mean 'd2it_b"),
-    "not trained": (["d2it_l"], "make it with `d2it train d2it_l`"),
-    "other settings": ([RUN, "training.content.learning_rate=1"], "run `d2it train d2it_b`"),
+    "not trained": (["d2it_l"], "make it with `d2it train d2it_l "),
+    "other settings": ([RUN, "training.content.learning_rate=1"], "run `d2it train d2it_b "),
     "too few held-out images": (["dvae", "evaluation.n=17"], "lower evaluation.n"),
     "unknown metric": ([RUN, "evaluation.metrics=[fidd]"], "did you mean 'fid'"),
-    "other reference": ([RUN, "data.photos.protocol=adm"], "run `d2it reference photos`"),
+    "other reference": ([RUN, "data.photos.protocol=adm"], "run `d2it reference photos "),
     "nothing named": ([], "Name one run, or two sets of images"),
     "one folder": (["--images", "few"], "Name one run, or two sets of images"),
     "no folder": (["--images", "none", "--reference", "some"], "none is neither a folder"),
