@@ -17,21 +17,26 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "accelerate", "diffusers", "clean-fid", "torch-fidelity", "snakemake", "scipy")
 
 
-def arguments(description: str) -> argparse.Namespace:
+def arguments(description: str, repeats: int = 5) -> argparse.Namespace:
     """--device and --repeats, as every benchmark takes them."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--repeats", type=int, default=5, help="timed rounds (default: 5)")
+    parser.add_argument(
+        "--repeats", type=int, default=repeats, help=f"timed rounds (default: {repeats})"
+    )
     return parser.parse_args()
 
 
 def interleaved(
-    candidates: dict[str, Callable[[], Any]], repeats: int, sync: Callable[[], Any] = lambda: None
+    candidates: dict[str, Callable[[], Any]],
+    repeats: int,
+    sync: Callable[[], Any] = lambda: None,
+    least: float = 0.5,
 ) -> dict[str, float]:
     """Median seconds of a call of each candidate.
 
     They take turns, so that what else the machine does is shared by all; the first round warms up,
-    and says how often a short call is made in a turn: for half a second.
+    and says how often a short call is made in a turn: for `least` seconds.
     """
 
     def turn(call: Callable[[], Any], times: int) -> float:
@@ -44,7 +49,7 @@ def interleaved(
 
     first = {name: turn(call, 1) for name, call in candidates.items()}
     times = {
-        name: max(1, round(0.5 / turn(call, 1))) if first[name] < 1 else 1
+        name: max(1, round(least / turn(call, 1))) if first[name] < 2 * least else 1
         for name, call in candidates.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
@@ -101,6 +106,22 @@ def write(name: str, device: str, config: dict[str, Any], rows: list[dict[str, A
     print(f"{path}:")
     for row in rows:
         print("  " + "  ".join(f"{key} {_spell(value)}" for key, value in row.items()))
+
+
+def machine(found: dict[str, Any]) -> str:
+    """What a benchmark's JSON was measured on and with."""
+    where, versions = found["hardware"], found["versions"]
+    processor = where.get("gpu") or f"{where['cores']} cores of {where['cpu']}"
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{processor}; {packages}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """In Markdown."""
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[_spell(row.get(column, "")) for column in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _spell(value: Any) -> str:

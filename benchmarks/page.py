@@ -1,13 +1,13 @@
-"""docs/benchmarks.md from every JSON in benchmarks/results/.
+"""docs/benchmarks.md and docs/scaling.md from the JSON files of benchmarks/results/.
 
 python -m benchmarks.page
 """
 
 import ast
 from pathlib import Path
-from typing import Any
 
-from benchmarks.common import RESULTS
+from benchmarks import extrapolation, targets
+from benchmarks.common import RESULTS, machine, table
 from d2it.files import read_json, write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -16,6 +16,12 @@ INTRODUCTION = """# Benchmarks
 `make bench` measures all of this again on this machine's CPU, `make bench GPU=1` on its GPU, and
 writes this page from the JSON files of `benchmarks/results/`. Candidates take turns in one run, and
 medians are shown: the ratios between them travel to other machines, the seconds do not.
+[scaling.md](scaling.md) says how costs grow.
+"""
+TARGETS = """## Targets
+
+What was aimed at. A GPU's are those of `benchmarks/results/training-cuda.json`, once there is one.
+
 """
 NOT_MEASURED = """## On a GPU
 
@@ -29,37 +35,29 @@ def section(path: Path) -> str:
     source = Path(__file__).with_name(f"{name}.py")
     paragraphs = (ast.get_docstring(ast.parse(source.read_text())) or "").split("\n\n")
     prose = [text for text in paragraphs if not text.strip().startswith("python -m")]
-    machine, versions = found["hardware"], found["versions"]
-    where = machine.get("gpu") or f"{machine['cores']} cores of {machine['cpu']}"
-    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     return "\n\n".join(
         [
             f"## {prose[0].rstrip('.')}",
             *prose[1:],
             table(found["rows"]),
-            f"On {where}; {packages}. `benchmarks/results/{path.name}`.",
+            f"On {machine(found)}. `benchmarks/results/{path.name}`.",
         ]
     )
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[spelt(row.get(column, "")) for column in columns] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def spelt(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def page() -> str:
+    paths = sorted(set(RESULTS.glob("*.json")) - {extrapolation.MEASURED})  # has its own page
+    aims = [target.row(RESULTS) for target in targets.targets()]
+    sections = [TARGETS + table(aims), *(section(path) for path in paths)]
+    if not any(path.stem.endswith("-cuda") for path in paths):
+        sections.append(NOT_MEASURED)
+    return "\n".join([INTRODUCTION, "\n\n".join(sections)]).rstrip() + "\n"
 
 
 def main() -> None:
-    paths = sorted(RESULTS.glob("*.json"))
-    sections = [section(path) for path in paths]
-    if not any(path.stem.endswith("-cuda") for path in paths):
-        sections.append(NOT_MEASURED)
-    write_text(PAGE, "\n".join([INTRODUCTION, "\n\n".join(sections)]).rstrip() + "\n")
+    write_text(PAGE, page())
     print(PAGE)
+    extrapolation.main()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,189 @@
+"""How costs grow: with ratio, batch, resolution, steps, images, features and runs.
+
+    python -m benchmarks.scaling
+
+The points of a curve take turns. docs/scaling.md fits them, and says what they come to elsewhere.
+"""
+
+import functools
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from benchmarks.calibration import REGION, photographs
+from benchmarks.common import arguments, interleaved, write
+from benchmarks.sampling import maps_of
+from benchmarks.training import CHANNELS, CLASSES, RATIO, WINDOW, latents_in, ours
+from benchmarks.workflow import ROOT
+from d2it.config import load
+from d2it.config.recipe import KINDS
+from d2it.config.schema import Training
+from d2it.diffusion import Schedule, guided, sample
+from d2it.evaluation.metrics import Gaussian, frechet_distance, precision_recall
+from d2it.grains import entropy_map
+from d2it.latents import Latents
+from d2it.models.content_transformer import ContentTransformer
+from d2it.models.cost import gmacs
+from d2it.models.dit import DiT
+from d2it.training.clock import Order
+
+SIZE = {"width": 128, "heads": 4, "classes": CLASSES, "channels": CHANNELS, "learn_sigma": False}
+DEPTH, LAYERS = 6, (5, 1)
+SIDE, BATCH = 32, 4  # of the latents, and images per step, where something else varies
+RATIOS, BATCHES, SIDES = (0, 0.25, 0.5, 0.75, 1), (1, 2, 4, 8), (16, 32, 64)
+STEPS = (5, 10, 20)
+IMAGES = (8, 32, 128)  # at 256 px
+WIDTHS = (256, 512, 1024)  # of features
+SETS = (500, 1000, 2000)  # of features, of the width SETS_WIDTH
+SETS_WIDTH = 512
+EPOCHS = (10**5, 10**6, 10**7)  # images of an epoch
+RUNS = (0, 100, 300)  # added to the paper's
+Point = tuple[str, str, float, Callable[[], Any], float | None]  # cost, over, x, call, GMACs
+
+
+def shape(kind: str, side: int) -> dict[str, Any]:
+    """Constructor arguments."""
+    size = {"side": side} | SIZE
+    if kind == "dit":
+        return size | {"patch": 2, "depth": DEPTH}
+    return size | {"grains": 2, "layers": LAYERS, "window": WINDOW, "skip_windows": True}
+
+
+def network(kind: str, side: int) -> torch.nn.Module:
+    return (DiT if kind == "dit" else ContentTransformer)(**shape(kind, side))
+
+
+@functools.cache
+def latents_of(folder: Path, side: int) -> Latents:
+    place = folder / f"{side}"
+    place.mkdir()
+    return latents_in(place, side, 64)
+
+
+def training_step(
+    kind: str, folder: Path, side: int = SIDE, batch: int = BATCH, ratio: float = RATIO
+) -> tuple[Callable[[], None], float]:
+    """A step, and the GMACs of its forward pass."""
+    training = Training(images=0, batch=batch, learning_rate=1e-4, shards=1, ema_half_life=1e6)
+    step = ours(kind, network(kind, side), latents_of(folder, side), training, "cpu", ratio)
+    own = gmacs(kind, shape(kind, side), ratio if kind == "content" else None)
+    return step, batch * own["sparse" if kind == "content" else "dense"]
+
+
+def training_points(folder: Path) -> Iterator[Point]:
+    names = {"content": "training step, D²iT", "dit": "training step, DiT"}
+    for ratio in RATIOS:
+        yield names["content"], "ratio", ratio, *training_step("content", folder, ratio=ratio)
+    for batch in BATCHES:
+        yield (
+            names["content"],
+            "images per step",
+            batch,
+            *training_step("content", folder, batch=batch),
+        )
+    for kind, name in names.items():
+        for side in SIDES:
+            yield name, "latent cells", side**2, *training_step(kind, folder, side=side, batch=1)
+
+
+def sampling_points() -> Iterator[Point]:
+    content, side = network("content", 16).eval(), 16
+    maps, labels = maps_of(BATCH, side // 2), torch.arange(BATCH)
+
+    def draw(steps: int) -> None:
+        model = guided(content, labels, maps)
+        noise = functools.partial(torch.randn, BATCH, CHANNELS, side, side)
+        sample(model, lambda step: noise(), Schedule(), "ddim", steps, 0.0, maps, 2)
+
+    own = gmacs("content", shape("content", side), RATIO)["sparse"]
+    for steps in STEPS:
+        call = functools.partial(draw, steps)
+        yield "drawing latents, D²iT", "steps", steps, call, own * steps * BATCH
+
+
+def image_points() -> Iterator[Point]:
+    many = photographs(max(IMAGES))
+    for n in IMAGES:
+        call = functools.partial(entropy_map, many[:n], REGION)
+        yield "calibration", "images at 256 px", n, call, None
+    for n in EPOCHS:
+        call = functools.partial(lambda n: Order(0, n).indices(0, 1), n)
+        yield "order of an epoch", "images", n, call, None
+
+
+def evaluation_points() -> Iterator[Point]:
+    random = np.random.default_rng(0)
+    for width in WIDTHS:
+        a, b = (
+            Gaussian.of(random.standard_normal((2 * width, width), np.float32)) for _ in range(2)
+        )
+        yield "Fréchet distance", "features", width, functools.partial(frechet_distance, a, b), None
+    x, y = (random.standard_normal((max(SETS), SETS_WIDTH), np.float32) for _ in range(2))
+    for n in SETS:
+        yield "mean and covariance", "images", n, functools.partial(Gaussian.of, x[:n]), None
+    for n in SETS:
+        call = functools.partial(precision_recall, x[:n], y[:n])
+        yield "precision and recall", "images", n, call, None
+
+
+def dry_run_points(folder: Path) -> Iterator[Point]:
+    """Dry runs of the published scale in a new clone, with more D²iT-B runs than it has."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    scales = folder / "params" / "scale"
+    paper = yaml.safe_load((scales / "paper.yaml").read_text())
+    content = yaml.safe_load((folder / "params" / "experiment" / "d2it_b.yaml").read_text())
+    runs = load(overrides=["scale=paper"]).runs
+    own = sum(len(getattr(runs, kind)) for kind in KINDS)
+    for more in RUNS:
+        extra = {f"more_{i:04d}": content["content"]["d2it_b"] for i in range(more)}
+        changed = paper["runs"] | {"content": paper["runs"]["content"] | extra}
+        text = yaml.safe_dump(paper | {"runs": changed}, sort_keys=False, allow_unicode=True)
+        (scales / f"more{more}.yaml").write_text(f"# @package _global_\n{text}")
+        command = ["snakemake", "-n", "all", "all_evaluations", "--quiet", "--config"]
+        call = functools.partial(
+            subprocess.run,
+            [*command, f"scale=more{more}"],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+        )
+        yield "dry run", "runs", own + more, call, None
+
+
+def measured(points: list[Point], repeats: int) -> list[dict[str, Any]]:
+    """Rows of points that take turns."""
+    seconds = interleaved({str(i): point[3] for i, point in enumerate(points)}, repeats, least=0.2)
+    rows = []
+    for (cost, over, x, _, macs), spent in zip(points, seconds.values(), strict=True):
+        row: dict[str, Any] = {"cost": cost, "over": over, "x": x, "seconds": round(spent, 6)}
+        rows.append(row if macs is None else row | {"gmacs": round(macs, 4)})
+    return rows
+
+
+def main() -> None:
+    given = arguments(__doc__.splitlines()[0], repeats=3)
+    os.environ.setdefault("D2IT_THREADS", str(len(os.sched_getaffinity(0))))
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for points in (
+            training_points(Path(folder)),
+            sampling_points(),
+            image_points(),
+            evaluation_points(),
+            dry_run_points(Path(folder, "clone")),
+        ):
+            rows += measured(list(points), given.repeats)
+            print(f"{len(rows)} points", flush=True)
+    config = SIZE | {"depth": DEPTH, "layers": LAYERS, "side": SIDE, "batch": BATCH}
+    write("scaling", "cpu", config | {"repeats": given.repeats}, rows)
+
+
+if __name__ == "__main__":
+    main()

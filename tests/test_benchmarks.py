@@ -1,0 +1,75 @@
+"""Benchmarks: targets are judged rightly, fits find slopes, and pages are what the JSONs say."""
+
+import json
+import re
+
+import pytest
+
+from benchmarks import extrapolation, page
+from benchmarks.targets import Target, targets
+
+
+def one_target(what: str) -> Target:
+    return next(target for target in targets() if target.what.startswith(what))
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(2.9, "met"), (3.0, "met"), (3.1, "not met")])
+def test_a_target_is_met_at_its_bound(tmp_path, seconds, verdict):
+    target = one_target("dry run")
+    rows = [{"command": "dry run of the paper's grid", "seconds": seconds}]
+    (tmp_path / target.file).write_text(json.dumps({"rows": rows}))
+    assert target.row(tmp_path)["verdict"] == verdict
+
+
+def test_mfu_is_a_share_of_the_gpus_own_peak(tmp_path):
+    target = one_target("training DiT, MFU in bf16, XL")
+    rows = [{"network": "DiT", "size": "XL", "tflops": 445.05}]
+    found = {"hardware": {"gpu": "NVIDIA H200"}, "rows": rows}
+    (tmp_path / target.file).write_text(json.dumps(found))
+    row = target.row(tmp_path)
+    assert row["measured"] == pytest.approx(0.45) and row["verdict"] == "met"
+
+
+def test_what_has_no_json_is_not_measured(tmp_path):
+    assert {target.row(tmp_path)["verdict"] for target in targets()} == {"not measured"}
+
+
+def test_the_committed_page_is_what_the_jsons_say():
+    assert page.PAGE.read_text() == page.page()
+
+
+def curve(cost, over, points):
+    return [{"cost": cost, "over": over, "x": x, "seconds": seconds} for x, seconds in points]
+
+
+def test_fits_find_what_curves_were_made_of():
+    rows = curve("distance", "features", [(x, 3e-9 * x**3) for x in (256, 512, 1024)])
+    rows += curve("dry run", "runs", [(x, 1.5 + 0.004 * x) for x in (34, 134, 334)])
+    cubic, linear = extrapolation.curves(rows)
+    assert cubic["exponent"] == "3.00" and cubic["line"] == ""
+    assert linear["line"] == "1.5 s + 4 ms each"
+
+
+def test_sums_by_hand():
+    rows = curve("calibration", "images at 256 px", [(64, 0.2), (256, 0.5)])
+    rows += curve("order of an epoch", "images", [(10**6, 0.1), (10**7, 1.0)])
+    rows += curve("dry run", "runs", [(34, 1.5 + 0.34), (334, 1.5 + 3.34)])
+    found = {row["what"]: row["found"] for row in extrapolation.sums(rows)}
+    assert found["packed images"] == f"{14.2e6 * (3 * 256**2 + 8) / 1e9:,.1f} GB"
+    assert found["calibration"] == f"{14.2e6 / 512 / 3600:.2g} h"
+    assert found["dry run of 1,000 runs"] == "11.5 s"
+    assert found["questions to sacct"] == "60 an hour"
+    gradients = float(found["gradients of a step"].split()[0])
+    exchange = float(found["their exchange"].split()[0])
+    assert exchange == pytest.approx(2 * 511 / 512 * gradients / 25, rel=0.03)
+
+
+def test_the_page_of_scaling_says_what_is_measured_and_what_computed():
+    text = extrapolation.PAGE.read_text()
+    measured, computed = re.split(r"^## ImageNet-22k.*: computed, not measured$", text, flags=re.M)
+    assert "## Measured" in measured and "What breaks first" in computed
+
+
+def test_curves_that_are_not_measured_are_left_out():
+    text = extrapolation.page({"rows": []})
+    assert "Not measured yet" in text and "dry run of 1,000 runs" not in text
