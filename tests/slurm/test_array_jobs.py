@@ -156,4 +156,4 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_users_mistake_is_told(config: Config) -> None:
     last = said_by(start("evaluate", "d2it_b", shares=1), 2).splitlines()[-1]
-    assert last.startswith("d2it: error:") and "make it with `d2it train d2it_b`" in last
+    assert last.startswith("d2it: error:") and "make it with `d2it train d2it_b " in last
