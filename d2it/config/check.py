@@ -184,18 +184,18 @@ def _check_run(config: Config, run: GrainRun | ContentRun | DitRun, where: str) 
     grains = len(factors_of(config, run.latents))
     if not isinstance(run, DitRun):
         check_ratio(run.ratio, grains, f"{where}.ratio")
-    ratio = finest(grains) if isinstance(run, DitRun) else run.ratio
-    _require(
-        ratio_key(ratio) in [ratio_key(each) for each in config.runs.dvae[run.latents].ratios],
-        f"{where} learns from {run.latents} at ratio {ratio_key(ratio)}, which its latents are not "
-        f"measured at: add it to runs.dvae.{run.latents}.ratios.",
-    )
     if isinstance(run, GrainRun):
         _require(
             not is_constant(run.ratio),
             f"{where}.ratio is {run.ratio}, but a constant map needs no grain transformer: set a "
             "ratio strictly between 0 and 1 (d2it_b_r0 and d2it_b_r100 of Figure 5 are its ends).",
         )
+    ratio = finest(grains) if isinstance(run, DitRun) else run.ratio
+    _require(
+        ratio_key(ratio) in [ratio_key(each) for each in config.runs.dvae[run.latents].ratios],
+        f"{where} learns from {run.latents} at ratio {ratio_key(ratio)}, which its latents are not "
+        f"measured at: add it to runs.dvae.{run.latents}.ratios.",
+    )
     if isinstance(run, ContentRun):
         _check_windows(config, run, where)
         if run.grain is not None:
