@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 from d2it import __version__
 from d2it.errors import UserError
@@ -129,6 +130,21 @@ def positive(text: str) -> int:
     if int(text) < 1:
         raise ValueError
     return int(text)
+
+
+def weights_of(text: str) -> Literal["ema", "raw"] | float:
+    """The value of --weights: which of a run's weights are meant."""
+    if text == "ema":
+        return "ema"
+    if text == "raw":
+        return "raw"
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(
+            f"--weights is {text!r}, but must be ema, raw, or the relative width of an average, "
+            "e.g. 0.08."
+        ) from None
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

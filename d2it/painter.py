@@ -33,7 +33,7 @@ def trained(config: Config, run: str) -> dict[str, Any]:
 
 
 def load_part(
-    config: Config, run: str, device: Device, at: float = 1.0, weights: str = "ema"
+    config: Config, run: str, device: Device, at: float = 1.0, weights: str | float = "ema"
 ) -> Part:
     header, folder = trained(config, run), paths.model(config, run)
     name = weights_name(header, at, weights)

@@ -64,9 +64,11 @@ def _hydra_value(value: Any) -> str:
 
 
 def milestones(config: Config, run: str) -> list[float]:
-    """Shares of the training after which the weights are kept."""
+    """Shares of the training after which the weights are kept; then widths of averages of it."""
     settings = getattr(config.runs, kind_of(config, run))[run]
-    return sorted({measured.at for measured in getattr(settings, "evaluations", {}).values()})
+    measured = getattr(settings, "evaluations", {}).values()
+    widths = {m.weights for m in measured if isinstance(m.weights, float)}
+    return sorted({m.at for m in measured}) + sorted(widths)
 
 
 def measured_ratios(config: Config, dvae: str) -> list[str]:

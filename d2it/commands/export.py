@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from d2it.cli import add_config_arguments
+from d2it.cli import add_config_arguments, weights_of
 from d2it.config.check import check_guidance
 
 
@@ -15,7 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a trained content or DiT run, e.g. d2it_b")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument(
-        "--weights", choices=("ema", "raw"), default="ema", help="averaged or as optimised"
+        "--weights",
+        metavar="ema|raw|WIDTH",
+        default="ema",
+        help="averaged (default), as optimised, or the published average of this relative width",
     )
     parser.add_argument("--guidance", type=float, default=1.0, help="1 is none (default: 1)")
     add_config_arguments(parser)
@@ -29,6 +32,6 @@ def main(arguments: argparse.Namespace) -> None:
     config = load(arguments.params, arguments.overrides)
     from d2it.pipeline import export
 
-    measured = Measured(guidance=arguments.guidance, weights=arguments.weights)
+    measured = Measured(guidance=arguments.guidance, weights=weights_of(arguments.weights))
     export(config, arguments.run, arguments.out, measured)
     print(f'{arguments.out} is ready: d2it.load("{arguments.out}").sample(n=4) draws from it.')

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2it import arrays
-from d2it.cli import add_config_arguments
+from d2it.cli import add_config_arguments, weights_of
 from d2it.config.check import check_guidance
 from d2it.config.metrics import PROTOCOLS
 from d2it.errors import UserError
@@ -62,7 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sampler", choices=("ddpm", "ddim", "dpm++"), help="(default: the run's)")
     parser.add_argument(
-        "--weights", choices=("ema", "raw"), help="averaged or as optimised (default: ema)"
+        "--weights",
+        metavar="ema|raw|WIDTH",
+        help="averaged, as optimised, or the published average of this relative width "
+        "(default: ema)",
     )
     parser.add_argument(
         "--format",
@@ -143,7 +146,7 @@ def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
         from d2it.painter import Painter
 
         config = load_config(arguments.params, arguments.overrides)
-        measured = Measured(weights=arguments.weights or "ema")
+        measured = Measured(weights=weights_of(arguments.weights or "ema"))
         pipeline = Painter(config, arguments.run, measured, choose_device())
     sampling = pipeline.sampling
     pipeline.sampling = replace(

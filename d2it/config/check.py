@@ -49,6 +49,7 @@ RANGES = {
     "runs.*.heads": "at least 2",
     "runs.*.images": "at least 1",
     "*.guidance": "at least 0 and below inf",
+    "*.weights": "above 0 and at most 0.25",
     "*.at": "above 0 and at most 1",
     "*.n": "at least 2",
 }
@@ -214,10 +215,17 @@ def _check_run(config: Config, run: GrainRun | ContentRun | DitRun, where: str) 
         )
         _require(bool(run.evaluations), f"{where}.evaluations is empty: keep at least main.")
         for label, measured in run.evaluations.items():
+            words, weights = f"{where}.evaluations.{label}", measured.weights
             _require(
-                measured.weights == "ema" or measured.at == 1,
-                f"{where}.evaluations.{label} asks for raw weights at {measured.at}, but they are "
-                "kept of the end alone: set its at to 1.",
+                weights == "ema" or measured.at == 1,
+                f"{words} asks for {weights} weights at {measured.at}, but they are kept of the "
+                "end alone: set its at to 1.",
+            )
+            _require(
+                isinstance(weights, str) or getattr(config.training, kind).snapshot_images > 0,
+                f"{words} asks for an average of relative width {weights}, but without snapshots "
+                f"there is none: set training.{kind}.snapshot_images, e.g. to a fiftieth of its "
+                "images.",
             )
 
 

@@ -199,6 +199,8 @@ def _training(training: Training) -> dict[str, Any]:
     settings = asdict(training)
     for key in ("images", "log_images", "save_images", "checkpointing", "compile"):
         settings.pop(key)
+    if settings.pop("snapshot_images"):  # how often may change, but not from never
+        settings["power_averages"] = True
     return settings
 
 

@@ -99,6 +99,7 @@ class Training:
     clip: float | None = None  # largest gradient norm; None: not clipped
     warmup: int = 0  # images over which the learning rate rises linearly
     ema_half_life: float = 0.0  # images; 0: no averaging
+    snapshot_images: int = 0  # between two snapshots for averages of any width (EDM2); 0: none kept
     precision: Literal["fp32", "bf16"] = "fp32"
     label_dropout: float = 0.0  # share of labels hidden in training, for classifier-free guidance
     checkpointing: bool = (
@@ -165,7 +166,8 @@ class Measured:
     maps: Literal["predicted", "random", "truth"] = "predicted"
     guidance: float = 1.0  # 1 is no guidance
     at: float = 1.0  # share of the training after which the weights are taken
-    weights: Literal["ema", "raw"] = "ema"
+    # a number: the power-function average of this relative width, made from the snapshots
+    weights: Literal["ema", "raw"] | float = "ema"
     n: int | None = None  # images drawn; None: evaluation.n
 
 

@@ -4,6 +4,7 @@ results/<scale>/models/<run>/
     model.safetensors               averaged weights (EMA)
     raw.safetensors                 weights as optimised
     milestone-<images>.safetensors  averaged weights after so many images
+    width-<width>.safetensors       power-function average of this relative width
     model.json                      kind, architecture, recipe, inputs, sha256 of each weights file
     manifest.json                   size and sha256 of every file: what workflows track
 """
@@ -95,10 +96,25 @@ def read_model(folder: Path | str) -> dict[str, Any]:
     return read_format(folder / "model.json", FORMAT, VERSION, made_by=f"d2it train {folder.name}")
 
 
-def weights_name(header: dict[str, Any], at: float = 1.0, weights: str = "ema") -> str:
-    """The stem of the file with the "ema" or "raw" weights after the share `at` of the training."""
+def width_name(width: float) -> str:
+    """The stem of the file with the power-function average of this relative width."""
+    return f"width-{width:g}"
+
+
+def weights_name(header: dict[str, Any], at: float = 1.0, weights: str | float = "ema") -> str:
+    """The stem of the file with the "ema" or "raw" weights, or those of a relative width, after the
+    share `at` of the training.
+    """
     images = milestone(at, header["images"], header["batch"])
     if images == header["images"]:
+        if isinstance(weights, float):
+            stem = width_name(weights)
+            if f"{stem}.safetensors" not in header["files"]:
+                raise UserError(
+                    f"No average of relative width {weights:g} was published: an evaluation of the "
+                    "run must name it (weights), and `d2it train` be repeated."
+                )
+            return stem
         return "model" if weights == "ema" else "raw"
     if weights != "ema":
         raise UserError(

@@ -50,17 +50,23 @@ def states(config: Config, run: str, count: dict[str, int]) -> dict[str, Disk]:
     end = milestone(1.0, training_images(config, run), training.batch)
     measured = getattr(getattr(config.runs, kind)[run], "evaluations", {}).values()
     marks = len({milestone(m.at, end, training.batch) for m in measured} - {end})
+    widths = len({m.weights for m in measured if isinstance(m.weights, float)})
+    every = training.snapshot_images
+    snapshots, power = (end // every, 8 * count["trainable"]) if every else (0, 0)
     weights = 4 * count["total"]
-    # averaged, raw, and two moments of AdamW; a discriminator with its moments
+    # averaged, raw, two moments of AdamW, perhaps two power averages; a discriminator with its own
     judge = 0
     if kind == "dvae":
         size = architecture(config, run)["size"]
         judge = sum(layer.trainable for layer in discriminator(**judge_shape(config), size=size))
-    state = 2 * weights + 8 * count["trainable"] + 12 * judge
+    state = 2 * weights + 8 * count["trainable"] + power + 12 * judge
     log = 300 * (end // training.log_images) if training.log_images else 300 * end // training.batch
     return {
-        "states": Disk(3 * state + marks * weights + 2 * log, 3 * 4 + 2 * marks + 10),
-        "models": Disk((2 + marks) * weights, 4 + marks),
+        "states": Disk(
+            3 * state + marks * weights + snapshots * (weights + power) + 2 * log,
+            3 * (5 if every else 4) + 2 * marks + 3 * snapshots + 10,
+        ),
+        "models": Disk((2 + marks + widths) * weights, 4 + marks + widths),
     }
 
 

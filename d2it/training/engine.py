@@ -128,6 +128,7 @@ class Loop:
         )
         peak = peak_of(self._device_name(), training.precision)
         self.peak = peak and peak * accelerator.num_processes
+        self.marks = frozenset(plan.marks)  # looked up at each step
         self.final: dict[str, float] = {}  # means of the last logged interval
 
     def run(self) -> None:
@@ -173,7 +174,7 @@ class Loop:
         chosen: list[int] = [-1]
         plan = self.plan
         if self.main:
-            found = state.latest(plan.state, plan.images, plan.milestones, self._warn)
+            found = state.latest(plan.state, plan.images, plan.marks, self._warn)
             chosen = [found.images if found else -1]
         if self.accelerator.num_processes > 1:
             broadcast_object_list(chosen)
@@ -207,8 +208,8 @@ class Loop:
             aligned = crossed(images, batch, plan.training.log_images)
             if aligned or ended:
                 self._log(images, aligned)
-            if images in plan.milestones:
-                self._save_milestone(images)
+            if images in self.marks:
+                self._save_mark(images)
             save_images = plan.training.save_images
             if ended or signum or (save_images and crossed(images, batch, save_images)):
                 self._save(images)
@@ -272,9 +273,10 @@ class Loop:
             state.save(state.state_folder(self.plan.state, images), images, contents, header)
             state.prune(self.plan.state, images)
 
-    def _save_milestone(self, images: int) -> None:
+    def _save_mark(self, images: int) -> None:
+        """A milestone, a snapshot: each can serve as the other, whoever asks for it later."""
         self._check(images)
         if self.main:
-            weights = {"model": self.trainer.ema.state_dict()}
+            weights = {"model": self.trainer.ema.state_dict()} | self.trainer.snapshot()
             folder = state.milestone_folder(self.plan.state, images)
             state.save(folder, images, weights, {"batch": self.plan.training.batch})

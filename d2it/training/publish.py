@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from d2it.errors import UserError
 from d2it.files import canonical_digest, folder_files, read_format, write_json
-from d2it.models.store import read_model, save_model, write_manifest
+from d2it.models.store import read_model, save_model, width_name, write_manifest
 from d2it.training import state
 from d2it.training.run_folder import Plan
 
@@ -42,7 +42,7 @@ def finished(plan: Plan, warn: Callable[[str], None]) -> dict[str, Any] | None:
     except UserError as error:
         warn(str(error))
         return None
-    newest = state.latest(plan.state, plan.images, plan.milestones, warn)
+    newest = state.latest(plan.state, plan.images, plan.marks, warn)
     complete = newest is not None and newest.images == plan.images == done["images"]
     return done if complete else None
 
@@ -56,7 +56,8 @@ def is_published(plan: Plan, folder: Path) -> bool:
         header = read_model(folder)
     except UserError:
         return False
-    stems = ("model", "raw", *(f"milestone-{images}" for images in plan.milestones))
+    marks = (f"milestone-{images}" for images in plan.milestones)
+    stems = ("model", "raw", *marks, *map(width_name, plan.widths))
     files = folder_files(folder)
     weights = {name: entry for name, entry in files.items() if name != "model.json"}
     same = header["recipe_digest"] == canonical_digest(plan.recipe)
@@ -70,10 +71,14 @@ def is_published(plan: Plan, folder: Path) -> bool:
 def publish(plan: Plan, done: dict[str, Any], folder: Path) -> None:
     """Copy the weights of a finished run to `folder`, a model as d2it/models/store.py reads it."""
     end = state.state_folder(plan.state, plan.images)
-    weights = {stem: end / f"{stem}.safetensors" for stem in ("model", "raw")}
+    weights: dict[str, Any] = {stem: end / f"{stem}.safetensors" for stem in ("model", "raw")}
     for images in plan.milestones:
         file = state.milestone_folder(plan.state, images) / "model.safetensors"
         weights[f"milestone-{images}"] = file
+    for width in plan.widths:  # only where an evaluation asks for one: it takes torch
+        from d2it.training.power import reconstruct
+
+        weights[width_name(width)] = reconstruct(plan, width)
     save_model(
         folder,
         kind=done["kind"],

@@ -46,11 +46,26 @@ class Plan:
     inputs: dict[str, str]
     settings: dict[str, Any]  # the whole configuration, for the reader of config.yaml
     noise: str | None = None  # under which name its random numbers are drawn; None: its kind's
+    widths: tuple[float, ...] = ()  # of the power-function averages to publish
 
     @property
     def images(self) -> int:
         """Images seen at the end: a whole number of steps."""
         return milestone(1.0, self.training.images, self.training.batch)
+
+    @property
+    def snapshots(self) -> tuple[int, ...]:
+        """Images seen when the power-function averages are kept, ascending, all before the end."""
+        every, batch = self.training.snapshot_images, self.training.batch
+        marks = (
+            {-(n // -batch) * batch for n in range(every, self.images, every)} if every else set()
+        )
+        return tuple(sorted(marks - {self.images}))
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """Images seen when something is kept for good."""
+        return tuple(sorted({*self.milestones, *self.snapshots}))
 
     @property
     def state(self) -> Path:
@@ -61,9 +76,9 @@ def make_plan(config: Config, run: str) -> Plan:
     kind = recipe.kind_of(config, run)
     training: Training = getattr(config.training, kind)
     training = replace(training, images=recipe.training_images(config, run))
-    evaluations = getattr(getattr(config.runs, kind)[run], "evaluations", {})
+    measured = getattr(getattr(config.runs, kind)[run], "evaluations", {}).values()
     end = milestone(1.0, training.images, training.batch)
-    marks = {milestone(e.at, end, training.batch) for e in evaluations.values()}
+    marks = {milestone(e.at, end, training.batch) for e in measured}
     return Plan(
         run=run,
         kind=kind,
@@ -75,6 +90,7 @@ def make_plan(config: Config, run: str) -> Plan:
         inputs=_inputs(config, run, kind),
         settings=asdict(config),
         noise=_noise(config, run, kind),
+        widths=tuple(sorted({e.weights for e in measured if isinstance(e.weights, float)})),
     )
 
 

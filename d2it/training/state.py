@@ -3,8 +3,9 @@
     state/<images>/model.safetensors      averaged weights (EMA) of the published network
                    raw.safetensors        its weights as optimised
                    rest.safetensors       optimisers, other networks, sums for the next log line
+                   power.safetensors      power-function averages, where snapshots are asked for
                    state.json             images seen, and the sha256 of the files above
-    state/milestone-<images>/             model.safetensors and state.json alone, kept for good
+    state/milestone-<images>/             model, power and state.json alone, kept for good
 
 Equal runs have equal bytes here: time, host and the number of processes stand in provenance.json.
 """

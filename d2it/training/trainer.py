@@ -13,6 +13,7 @@ from d2it.errors import UserError
 from d2it.training.ema import Ema
 from d2it.training.feed import Shards
 from d2it.training.journal import Sums
+from d2it.training.power import FILE, PowerAverages
 from d2it.training.run_folder import Plan
 from d2it.training.state import State, Tensors
 from d2it.training.task import Player, Task
@@ -43,6 +44,7 @@ class Trainer:
         self.wrapped = {name: self._prepare(player) for name, player in self.players.items()}
         self.optimisers = {name: _optimiser(player) for name, player in self.players.items()}
         self.ema = Ema(self.published.module, training.ema_half_life, training.batch)
+        self.power = PowerAverages(self.published.module) if training.snapshot_images else None
         self.sums = Sums(shards, self.mine, self.device)
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=self.device)
 
@@ -76,6 +78,8 @@ class Trainer:
             optimiser.found_inf = masked  # type: ignore[attr-defined]
             optimiser.step()
         self.ema.update(1 - masked)
+        if self.power:
+            self.power.update(1 - masked, images + batch, batch)
         self.sums.add(terms, 1 - masked)
 
     def _backward(self, name: str, shards: Shards, images: int, terms: dict[str, Tensor]) -> bool:
@@ -136,12 +140,18 @@ class Trainer:
             "model": self.ema.state_dict(),
             "raw": self.published.module.state_dict(),
             "rest": rest,
-        }
+        } | self.snapshot()
+
+    def snapshot(self) -> dict[str, Tensors]:
+        """What averages of any width are made from."""
+        return {FILE: self.power.state_dict()} if self.power else {}
 
     def restore(self, state: State) -> None:
         rest = state.tensors("rest")
         self.published.module.load_state_dict(state.tensors("raw"))
         self.ema.load_state_dict(state.tensors("model"))
+        if self.power:
+            self.power.load_state_dict(state.tensors(FILE))
         for name, player in self.players.items():
             if player is not self.published:
                 player.module.load_state_dict(dict(_below(rest, f"network/{name}/")))
