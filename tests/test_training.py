@@ -204,6 +204,8 @@ def test_heartbeat_from_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyP
     other = PROCESSES.Process(target=tiny_run.beat, args=(str(path),))
     other.start()
     try:
+        while json.loads(path.read_text())["beat"] == 7:
+            time.sleep(0.05)
         with pytest.raises(UserError, match="process 1 on elsewhere"), run_folder.lease(tmp_path):
             pass
     finally:

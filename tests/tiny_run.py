@@ -20,6 +20,7 @@ from torch import nn
 
 from d2it.config.schema import Training
 from d2it.errors import UserError
+from d2it.files import write_json
 from d2it.training.run_folder import Plan
 from d2it.training.task import Player
 
@@ -128,7 +129,7 @@ class Notebook(GeneralTracker):
 def beat(path: str) -> None:
     """The heartbeat of a live process on another host."""
     for count in range(1000):
-        Path(path).write_text(json.dumps({"host": "elsewhere", "pid": 1, "beat": count}))
+        write_json(path, {"host": "elsewhere", "pid": 1, "beat": count})
         time.sleep(0.2)
 
 
