@@ -4,10 +4,10 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,12 +34,14 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place only if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    # Not mkdtemp, whose 0o700 shuts out a research group: umask and setgid bit rule here.
+    mark = secrets.token_hex(4)
+    temporary, old = (path.with_name(f".{path.name}.{mark}.{end}") for end in ("part", "old"))
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(0o755)  # mkdtemp's 0o700 would shut out the rest of a research group
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+            old.mkdir()
             os.replace(path, old / path.name)
             os.replace(temporary, path)
             shutil.rmtree(old)
@@ -47,6 +49,8 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # it is gone, or holds what could not be deleted
+            old.rmdir()
 
 
 @contextmanager

@@ -1,0 +1,43 @@
+"""What a folder is published as: whole, for all who may share it, and with nothing beside it."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from d2it.files import atomic_folder
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o2775), (0o022, 0o2755), (0o077, 0o2700)])
+def test_a_folder_of_a_group_stays_one(tmp_path: Path, umask: int, mode: int) -> None:
+    tmp_path.chmod(0o2775)
+    before = os.umask(umask)
+    try:
+        for _ in range(2):  # the second takes the place of the first
+            with atomic_folder(tmp_path / "model") as folder:
+                (folder / "nested").mkdir()
+            for made in (tmp_path / "model", tmp_path / "model" / "nested"):
+                assert stat.S_IMODE(made.stat().st_mode) == mode
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_rename_that_fails_loses_nothing(tmp_path: Path, monkeypatch, fails: int) -> None:
+    path, renames, replace = tmp_path / "model", [], os.replace
+    path.mkdir()
+    (path / "old").touch()
+
+    def refuse(*names: Path) -> None:
+        renames.append(names)
+        if len(renames) == fails:
+            raise PermissionError
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError), atomic_folder(path):
+        pass
+    [left] = tmp_path.iterdir()
+    assert [found.name for found in left.rglob("old")] == ["old"]
+    assert (left == path) == (fails == 1)
