@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ EVERY = 60.0  # seconds between two questions to Slurm's accounting
 PATIENCE = 60  # seconds for an answer
 UNDER_WAY = ("PENDING", "RUNNING", "SUSPENDED", "REQUEUED")  # sacct's states of what has not ended
 ENDING = "ENDING"  # not in the queue any more, says squeue, but sacct does not know how it ended
+_own: dict[Path, dict[str, Any]] = {}  # answers of Slurm that could not be left in runs/.slurm/
 FIELDS = ("JobID", "State", "NodeList", "ElapsedRaw", "AllocTRES", "Reason", "ExitCode")
 
 
@@ -78,7 +79,9 @@ def require(otherwise: str) -> None:
 
 def queued(*names: str) -> list[Queued]:
     """Jobs of anybody that have one of these names and have not ended, oldest first."""
-    shown = _run("squeue", "--noheader", f"--name={','.join(names)}", "--format=%F|%T|%u|%k")
+    shown = _run(
+        "squeue", "--all", "--noheader", f"--name={','.join(names)}", "--format=%F|%T|%u|%k"
+    )
     if shown.returncode:
         raise UserError(
             f"Slurm does not answer ({_last_line(shown.stderr)}): nothing was submitted; run the "
@@ -102,7 +105,7 @@ def jobs_of(folder: Path) -> list[str]:
 
 def _recorded(folder: Path) -> list[dict[str, Any]]:
     path = folder / "jobs.json"
-    if not path.is_file():
+    if not os.access(path, os.R_OK):  # not there, or of somebody who shows it to nobody
         return []
     jobs: list[dict[str, Any]] = read_json(path, made_by="d2it train")
     return jobs
@@ -115,36 +118,57 @@ def accounting(jobs: Iterable[str], every: float = EVERY) -> dict[str, Accountin
     in runs/.slurm/; the others read that.
     """
     jobs = set(jobs)
-    folder = runs_folder() / ".slurm"
-    path = folder / "accounting.json"
+    path = runs_folder() / ".slurm" / "accounting.json"
     if _age(path) >= every:
-        with suppress(BlockingIOError, PermissionError):  # another one asks; a reader of results
-            folder.mkdir(parents=True, exist_ok=True)
-            with open(folder / "lock", "a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _age(path) >= every:
-                    every_run = {
-                        job for run in runs_folder().iterdir() for job in jobs_of(run)[-1:]
-                    }
-                    before = _answers(path)["jobs"]
-                    answers = _ask(jobs | every_run, before)
-                    known = before | {job: asdict(answer) for job, answer in answers.items()}
-                    write_json(path, {"asked": time.time(), "jobs": known})
+        with suppress(BlockingIOError), _turn(path.parent):  # else another one asks
+            if _age(path) >= every:
+                every_run = {job for run in runs_folder().iterdir() for job in jobs_of(run)[-1:]}
+                before = _answers(path)["jobs"]
+                answers = _ask(jobs | every_run, before)
+                known = before | {job: asdict(answer) for job, answer in answers.items()}
+                _leave(path, {"asked": time.time(), "jobs": known})
     known = _answers(path)["jobs"]
     return {job: Accounting(**known[job]) for job in jobs if job in known}
 
 
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Asking Slurm for all that share `folder`; who cannot write there asks for himself."""
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context(open(folder / "lock", "a"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass
+        yield
+
+
+def _leave(path: Path, answers: dict[str, Any]) -> None:
+    try:
+        write_json(path, answers)
+    except OSError:
+        _own[path] = answers
+
+
 def _age(path: Path) -> float:
     """Seconds since Slurm was asked, if need be by a clock that is ahead of ours."""
-    return abs(time.time() - _answers(path)["asked"])
+    return _since(_answers(path))
+
+
+def _since(answers: dict[str, Any]) -> float:
+    return abs(time.time() - answers["asked"])
 
 
 def _answers(path: Path) -> dict[str, Any]:
+    """The last that were left there, or that this process has kept."""
+    own: dict[str, Any] = _own.get(path, {"asked": 0.0, "jobs": {}})
     try:
-        answers: dict[str, Any] = json.loads(path.read_text())
-        return answers
+        return min(json.loads(path.read_text()), own, key=_since)
     except (OSError, json.JSONDecodeError):
-        return {"asked": 0.0, "jobs": {}}
+        return own
 
 
 def _ask(jobs: set[str], before: dict[str, Any]) -> dict[str, Accounting]:
@@ -152,7 +176,7 @@ def _ask(jobs: set[str], before: dict[str, Any]) -> dict[str, Accounting]:
     if not jobs:
         return {}
     chosen = f"--jobs={','.join(sorted(jobs))}"
-    queue = _run("squeue", "--noheader", "--array", "--format=%i", chosen)
+    queue = _run("squeue", "--all", "--noheader", "--array", "--format=%i", chosen)
     options = ("--allocations", "--duplicates", "--noheader", "--parsable2")
     told = _run("sacct", *options, f"--format={','.join(FIELDS)}", chosen)
     answered = queue.returncode == 0 or "Invalid job id" in queue.stderr  # none of them is left

@@ -50,6 +50,25 @@ def test_one_question_a_minute_for_all_runs(tmp_path: Path, monkeypatch) -> None
     assert asked[1:] == [{"7", "8", "9"}]
 
 
+def test_who_cannot_write_in_the_cache_asks_for_himself(tmp_path: Path, monkeypatch) -> None:
+    """Else whoever waits would never hear that a job was killed."""
+    monkeypatch.setenv("D2IT_RUNS", str(tmp_path))
+    slurm.record(tmp_path / "dvae-1", "7", 1)
+    (tmp_path / ".slurm").write_text("no folder")  # which stops even root
+    asked: list[set[str]] = []
+
+    def ask(jobs: set[str], _: object) -> dict[str, slurm.Accounting]:
+        asked.append(jobs)
+        return slurm.parse(ROWS, live=set())
+
+    monkeypatch.setattr(slurm, "_ask", ask)
+    for _ in range(2):
+        assert not slurm.accounting(["8"])["8"].live
+    assert asked == [{"7", "8"}], "at most once a minute"
+    slurm.accounting(["8"], every=0)
+    assert len(asked) == 2
+
+
 def test_a_queue_that_cannot_be_asked(monkeypatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="squeue was not found.*nothing was submitted"):
