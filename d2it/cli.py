@@ -14,6 +14,7 @@ from d2it import __version__
 from d2it.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # e.g. Lustre, NFS without lockd
 BAD_PATH = (
     errno.EACCES,
     errno.EPERM,
@@ -113,6 +114,11 @@ def _system_sentence(error: Exception) -> str | None:
         return (
             "The disk is full, or a quota or `ulimit -f` is reached: free some space and run the "
             "same command again."
+        )
+    if number in NO_LOCKS:
+        return (
+            "This file system has no file locks: mount it with flock, or set D2IT_RUNS to a folder "
+            "on one that has them."
         )
     if number in BAD_PATH:
         name = getattr(error, "filename", None) or "A file"

@@ -1,12 +1,16 @@
 """What a folder is published as: whole, for all who may share it, and with nothing beside it."""
 
+import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from d2it.files import atomic_folder
+from d2it import cli
+from d2it.commands import models
+from d2it.files import atomic_folder, locked
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o2775), (0o022, 0o2755), (0o077, 0o2700)])
@@ -41,3 +45,19 @@ def test_a_rename_that_fails_loses_nothing(tmp_path: Path, monkeypatch, fails: i
     [left] = tmp_path.iterdir()
     assert [found.name for found in left.rglob("old")] == ["old"]
     assert (left == path) == (fails == 1)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch, capsys, number: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def main(_: object) -> None:
+        with locked(tmp_path / "lock"):
+            raise AssertionError("nobody holds a lock")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(models, "main", main)  # a verb that takes no settings
+    assert cli.main(["models"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("d2it: error: This file system has no file locks: mount it with flock")
