@@ -95,11 +95,13 @@ PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF
 """
 )
 GRES = "NodeName={nodes} Name=gpu Flags=nvidia_gpu_env File={folder}/nvidia[0-1]\n"
+SUDO = {os.environ.get("SUDO_USER", "root")} - {"root", "nobody"}  # who says sudo make slurm-up
 ACCOUNTS = (
     "add cluster d2it",
     "add account d2it Cluster=d2it",
     "add user root Account=d2it AdminLevel=Admin",
     "add user nobody Account=d2it",
+    *(f"add user {name} Account=d2it" for name in SUDO),
 )
 
 
