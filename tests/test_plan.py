@@ -149,8 +149,28 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(config, study, tmp_path,
     found = "\n".join(plan(config, study, ["table_3"], A800).missing)
     assert "put them in data/archives/ffhq" in found and "imagenet" not in found
     assert "`d2it fetch inception`" in found and "`d2it fetch lpips_vgg`" in found
-    (tmp_path / "data" / "archives" / "ffhq").mkdir(parents=True)
+    archives = tmp_path / "data" / "archives" / "ffhq"
+    archives.mkdir(parents=True)
+    assert "put them in data/archives/ffhq" in "\n".join(
+        plan(config, study, ["table_3"], A800).missing
+    )
+    (archives / "images.zip").touch()
     assert "ffhq" not in "\n".join(plan(config, study, ["table_3"], A800).missing)
+
+
+def test_what_imagenet_is_compared_with_is_named_before_it_is_wanted(
+    config, study, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("D2IT_WEIGHTS", str(tmp_path))
+    wanted = ("`d2it fetch adm_imagenet256`", "`d2it fetch inception_head`")
+    found = "\n".join(plan(config, study, ["dit_xl_classes"], A800).missing)
+    assert all(command in found for command in wanted)
+    ffhq = "\n".join(plan(config, study, ["table_3"], A800).missing)
+    assert not any(command in ffhq for command in wanted)
+    for name in ("adm_imagenet256.npz", "inception_head.pt"):
+        (tmp_path / name).touch()
+    found = "\n".join(plan(config, study, ["dit_xl_classes"], A800).missing)
+    assert not any(command in found for command in wanted)
 
 
 @pytest.mark.parametrize(

@@ -298,7 +298,7 @@ def missing(config: Config, data: Sequence[str]) -> list[str]:
         if (paths.images(config, name) / "manifest.json").is_file():
             continue
         dataset = config.data[name]
-        if dataset.source != "photos" and not Path(dataset.source).exists():
+        if dataset.source != "photos" and not holds_something(Path(dataset.source)):
             found.append(
                 f"The images of {name} are missing: put them in {dataset.source} (docs/data.md), "
                 f"or set data.{name}.source to where they are."
@@ -311,4 +311,26 @@ def missing(config: Config, data: Sequence[str]) -> list[str]:
     for weights in ("inception", f"lpips_{config.dvae_loss.perceptual}"):
         if not find_source(weights).file.is_file():
             found.append(f"The weights {weights} are missing: `d2it fetch {weights}`.")
+    for name in data:
+        named = config.data[name].reference
+        if isinstance(named, str) and not find_source(named).file.is_file():
+            found.append(
+                f"{named}, which {name} is compared with, is missing: `d2it fetch {named}` gets "
+                f"its {find_source(named).bytes / 1e9:.1f} GB (Snakemake does so itself), or set "
+                f"data.{name}.reference to null."
+            )
+    scored = [name for name in data if "inception_score" in asked(config, name)]
+    if scored and not find_source("inception_head").file.is_file():
+        found.append(
+            f"Without the classifier inception_head the Inception Score of {', '.join(scored)} is "
+            "left out: `d2it fetch inception_head` before anything is evaluated, since evaluations "
+            "made without it are drawn again."
+        )
     return found
+
+
+def holds_something(source: Path) -> bool:
+    """An archive, or a folder in which more than hidden files lie."""
+    if source.is_dir():
+        return any(not path.name.startswith(".") for path in source.iterdir())
+    return source.exists()

@@ -39,6 +39,12 @@ def weights(name):
     return str(find_source(name).file)
 
 
+def reference_batch(wildcards):
+    """The published batch that stands for a data set's own features, where it names one."""
+    named = CONFIG.data[wildcards.data].reference
+    return weights(named) if isinstance(named, str) else []
+
+
 def files_of(*items):
     """What the rules table and figure make for e.g. `table_3`."""
     files = []

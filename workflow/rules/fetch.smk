@@ -1,13 +1,14 @@
-"""sources → weights that others trained, checked by sha256. Only this downloads anything."""
+"""sources → weights and reference batches of others, checked by sha256. Only this downloads."""
 
 
 rule fetch:
     output:
-        str(paths.weights(r"{name,\w+}.{suffix,pt|safetensors}")),
+        str(paths.weights(r"{name,\w+}.{suffix,pt|safetensors|npz}")),
     log:
         "logs/fetch/{name}.{suffix}.log",
     resources:
         head=1,
+    priority: 1  # what cannot be fetched should be known before others compute for it
     message:
         "Fetching {wildcards.name}"
     shell:

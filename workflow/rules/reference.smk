@@ -5,6 +5,7 @@ rule reference:
     input:
         manifest(paths.images(CONFIG, "{data}")),
         weights("inception"),
+        reference_batch,
     output:
         manifest(paths.reference(CONFIG, "{data}")),
     params:
