@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from tqdm import tqdm
+
 from d2it.errors import UserError
 
 
@@ -115,8 +117,22 @@ def file_digest(path: Path | str) -> str:
 def matches(path: Path | str, checksum: str) -> bool:
     """Whether the file has this sha256 or, spelt `md5:...`, this MD5: some publish no other."""
     algorithm, _, digest = checksum.rpartition(":")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm or "sha256").hexdigest() == digest
+    found = hashlib.new(algorithm or "sha256")
+    with (
+        open(path, "rb") as file,
+        tqdm(
+            total=os.fstat(file.fileno()).st_size,
+            unit="B",
+            unit_scale=True,
+            desc=f"check {Path(path).name}",
+            delay=5,  # of ImageNet's 148 GB alone
+            disable=None,
+        ) as bar,
+    ):
+        while block := file.read(1 << 20):
+            found.update(block)
+            bar.update(len(block))
+    return found.hexdigest() == digest
 
 
 def folder_files(folder: Path) -> dict[str, dict[str, Any]]:

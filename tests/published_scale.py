@@ -60,9 +60,9 @@ def picture(i: int, side: int, kind: str) -> bytes:
 
 
 def ffhq(folder: Path) -> None:
-    """images256x256.zip, as FFHQ is handed on."""
+    """A zip with FFHQ's folders of a thousand, at 256 px, as copies of it are handed on."""
     folder.mkdir(parents=True)
-    with zipfile.ZipFile(folder / "images256x256.zip", "w") as archive:
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
         for i in range(IMAGES):
             archive.writestr(f"00000/img{i:08d}.png", picture(i, 256, "PNG"))
 

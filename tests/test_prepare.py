@@ -16,6 +16,7 @@ from PIL import Image
 
 from d2it.config.schema import Dataset
 from d2it.data.folder import centre_crop, folder_collection, read_rgb
+from d2it.errors import UserError
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -76,6 +77,12 @@ def test_one_folder_is_divided_and_two_are_not(tmp_path):
     splits = folder_collection(folder_dataset(two, classes=1, test=None), 0, "mine").splits
     assert [item.name for item in splits["train"].items] == [f"train/a/{i}.png" for i in range(3)]
     assert [item.name for item in splits["test"].items] == [f"val/a/{i}.png" for i in range(4)]
+    write_photos(two / "test", ["flat.png"])  # as ImageNet's: of no known class
+    again = folder_collection(folder_dataset(two, classes=1, test=None), 0, "mine").splits
+    assert again["test"].items == splits["test"].items
+    shutil.rmtree(two / "val")
+    with pytest.raises(UserError, match=r"'flat.png', which is no class.*set data.mine.test to 0"):
+        folder_collection(folder_dataset(two, classes=1, test=None), 0, "mine")
 
 
 def test_pictures_are_decoded_as_they_are_shown(tmp_path):

@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from tqdm import tqdm
+
 from d2it.errors import UserError
 from d2it.files import read_format, write_text
 
@@ -119,7 +121,8 @@ def _tar_index(path: Path) -> list[tuple[str, int, int]]:
         if all(stored.get(key) == value for key, value in header.items()):
             return [(name, size, offset) for name, size, offset in stored["members"]]
     with open(path, "rb") as file:
-        members = list(_members(file, "", 0))
+        found = _members(file, "", 0)
+        members = list(tqdm(found, unit="file", desc=f"list {path.name}", delay=5, disable=None))
     with suppress(OSError):  # in a folder of somebody else's, each command reads the tar
         write_text(index, json.dumps(header | {"members": members}))
     return members

@@ -61,8 +61,8 @@ def folder_collection(dataset: Dataset, seed: int, name: str) -> Collection:
         held_out = pool
     classes = class_names(pool, root, name) if dataset.classes else []
     splits = {
-        "train": Split(train, labels_of(Pool(train, pool.depth), root, classes)),
-        "test": Split(test, labels_of(Pool(test, held_out.depth), root, classes)),
+        "train": Split(train, labels_of(Pool(train, pool.depth), root, classes, name)),
+        "test": Split(test, labels_of(Pool(test, held_out.depth), root, classes, name)),
     }
     return Collection(
         splits,
@@ -100,7 +100,10 @@ def find_pools(root: Path, classes: int) -> tuple[Pool, Pool]:
         parts.setdefault(folder[depth] if len(folder) > depth else "", []).append(picture)
     if "train" not in parts:
         return Pool(pictures, depth), Pool([], depth)
-    return Pool(parts["train"], depth + 1), Pool(parts.get("test", parts.get("val", [])), depth + 1)
+    held_out = [parts[name] for name in ("test", "val") if name in parts] or [[]]
+    if classes:  # those whose classes are known: ImageNet's own test/ is flat
+        held_out.sort(key=lambda some: any(p.name.count("/") < depth + 2 for p in some))
+    return Pool(parts["train"], depth + 1), Pool(held_out[0], depth + 1)
 
 
 def draw(
@@ -145,15 +148,16 @@ def class_names(pool: Pool, root: Path, name: str) -> list[str]:
     return sorted({folder[0] for folder in folders})
 
 
-def labels_of(pool: Pool, root: Path, classes: list[str]) -> np.ndarray:
+def labels_of(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarray:
     if not classes:
         return np.zeros(len(pool.pictures), dtype=np.int64)
-    number = {name: label for label, name in enumerate(classes)}
+    number = {folder: label for label, folder in enumerate(classes)}
     folders = [picture.name.split("/")[pool.depth] for picture in pool.pictures]
     if unknown := set(folders) - set(number):
         raise UserError(
             f"{root} holds {min(unknown)!r}, which is no class of the training images: "
-            "give held-out images the same class folders."
+            "give held-out images the same class folders, or set "
+            f"data.{name}.test to 0 to hold out none."
         )
     return np.array([number[folder] for folder in folders], dtype=np.int64)
 
