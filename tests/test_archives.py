@@ -253,11 +253,11 @@ from pathlib import Path
 from d2it.data import folder, images
 images.FILE_BYTES = 3 * 16**2 * 8
 folder.load_image, quick = None, folder.load_image
-def load_image(picture, size, plain=False):
+def load_image(picture, size, **settings):
     with open("decoded", "a") as log:
         log.write(picture.name + "\\n")
     time.sleep(float(sys.argv[1]))
-    return quick(picture, size, plain)
+    return quick(picture, size, **settings)
 folder.load_image = load_image
 from d2it.cli import main
 sys.exit(main(sys.argv[2:]))

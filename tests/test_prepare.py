@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from d2it.config import load
 from d2it.config.schema import Dataset
 from d2it.data.folder import centre_crop, folder_collection, read_rgb
 from d2it.errors import UserError
@@ -243,3 +244,18 @@ def test_unknown_data_sets_get_the_nearest_name(tmp_path):
     assert done.returncode == 2
     assert "has no data set 'photo' (did you mean 'photos'?)" in done.stderr
     assert tree(tmp_path) == {}
+
+
+def test_images_that_would_be_enlarged_are_refused_where_the_data_set_says_so(tmp_path):
+    write_photos(tmp_path, ["1.png"], side=12)
+    for smallest, refused in ((8, False), (16, True)):
+        dataset = folder_dataset(tmp_path, test=0, smallest=smallest)
+        found = folder_collection(dataset, 0, "mine")
+        (picture,) = found.splits["train"].items
+        if refused:
+            with pytest.raises(ValueError, match="28 x 12 px is too small, 16 are needed"):
+                found.load(picture, 16)
+        else:
+            assert found.load(picture, 16).shape == (16, 16, 3)
+    data = load(overrides=["scale=paper"]).data
+    assert data["ffhq"].smallest == 256 and data["imagenet"].smallest == 8

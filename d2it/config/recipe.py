@@ -33,6 +33,7 @@ ASIDE = (
     "reference",
     "protocol",
     "images",
+    "smallest",
     "damaged",
     "origin",
     "licence",

@@ -31,6 +31,7 @@ class Dataset:
     read: Literal["shown", "plain"] = "shown"  # upright and on white, or as ADM and DiT decode
     held_out: Literal["random", "last"] = "random"  # which of one folder, where nothing divides it
     images: int | None = None  # training images that the source must hold; None: any number
+    smallest: int = 8  # pixels on the short side; an image of fewer counts as damaged
     damaged: int = 0  # unreadable images that are left out before it is an error
     origin: str = ""  # where to get it, for who lacks it
     licence: str = ""

@@ -66,7 +66,7 @@ def folder_collection(dataset: Dataset, seed: int, name: str) -> Collection:
     }
     return Collection(
         splits,
-        partial(load_image, plain=dataset.read == "plain"),
+        partial(load_image, plain=dataset.read == "plain", smallest=dataset.smallest),
         [f"{wnid} {titles[wnid]}" if wnid in titles else wnid for wnid in classes],
         dataset.licence or "not stated",
         dataset.citation or "not stated",
@@ -162,10 +162,13 @@ def labels_of(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarr
     return np.array([number[folder] for folder in folders], dtype=np.int64)
 
 
-def load_image(picture: Picture, size: int, plain: bool = False) -> np.ndarray:
+def load_image(
+    picture: Picture, size: int, plain: bool = False, smallest: int = SMALLEST
+) -> np.ndarray:
     """(size, size, 3) uint8; `plain`: decoded as ADM and DiT do, whatever it is shown like."""
     content = io.BytesIO(picture.read())
-    return np.array(centre_crop(read_plain(content) if plain else read_rgb(content), size))
+    image = read_plain(content) if plain else read_rgb(content)
+    return np.array(centre_crop(_large_enough(image, smallest), size))
 
 
 def read_plain(source: IO[bytes]) -> Image.Image:
@@ -183,9 +186,9 @@ def _open(source: Path | str | IO[bytes]) -> Image.Image:
         raise ValueError(f"it has more than {most / 1e6:.0f} million pixels") from None
 
 
-def _large_enough(image: Image.Image) -> Image.Image:
-    if min(image.size) < SMALLEST:
-        raise ValueError(f"{image.width} x {image.height} px is too small, {SMALLEST} are needed")
+def _large_enough(image: Image.Image, smallest: int = SMALLEST) -> Image.Image:
+    if min(image.size) < smallest:
+        raise ValueError(f"{image.width} x {image.height} px is too small, {smallest} are needed")
     return image
 
 
