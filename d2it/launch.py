@@ -92,7 +92,11 @@ def _set(settings: Any, change: str) -> None:
     if not equals:
         raise UserError(f"{change!r} is no setting: write e.g. resources.partition=gpu.")
     for table in tables:
-        settings = settings.setdefault(table, {}) if isinstance(settings, dict) else None
+        if isinstance(settings, dict):
+            found = settings.get(table, {})
+            # a copy: an alias in the file names a table that other stages have too
+            settings[table] = dict(found) if isinstance(found, dict) else found
+            settings = settings[table]
     if not isinstance(settings, dict):
         raise UserError(f"There is no table {'.'.join(tables)!r} for {change!r}.")
     settings[key] = yaml.safe_load(value)

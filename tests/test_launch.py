@@ -30,6 +30,8 @@ def test_launchers_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert load_launcher().cluster == "local"
     assert load_launcher("slurm").of("content").gpus == 8
     assert load_launcher("slurm").of("grain").gpus == 1
+    shorter = load_launcher("slurm stages.encode.minutes=5")  # its table is also that of others
+    assert shorter.of("encode").minutes == 5 != shorter.of("evaluate").minutes
     monkeypatch.setenv("D2IT_LAUNCHER", "slurm")
     assert load_launcher().cluster == "slurm"
     with pytest.raises(UserError, match="did you mean 'slurm'"):
