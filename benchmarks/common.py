@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from d2it.files import write_json
+from d2it.report.text import markdown_table
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "accelerate", "diffusers", "clean-fid", "torch-fidelity", "snakemake", "scipy")
@@ -119,9 +120,7 @@ def machine(found: dict[str, Any]) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """In Markdown."""
     columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[_spell(row.get(column, "")) for column in columns] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(columns, [[_spell(row.get(c, "")) for c in columns] for row in rows])
 
 
 def _spell(value: Any) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from d2it import grains
+from d2it.config.schema import Precision
 from d2it.device import arithmetic, compile_blocks
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dit import DiT
@@ -111,16 +112,21 @@ def test_forward_and_backward(kind, device):
     assert apart(gradients(there), gradients(network)) < 1e-4
 
 
+def in_arithmetic(kind: str, device: str, precision: Precision) -> tuple[Tensor, Tensor, tuple]:
+    """A network's output in this arithmetic and in fp32, and what it was given."""
+    network, inputs = build(kind)
+    network.to(device)
+    inputs = put(inputs, device)
+    with arithmetic(device, precision):
+        found = output(network, inputs)
+    return found, output(network, inputs), inputs
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_bf16_is_close_to_float32(kind, device):
     """bf16 has 8 bits: an error of 2^-9 an operation, some percents after a few layers."""
-    network, inputs = build(kind)
-    network.to(device)
-    inputs = put(inputs, device)
-    expected = output(network, inputs)
-    with arithmetic(device, "bf16"):
-        found = output(network, inputs)
+    found, expected, inputs = in_arithmetic(kind, device, "bf16")
     assert 1e-4 < apart(found.float(), expected) < 0.05
     if kind.startswith("content"):  # autocast ends where codes must stay equal to the bit
         assert torch.equal(found, grains.copy_within(found, inputs[-1], 2))
@@ -130,12 +136,7 @@ def test_bf16_is_close_to_float32(kind, device):
 @pytest.mark.parametrize("kind", KINDS)
 def test_tf32_is_closer_still(kind, device):
     """10 bits, and on a CPU all 23."""
-    network, inputs = build(kind)
-    network.to(device)
-    inputs = put(inputs, device)
-    expected = output(network, inputs)
-    with arithmetic(device, "tf32"):
-        found = output(network, inputs)
+    found, expected, _ = in_arithmetic(kind, device, "tf32")
     assert apart(found, expected) < (0.01 if device == "cuda" else 1e-9)
 
 

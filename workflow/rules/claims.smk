@@ -3,11 +3,8 @@
 
 rule claims:
     input:
-        evaluations=[
-            str(paths.evaluation(CONFIG, run))
-            for run in claims.needed(claims.load_claims(), CONFIG)
-        ],
-        models=models_of(claims.needed(claims.load_claims(), CONFIG)),
+        # a function: read only when the claims are asked for
+        runs=lambda wildcards: evaluated(*claims.needed(claims.load_claims(), CONFIG)),
         which="params/claims.yaml",
         published="data/published/prose_claims.csv",
     output:
