@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from d2it.arrays import Share, report
 from d2it.config.recipe import sampling_recipe
-from d2it.data.folder import reason
+from d2it.data.decode import reason
 from d2it.errors import UserError
 from d2it.evaluation.features import BLOCK, DIMENSIONS, Inception
 from d2it.files import (

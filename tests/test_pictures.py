@@ -238,7 +238,7 @@ def test_inception_score_with_a_shared_classifier(evaluate, adm, head) -> None:
 
 
 BAD = {
-    "neither": (["nothing", "theirs"], "nothing is neither a folder, zip or tar of images"),
+    "neither": (["nothing", "theirs"], "nothing is neither a folder, zip, tar or"),
     "no such reference": (
         ["ours", "foto"],
         "data set of scale demo (did you mean 'photos'?)",

@@ -16,7 +16,8 @@ from PIL import Image
 
 from d2it.config import load
 from d2it.config.schema import Dataset
-from d2it.data.folder import centre_crop, folder_collection, read_rgb
+from d2it.data.decode import centre_crop, read_rgb
+from d2it.data.folder import folder_collection
 from d2it.errors import UserError
 
 
@@ -200,7 +201,8 @@ def spoil(folder: Path, how: str) -> dict:
         ("empty", "holds no images: put some there"),
         (
             "absent",
-            "is missing: put the images there, or set data.photos.source to a folder, zip or tar.",
+            "is missing: put the images there, or set data.photos.source to a folder, zip, tar or "
+            "parquet file.",
         ),
         ("few", "asks for 1 training and 5 held-out images, but the folder holds 5"),
         ("classes", "holds images outside of class folders"),

@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pictures.add_argument(
         "--images",
         metavar="DIR",
-        help="what to measure: a folder, zip or tar of images, an .npz as ADM writes it, an .npy",
+        help="what to measure: a folder, zip, tar or parquet file of images, an .npy, or an .npz "
+        "as ADM writes it",
     )
     pictures.add_argument(
         "--reference",

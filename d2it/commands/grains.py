@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from d2it.config.check import check_ratio
-from d2it.data.folder import centre_crop, read_rgb, reason
+from d2it.data.decode import centre_crop, read_rgb, reason
 from d2it.errors import UserError
 from d2it.files import atomic_path
 from d2it.overlay import beside, overlay

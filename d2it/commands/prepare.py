@@ -10,7 +10,8 @@ from d2it.data.prepare import prepare, problems_file
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Your own folder, zip or tar: see docs/data.md. A killed command goes on when repeated."
+        "Your own folder, zip, tar or parquet file: see docs/data.md. A killed command goes on "
+        "when repeated."
     )
     parser.add_argument("data", metavar="DATA", help="a data set of the scale, e.g. photos")
     parser.add_argument(

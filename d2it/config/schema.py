@@ -16,7 +16,7 @@ Precision = Literal["fp32", "tf32", "bf16"]
 class Dataset:
     """One data set at the resolution it is trained at (params/data/)."""
 
-    source: str  # "photos" (embedded), or the path of a folder, zip or tar of images
+    source: str  # "photos" (embedded), or the path of a folder, zip, tar or parquet file of images
     size: int  # side in pixels
     train: int | None = None  # number of training images; None: all of them
     test: int | None = None  # number of held-out images; None: all of them

@@ -1,23 +1,17 @@
-"""Where pictures lie: folders, zips and tars, read in place. Nothing is unpacked."""
+"""Where pictures lie: folders, zips, tars and parquet files, read in place. Nothing is unpacked."""
 
-import json
 import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
-from tqdm import tqdm
-
+from d2it.data import parquet
+from d2it.data.names import ARCHIVES, is_picture, part_of
+from d2it.data.tar import list_tar, read_member
 from d2it.errors import UserError
-from d2it.files import read_format, write_text
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
-ARCHIVES = {".zip", ".tar"}
-INDEX, INDEX_VERSION = "d2it-tar-index", 1
 
 
 class Picture(NamedTuple):
@@ -26,23 +20,21 @@ class Picture(NamedTuple):
     container: str  # the folder or archive
     name: str  # path within it, with slashes
     size: int  # bytes
-    offset: int = 0  # of the first byte in a tar
+    offset: int = 0  # of the first byte in a tar; in a parquet file, the row
+    label: int | None = None  # the class's number, where the archive says it
 
     def read(self) -> bytes:
         kind = Path(self.container).suffix.lower()
-        if kind == ".tar":
-            return os.pread(_open_tar(self.container), self.size, self.offset)
-        if kind == ".zip" and os.path.isfile(self.container):
+        if kind in ARCHIVES and os.path.isfile(self.container):
+            if kind == ".tar":
+                return read_member(self.container, self.size, self.offset)
+            if kind == ".parquet":
+                return parquet.read_image(self.container, self.offset)
             return _open_zip(self.container).read(self.name)
         return Path(self.container, self.name).read_bytes()
 
     def __str__(self) -> str:
         return f"{self.container}/{self.name}"
-
-
-@lru_cache(maxsize=8)
-def _open_tar(path: str) -> int:
-    return os.open(path, os.O_RDONLY)
 
 
 @lru_cache(maxsize=8)
@@ -53,23 +45,28 @@ def _open_zip(path: str) -> zipfile.ZipFile:
 def list_pictures(source: Path) -> list[Picture]:
     """Every image of a folder or archive, in the order of its name; hidden ones are left out.
 
-    A folder without images of its own stands for the archives in it.
+    A folder without images of its own stands for the archives in it. Where the names of all of them
+    say of which part they are, and some are of `train`, these are folders in the pictures' names.
     """
     if not source.is_dir():
         return _in_order(_in_archive(source))
+    if found := _in_order(_in_folder(source)):
+        return found
     archives = sorted(p for p in source.iterdir() if p.suffix.lower() in ARCHIVES and p.is_file())
-    found = _in_order(_in_folder(source))
-    return found or _in_order([picture for path in archives for picture in _in_archive(path)])
+    parts = [part_of(path.stem) for path in archives]
+    named = all(parts) and "train" in parts
+    pictures = []
+    for path, part in zip(archives, parts, strict=True):
+        found = _in_archive(path)
+        if named and not all(part in picture.name.split("/")[:-1] for picture in found):
+            found = [picture._replace(name=f"{part}/{picture.name}") for picture in found]
+        pictures += found
+    return _in_order(pictures)
 
 
 def _in_order(pictures: list[Picture]) -> list[Picture]:
     """Sorted folder by folder: the same for a folder and for an archive of it."""
     return sorted(pictures, key=lambda picture: picture.name.split("/"))
-
-
-def is_picture(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def _in_folder(folder: Path) -> list[Picture]:
@@ -94,56 +91,21 @@ def _in_folder(folder: Path) -> list[Picture]:
 
 
 def _in_archive(path: Path) -> list[Picture]:
+    kind, container = path.suffix.lower(), str(path)
+    if kind == ".parquet":
+        return [
+            Picture(container, f"{path.stem}/{row.number:08d}", row.size, row.number, row.label)
+            for row in parquet.rows(path)
+        ]
     try:
-        if path.suffix.lower() == ".tar":
-            members = _tar_index(path)
-        else:
-            members = [(m.filename, m.file_size, 0) for m in _open_zip(str(path)).infolist()]
+        if kind == ".tar":
+            return [Picture(container, *member) for member in list_tar(path)]
+        files = _open_zip(container).infolist()
+        return [
+            Picture(container, f.filename, f.file_size) for f in files if is_picture(f.filename)
+        ]
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(
             f"{path} is damaged or no plain {path.suffix[1:]} file ({error}): get it again, or "
             "unpack its compression."
         ) from None
-    return [Picture(str(path), *member) for member in members if is_picture(member[0])]
-
-
-def _tar_index(path: Path) -> list[tuple[str, int, int]]:
-    """(name, size, offset) of every file in a tar, kept beside it: finding them reads it all."""
-    status, index = path.stat(), path.with_name(f".{path.name}.index.json")
-    header = {
-        "format": INDEX,
-        "version": INDEX_VERSION,
-        "bytes": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-    }
-    with suppress(UserError):
-        stored = read_format(index, INDEX, INDEX_VERSION, made_by="d2it prepare")
-        if all(stored.get(key) == value for key, value in header.items()):
-            return [(name, size, offset) for name, size, offset in stored["members"]]
-    with open(path, "rb") as file:
-        found = _members(file, "", 0)
-        members = list(tqdm(found, unit="file", desc=f"list {path.name}", delay=5, disable=None))
-    with suppress(OSError):  # in a folder of somebody else's, each command reads the tar
-        write_text(index, json.dumps(header | {"members": members}))
-    return members
-
-
-def _members(file: IO[bytes], folder: str, start: int) -> Iterator[tuple[str, int, int]]:
-    """Files of the tar in `file`, whose byte 0 is byte `start` of the outermost archive.
-
-    A tar in a tar is a folder of its name, as ILSVRC-2012 holds a tar for every class.
-    """
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # a million would take gigabytes
-            if member.islnk() and is_picture(member.name):
-                raise tarfile.TarError(f"{member.name} is a link: pack it with --hard-dereference")
-            if not member.isfile():
-                continue
-            name, offset = folder + member.name.removeprefix("./"), start + member.offset_data
-            if name.lower().endswith(".tar"):
-                inner = archive.extractfile(member)
-                assert inner is not None  # it is a file
-                yield from _members(inner, name[: -len(".tar")] + "/", offset)
-            else:
-                yield name, member.size, offset

@@ -1,25 +1,21 @@
-"""Images of your own, FFHQ or ImageNet: which are trained on, their classes, their pixels."""
+"""Images of your own, FFHQ or ImageNet: which are trained on, and their classes."""
 
-import io
 import os
-import warnings
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from d2it.config.schema import Dataset
-from d2it.data import imagenet
-from d2it.data.archive import SUFFIXES, Picture, list_pictures
+from d2it.data import imagenet, parquet
+from d2it.data.archive import Picture, list_pictures
 from d2it.data.collection import Collection, Split, stream
+from d2it.data.decode import load_image
 from d2it.data.fetch import check_archives
+from d2it.data.names import SUFFIXES
 from d2it.errors import UserError
 from d2it.files import canonical_digest
-
-SMALLEST = 8  # pixels on the short side; below, there is no picture to enlarge
-LARGEST = 2**26  # pixels after enlarging; above, a strip of 8 px would fill the memory
 
 
 class Pool(NamedTuple):
@@ -39,7 +35,7 @@ def folder_collection(dataset: Dataset, seed: int, name: str) -> Collection:
     if not root.exists():
         raise UserError(
             f"{root} is missing: {dataset.origin or 'put the images there'}, or set "
-            f"data.{name}.source to a folder, zip or tar."
+            f"data.{name}.source to a folder, zip, tar or parquet file."
         )
     check_archives(root)
     titles: dict[str, str] = {}
@@ -59,10 +55,12 @@ def folder_collection(dataset: Dataset, seed: int, name: str) -> Collection:
     else:
         train, test = divide(pool.pictures, dataset, seed, name)
         held_out = pool
-    classes = class_names(pool, root, name) if dataset.classes else []
+    stated = _have_labels(pool.pictures)
+    naming, labelling = (stated_names, stated_labels) if stated else (class_names, labels_of)
+    classes = naming(pool, root, name) if dataset.classes else []
     splits = {
-        "train": Split(train, labels_of(Pool(train, pool.depth), root, classes, name)),
-        "test": Split(test, labels_of(Pool(test, held_out.depth), root, classes, name)),
+        "train": Split(train, labelling(Pool(train, pool.depth), root, classes, name)),
+        "test": Split(test, labelling(Pool(test, held_out.depth), root, classes, name)),
     }
     return Collection(
         splits,
@@ -93,7 +91,7 @@ def find_pools(root: Path, classes: int) -> tuple[Pool, Pool]:
     depth = 0
     if pictures[0].container != str(root) or root.is_file():
         depth = len(os.path.commonprefix(folders))
-        if classes and depth == max(map(len, folders)):
+        if classes and depth and depth == max(map(len, folders)):
             depth -= 1  # the only class
     parts: dict[str, list[Picture]] = {}
     for picture, folder in zip(pictures, folders, strict=True):
@@ -101,8 +99,13 @@ def find_pools(root: Path, classes: int) -> tuple[Pool, Pool]:
     if "train" not in parts:
         return Pool(pictures, depth), Pool([], depth)
     held_out = [parts[name] for name in ("test", "val") if name in parts] or [[]]
-    if classes:  # those whose classes are known: ImageNet's own test/ is flat
-        held_out.sort(key=lambda some: any(p.name.count("/") < depth + 2 for p in some))
+    if classes:  # those whose classes are known: ImageNet's own test/ has none
+        stated = _have_labels(parts["train"])
+        held_out.sort(
+            key=lambda some: any(
+                p.label is None if stated else p.name.count("/") < depth + 2 for p in some
+            )
+        )
     return Pool(parts["train"], depth + 1), Pool(held_out[0], depth + 1)
 
 
@@ -134,6 +137,11 @@ def divide(
     return [files[i] for i in sorted(first)], [files[i] for i in sorted(last)]
 
 
+def _have_labels(pictures: list[Picture]) -> bool:
+    """Whether archives say them; then folders do not."""
+    return any(picture.label is not None for picture in pictures)
+
+
 def class_names(pool: Pool, root: Path, name: str) -> list[str]:
     """The sub-folders that hold the classes, sorted; as wnids are, so labels are the usual ones.
 
@@ -162,73 +170,24 @@ def labels_of(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarr
     return np.array([number[folder] for folder in folders], dtype=np.int64)
 
 
-def load_image(
-    picture: Picture, size: int, plain: bool = False, smallest: int = SMALLEST
-) -> np.ndarray:
-    """(size, size, 3) uint8; `plain`: decoded as ADM and DiT do, whatever it is shown like."""
-    content = io.BytesIO(picture.read())
-    image = read_plain(content) if plain else read_rgb(content)
-    return np.array(centre_crop(_large_enough(image, smallest), size))
+def stated_names(pool: Pool, root: Path, name: str) -> list[str]:
+    """The classes that the archives number; where they do not name them, by these numbers."""
+    container = pool.pictures[0].container
+    names = parquet.class_names(container) if container.lower().endswith(".parquet") else None
+    if names:
+        return names
+    numbers = {picture.label for picture in pool.pictures if picture.label is not None}
+    return [str(number) for number in range(max(numbers) + 1)]
 
 
-def read_plain(source: IO[bytes]) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with _open(source) as file:
-            return _large_enough(file.convert("RGB"))
-
-
-def _open(source: Path | str | IO[bytes]) -> Image.Image:
-    try:
-        return Image.open(source)
-    except Image.DecompressionBombError:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise ValueError(f"it has more than {most / 1e6:.0f} million pixels") from None
-
-
-def _large_enough(image: Image.Image, smallest: int = SMALLEST) -> Image.Image:
-    if min(image.size) < smallest:
-        raise ValueError(f"{image.width} x {image.height} px is too small, {smallest} are needed")
-    return image
-
-
-def read_rgb(source: Path | str | IO[bytes]) -> Image.Image:
-    """The picture as a viewer shows it: upright, in RGB, on white where it is transparent."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata does not matter, and damage raises
-        with _open(source) as file:
-            file.load()
-            image = _large_enough(ImageOps.exif_transpose(file))
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
-        levels = np.clip(np.asarray(image, dtype=np.float64) / 257, 0, 255)
-        image = Image.fromarray(levels.round().astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
-
-
-def reason(error: Exception) -> str:
-    """Why a picture could not be read, in one line; decoders do not always say it."""
-    if isinstance(error, UnidentifiedImageError):  # Pillow names the buffer, not the file
-        return "no image of a known kind"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """ADM's: halve by boxes while twice too large, then bicubic on the short side, then the centre.
-
-    https://github.com/openai/guided-diffusion; DiT and all numbers on its line are computed on it.
-    """
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    shape = (round(image.width * scale), round(image.height * scale))
-    if shape[0] * shape[1] > LARGEST:
-        raise ValueError(f"{image.width} x {image.height} px is too long: it would be enlarged")
-    image = image.resize(shape, Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+def stated_labels(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarray:
+    if not classes:
+        return np.zeros(len(pool.pictures), dtype=np.int64)
+    for picture in pool.pictures:
+        if picture.label is None or picture.label >= len(classes):
+            said = "no class" if picture.label is None else f"class {picture.label}"
+            raise UserError(
+                f"{picture} has {said}, but there are {len(classes)}, numbered from 0: mend its "
+                f"label, or hold out none of its kind (data.{name}.test=0)."
+            )
+    return np.array([picture.label for picture in pool.pictures], dtype=np.int64)

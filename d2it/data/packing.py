@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from d2it.data.folder import reason
+from d2it.data.decode import reason
 from d2it.data.images import file_entry
 from d2it.errors import UserError
 from d2it.files import canonical_digest, read_format, write_json

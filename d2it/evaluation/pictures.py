@@ -1,4 +1,4 @@
-"""Anybody's images: a folder, zip or tar of them, or a batch in one .npz or .npy array."""
+"""Anybody's images: a folder or archive of them, or a batch in one .npz or .npy array."""
 
 import io
 import warnings
@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from d2it.data.archive import ARCHIVES, Picture
-from d2it.data.folder import list_images, read_rgb, reason
+from d2it.data.archive import Picture
+from d2it.data.decode import read_rgb, reason
+from d2it.data.folder import list_images
+from d2it.data.names import ARCHIVES
 from d2it.errors import UserError
 from d2it.evaluation.features import DIMENSIONS, SPATIAL
 from d2it.evaluation.metrics import Gaussian
@@ -40,7 +42,7 @@ class Pictures:
 
 
 def open_pictures(path: Path | str, n: int | None = None) -> Pictures:
-    """The first n images by name in a folder, zip or tar, or of an array; None: all of them."""
+    """The first n images by name in a folder or archive, or of an array; None: all of them."""
     if n is not None and n < 2:
         raise UserError(f"--n is {n}, but a distance needs at least two images: raise it.")
     path = Path(path)
@@ -52,8 +54,8 @@ def open_pictures(path: Path | str, n: int | None = None) -> Pictures:
         pictures = _folder(path, n)
     else:
         raise UserError(
-            f"{path} is neither a folder, zip or tar of images nor an .npz or .npy array of them: "
-            "name one."
+            f"{path} is neither a folder, zip, tar or parquet file of images nor an .npz or .npy "
+            "array of them: name one."
         )
     if n is not None and pictures.n < n:
         raise UserError(

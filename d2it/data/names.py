@@ -1,0 +1,21 @@
+"""What the name of a file says: whether it is a picture or holds some, and of which part."""
+
+import re
+from pathlib import PurePosixPath
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
+ARCHIVES = {".zip", ".tar", ".parquet"}
+
+# train-00000-of-00294.parquet, imagenet1k-validation-07.tar
+PART = re.compile(r"(?:^|[^a-z])(train|test|val)(?:ing|idation)?(?![a-z])", re.IGNORECASE)
+
+
+def is_picture(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def part_of(name: str) -> str | None:
+    """`train`, `test` or `val`, where a shard of a data set says so."""
+    found = PART.search(name)
+    return found[1].lower() if found else None
