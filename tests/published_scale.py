@@ -26,15 +26,14 @@ from skimage import data
 
 ROOT = Path(__file__).parents[1]
 WNIDS = ("n01440764", "n01443537")  # the first two classes of ILSVRC-2012
-IMAGES = 6  # in each data set, two of them held out
+IMAGES = 6  # in each data set
 TWO_STEPS = {"images": 2, "batch": 1, "shards": 1}
 LAUNCHER = "local stages.dvae.processes=1 threads=2 device=cpu"
-SMALL = {"images": IMAGES, "train": IMAGES - 2, "test": 2}
 SETTINGS = {
     "scale": "paper",
     "data": {
-        "ffhq": SMALL,
-        "imagenet": SMALL | {"classes": len(WNIDS), "reference": None},
+        "ffhq": {"images": IMAGES},
+        "imagenet": {"images": IMAGES, "classes": len(WNIDS), "reference": None},
     },
     "training": dict.fromkeys(("dvae", "grain", "content"), TWO_STEPS),
     "dvae_loss": {"gan_start": 1},  # the second step has the discriminator

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -220,6 +221,19 @@ def test_bad_folders_get_one_sentence_and_leave_nothing(params, tmp_path, how, s
     assert sentence in done.stderr and "Traceback" not in done.stderr
     left = ["problems.csv"] if "Cannot read" in done.stderr else []
     assert [path.name for path in work.rglob("*") if path.is_file()] == left
+
+
+def test_a_large_data_set_of_the_wrong_kind_is_refused_before_it_is_read(params, tmp_path):
+    source, work, small = (tmp_path / name for name in ("mine", "work", "small.png"))
+    Image.new("RGB", (6, 6)).save(small)
+    source.mkdir()
+    for i in range(10_000):
+        os.link(small, source / f"{i:05d}.png")
+    work.mkdir()
+    done = run_prepare(params, source, work, tmp_path, test=0)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "(6 x 6 px is too small, 8 are needed), nor any other of 16 images" in done.stderr
+    assert tree(work) == {}
 
 
 def test_packed_images_survive_a_bad_folder(params, tmp_path):

@@ -17,6 +17,7 @@ from d2it.config import Config, paths, recipe
 from d2it.config.build import nearest
 from d2it.config.schema import Dataset
 from d2it.data.collection import Collection, Split
+from d2it.data.decode import reason
 from d2it.data.folder import folder_collection
 from d2it.data.images import check_files, file_entry, images_per_file, read_manifest, write_manifest
 from d2it.data.packing import Chunk, chunks_of, pack, runner
@@ -24,7 +25,8 @@ from d2it.data.photos import photo_collection
 from d2it.errors import UserError
 from d2it.files import atomic_path, require_space, write_text
 
-MANY = 10_000  # images from which on other processes repay their start
+MANY = 10_000  # images from which on other processes repay their start, and a look ahead its time
+LOOKS = 16  # images of these
 
 
 def prepare(config: Config, data: str, processes: int | None = None) -> bool:
@@ -51,6 +53,8 @@ def prepare(config: Config, data: str, processes: int | None = None) -> bool:
     if is_current(folder, header):
         return False
     total = sum(len(split.items) for split in collection.splits.values())
+    if total >= MANY:
+        look_ahead(collection, dataset)
     if processes is None:
         processes = len(os.sched_getaffinity(0)) if total >= MANY else 1
     with staging(folder) as part, runner(processes) as run:
@@ -95,6 +99,22 @@ def collect(dataset: Dataset, seed: int, data: str) -> Collection:
             "set it to that number, or to 0 for no labels."
         )
     return collection
+
+
+def look_ahead(collection: Collection, dataset: Dataset) -> None:
+    """Say at once, not after hours, that all images are of the wrong kind (thumbnails, say)."""
+    items = [item for split in collection.splits.values() for item in split.items]
+    spread = items[:: len(items) // LOOKS][:LOOKS]
+    for item in spread:
+        try:
+            collection.load(item, dataset.size)
+            return
+        except Exception as error:  # decoders meet damage with every kind
+            why = reason(error)
+    raise UserError(
+        f"Cannot read {spell(item)} ({why}), nor any other of {LOOKS} images from among "
+        f"{len(items)}: see whether {dataset.source} holds what it should."
+    )
 
 
 def is_current(folder: Path, header: dict[str, Any]) -> bool:
