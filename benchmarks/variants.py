@@ -1,0 +1,217 @@
+"""Other ways to compute the same, each beside the one that is in use.
+
+    python -m benchmarks.variants
+
+A gain is the seconds of what is in use over those of the other way: above 1, the other is faster.
+What takes a tenth off a step and changes no bit of it would be taken into use; what changes bits is
+a setting at most, as `sampling.precision` and `skip_windows` are. Attention in windows is two layers
+of twelve, and modulation microseconds of each: their gains are about a hundredth of a step.
+Differences are of outputs, relative to the largest; a sampling step is a forward pass.
+
+FlexAttention has no backward pass on a CPU, and is tried in sampling alone; what it generates at
+the size B does not compile. CUDA graphs were not tried, for want of a GPU: skipped windows change
+the shapes from map to map, which a graph forbids.
+"""
+
+import copy
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
+
+from benchmarks.common import arguments, interleaved, write
+from benchmarks.sampling import maps_of
+from benchmarks.training import CHANNELS, SIZES, WINDOW, shapes
+from d2it.config import load
+from d2it.device import arithmetic, compile_blocks
+from d2it.diffusion import guided
+from d2it.models import blocks
+from d2it.models.architecture import architecture
+from d2it.models.content_transformer import ContentTransformer
+from d2it.models.dit import DiT
+from d2it.models.dvae import Dvae
+
+SCALES = {"demo": "demo", "B": "paper"}
+Pair = tuple[str, str, Callable[[], Tensor], Callable[[], Tensor]]  # in use, other way
+
+
+def pairs(size: str) -> Iterator[Pair]:
+    torch.manual_seed(0)
+    side, width, _, heads, _, n = SIZES["cpu"][size]
+    dit, content = shapes("cpu", size)
+    network = randomised(DiT(**dit)).eval()
+    x, t, y = torch.randn(n, CHANNELS, side, side), torch.full((n,), 500), torch.arange(n)
+    yield from of_forward(network, x, t, y)
+    yield from of_windows(content, x, t, y)
+    yield from of_attention(n * (side // WINDOW) ** 2, heads, width // heads)
+    yield of_modulation(n, (side // 2) ** 2, width)
+    yield from of_pixels(SCALES[size], side)
+
+
+def of_forward(network: nn.Module, x: Tensor, t: Tensor, y: Tensor) -> Iterator[Pair]:
+    def plain() -> Tensor:
+        with torch.inference_mode():
+            return network(x, t, y)
+
+    def no_grad() -> Tensor:
+        with torch.no_grad():
+            return network(x, t, y)
+
+    def bf16() -> Tensor:
+        with torch.inference_mode(), arithmetic("cpu", "bf16"):
+            return network(x, t, y).float()
+
+    yield "sampling step: inference_mode", "no_grad", plain, no_grad
+    yield "sampling step: fp32", "bf16 autocast (sampling.precision)", plain, bf16
+    faster = copy.deepcopy(network)
+    compile_blocks(faster)
+
+    def compiled() -> Tensor:
+        with torch.inference_mode():
+            return faster(x, t, y)
+
+    yield "sampling step: eager", "torch.compile of each block", plain, compiled
+    together = guided(network, y, guidance=1.5)
+
+    def one_batch() -> Tensor:
+        with torch.inference_mode():
+            return together(x, t)
+
+    def two_batches() -> Tensor:
+        with torch.inference_mode():
+            given, null = network(x, t, y), network(x, t, torch.full_like(y, network.classes))
+            return null + 1.5 * (given - null)
+
+    yield "guided step: both branches in a batch", "two batches", one_batch, two_batches
+
+
+def of_windows(content: dict[str, Any], x: Tensor, t: Tensor, y: Tensor) -> Iterator[Pair]:
+    """With gradients: that is where `skip_windows` is a choice."""
+    maps = maps_of(len(x), x.shape[-1] // 2)
+    dense = randomised(ContentTransformer(**content))
+    packed = ContentTransformer(**content, skip_windows=True)
+    packed.load_state_dict(dense.state_dict())
+
+    def step(network: nn.Module) -> Tensor:
+        network.zero_grad()
+        noise: Tensor = network(x, t, y, maps)
+        noise.square().mean().backward()
+        return noise.detach()
+
+    yield (
+        "training pass: all windows",
+        "windows with fine regions, packed (skip_windows)",
+        lambda: step(dense),
+        lambda: step(packed),
+    )
+
+
+def of_attention(windows: int, heads: int, width: int) -> Iterator[Pair]:
+    shape = (windows, heads, WINDOW**2, width)
+    bias = torch.randn(1, heads, WINDOW**2, WINDOW**2, requires_grad=True)
+    q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
+
+    def fused() -> Tensor:
+        mask = bias.expand(windows, heads, WINDOW**2, WINDOW**2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    def explicit() -> Tensor:
+        scores = q @ k.transpose(-1, -2) / width**0.5 + bias
+        return scores.softmax(-1) @ v
+
+    def backward(attend: Callable[[], Tensor]) -> Tensor:
+        out = attend()
+        out.square().mean().backward()
+        return out.detach()
+
+    def add_bias(score: Tensor, image: Tensor, head: Tensor, to: Tensor, of: Tensor) -> Tensor:
+        return score + bias[0, head, to, of]
+
+    flexible = torch.compile(flex_attention)
+    name = "window attention in {}: SDPA with the bias as mask".format
+    yield name("training"), "products, softmax", lambda: backward(fused), lambda: backward(explicit)
+    for given in (q, k, v, bias):
+        given.requires_grad_(False)
+    yield name("sampling"), "products, softmax", fused, explicit
+    yield (
+        name("sampling"),
+        "FlexAttention with a score_mod, compiled",
+        fused,
+        lambda: flexible(q, k, v, score_mod=add_bias),
+    )
+
+
+def of_modulation(n: int, tokens: int, width: int) -> Pair:
+    x, shift, scale = torch.randn(n, tokens, width), torch.randn(n, width), torch.randn(n, width)
+
+    def fused() -> Tensor:
+        return torch.addcmul(shift[:, None], x, 1 + scale[:, None])
+
+    return "modulate: multiply, add", "addcmul", lambda: blocks.modulate(x, shift, scale), fused
+
+
+def of_pixels(scale: str, side: int) -> Iterator[Pair]:
+    """The scale's DVAE on images of half the side, which costs a quarter."""
+    shape = architecture(load(overrides=[f"scale={scale}"]), "dvae")
+    plain = Dvae(**shape).eval()
+    other = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    z = torch.randn(1, shape["latent_channels"], side // 2, side // 2)
+    image = torch.randn(1, 3, shape["size"] // 2, shape["size"] // 2)
+
+    @torch.inference_mode()
+    def encode(dvae: Dvae, x: Tensor) -> Tensor:
+        return dvae.encoder(x)[-1][0]
+
+    @torch.inference_mode()
+    def decode(dvae: Dvae, x: Tensor) -> Tensor:
+        return dvae.decode(x)
+
+    for what, run, x in (("encode", encode, image), ("decode", decode, z)):
+        last = x.to(memory_format=torch.channels_last)
+        yield (
+            f"DVAE, {what}: channels first",
+            "channels last",
+            lambda run=run, x=x: run(plain, x),
+            lambda run=run, last=last: run(other, last),
+        )
+
+
+def randomised(network: nn.Module) -> Any:
+    """No parameter zero, as DiT begins: or nothing could differ."""
+    for parameter in network.parameters():
+        if parameter.requires_grad and not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    return network
+
+
+def measure(size: str, repeats: int) -> Iterator[dict[str, Any]]:
+    for used, other, plain, variant in pairs(size):
+        row = {"size": size, "in use": used, "other way": other}
+        expected = plain()
+        try:
+            found = variant()
+        except RuntimeError as error:  # torch cannot compile it
+            yield row | {"gain": f"none: {type(error).__name__}"}
+            continue
+        difference = float((found - expected).abs().max() / expected.abs().max())
+        seconds = interleaved({"used": plain, "other": variant}, repeats)
+        yield row | {
+            "seconds in use": round(seconds["used"], 6),
+            "gain": round(seconds["used"] / seconds["other"], 3),
+            "difference": float(f"{difference:.1e}"),
+        }
+
+
+def main() -> None:
+    given = arguments(__doc__.splitlines()[0], repeats=3)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    rows = [row for size in SIZES["cpu"] for row in measure(size, given.repeats)]
+    write("variants", "cpu", {"repeats": given.repeats, "window": WINDOW}, rows)
+
+
+if __name__ == "__main__":
+    main()
