@@ -78,10 +78,10 @@ def hub_file(path: Path, some: list[tuple[str, bytes, int]], rows: int = 2, **co
 def test_parquet_files_of_the_hub(photos, wanted, tmp_path):
     train, val = samples(photos, "train"), samples(photos, "val")
     for i in range(2):
-        hub_file(tmp_path / f"hub/train-{i:05d}-of-00002.parquet", train[4 * i : 4 * i + 4], 3)
-    hub_file(tmp_path / "hub/validation-00000-of-00001.parquet", val)
+        hub_file(tmp_path / f"hub/data/train-{i:05d}-of-00002.parquet", train[4 * i : 4 * i + 4], 3)
+    hub_file(tmp_path / "hub/data/validation-00000-of-00001.parquet", val)
     unknown = [(name, content, -1) for name, content, _ in val[:2]]  # as the hub's test set
-    hub_file(tmp_path / "hub/test-00000-of-00001.parquet", unknown)
+    hub_file(tmp_path / "hub/data/test-00000-of-00001.parquet", unknown)
     done = prepare(tmp_path / "hub", tmp_path / "work")
     assert done.returncode == 0, done.stderr
     assert packed(tmp_path / "work") == (wanted, CLASSES)

@@ -45,23 +45,23 @@ def _open_zip(path: str) -> zipfile.ZipFile:
 def list_pictures(source: Path) -> list[Picture]:
     """Every image of a folder or archive, in the order of its name; hidden ones are left out.
 
-    A folder without images of its own stands for the archives in it. Where the names of all of them
+    A folder without images of its own stands for the archives in it. Where the paths of all of them
     say of which part they are, and some are of `train`, these are folders in the pictures' names.
     """
     if not source.is_dir():
         return _in_order(_in_archive(source))
-    if found := _in_order(_in_folder(source)):
-        return found
-    archives = sorted(p for p in source.iterdir() if p.suffix.lower() in ARCHIVES and p.is_file())
-    parts = [part_of(path.stem) for path in archives]
+    files = list(_walk(str(source)))
+    if found := [Picture(str(source), *file) for file in files if is_picture(file[0])]:
+        return _in_order(found)
+    archives = sorted(name for name, _ in files if Path(name).suffix.lower() in ARCHIVES)
+    parts = [part_of(name) for name in archives]
     named = all(parts) and "train" in parts
-    pictures = []
-    for path, part in zip(archives, parts, strict=True):
-        found = _in_archive(path)
-        if named and not all(part in picture.name.split("/")[:-1] for picture in found):
-            found = [picture._replace(name=f"{part}/{picture.name}") for picture in found]
-        pictures += found
-    return _in_order(pictures)
+    for name, part in zip(archives, parts, strict=True):
+        some = _in_archive(source / name)
+        if named and not all(part in picture.name.split("/")[:-1] for picture in some):
+            some = [picture._replace(name=f"{part}/{picture.name}") for picture in some]
+        found += some
+    return _in_order(found)
 
 
 def _in_order(pictures: list[Picture]) -> list[Picture]:
@@ -69,25 +69,28 @@ def _in_order(pictures: list[Picture]) -> list[Picture]:
     return sorted(pictures, key=lambda picture: picture.name.split("/"))
 
 
-def _in_folder(folder: Path) -> list[Picture]:
-    """Links to folders are followed, but into none of the folders that they lie in."""
+def _walk(root: str) -> Iterator[tuple[str, int]]:
+    """(path, bytes) of every file that is not hidden.
 
-    def walk(path: str, above: frozenset[tuple[int, int]]) -> Iterator[Picture]:
-        status = os.stat(path)
+    Links to folders are followed, but into none of the folders that they lie in.
+    """
+
+    def walk(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+        status = os.stat(folder)
         here = (status.st_dev, status.st_ino)
         if here in above:
             return
-        for entry in os.scandir(path):
-            name = os.path.relpath(entry.path, folder)
+        for entry in os.scandir(folder):
+            if entry.name.startswith("."):
+                continue
             if entry.is_dir():
-                if not entry.name.startswith("."):
-                    yield from walk(entry.path, above | {here})
-            elif is_picture(name):
-                broken = entry.is_symlink() and not os.path.exists(entry.path)
-                if broken or entry.is_file():  # reading a broken link says what is wrong
-                    yield Picture(str(folder), name, 0 if broken else entry.stat().st_size)
+                yield from walk(entry.path, above | {here})
+                continue
+            broken = entry.is_symlink() and not os.path.exists(entry.path)
+            if broken or entry.is_file():  # reading a broken link says what is wrong
+                yield os.path.relpath(entry.path, root), 0 if broken else entry.stat().st_size
 
-    return list(walk(str(folder), frozenset()))
+    return walk(root, frozenset())
 
 
 def _in_archive(path: Path) -> list[Picture]:

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
 ARCHIVES = {".zip", ".tar", ".parquet"}
 
-# train-00000-of-00294.parquet, imagenet1k-validation-07.tar
+# data/train-00000-of-00294.parquet, imagenet1k-validation-07.tar
 PART = re.compile(r"(?:^|[^a-z])(train|test|val)(?:ing|idation)?(?![a-z])", re.IGNORECASE)
 
 
