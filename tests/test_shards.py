@@ -113,6 +113,57 @@ def test_tars_of_webdataset(photos, wanted, tmp_path):
         (tmp_path / "work/data/demo/photos/images/manifest.json").unlink()
 
 
+def test_labels_are_those_of_the_very_picture(photos, tmp_path):
+    files = [content for _, content, _ in samples(photos, "train")]
+    tar = tmp_path / "a.tar"
+    tar.write_bytes(
+        tar_of(
+            {
+                "img.0.jpg": files[0],
+                "img.0.cls": b"2",
+                "img.1.jpg": files[1],
+                "img.1.cls": b"1",
+                "7.jpg": files[2],
+                "7.cls": b"0\n",
+                "7.mask.png": files[3],  # of the sample 7
+                "8.right.jpg": files[4],
+                "8.json": b'{"label": 1}',
+                "9.jpg": files[5],
+                "9.json": b"[" * 60000,
+                "._9.cls": b"\0\5",  # what another system leaves behind
+            }
+        )
+    )
+    found = {picture.name: picture.label for picture in list_pictures(tar)}
+    wanted = {"img.0.jpg": 2, "img.1.jpg": 1, "7.jpg": 0, "8.right.jpg": 1, "9.jpg": None}
+    assert found == wanted
+
+
+def test_another_label_is_another_data_set(photos, tmp_path):
+    some = samples(photos, "train")
+    source = tmp_path / "a.tar"
+    for turn in range(2):
+        files = [(f"{n}.jpg", c) for n, c, _ in some]
+        files += [(f"{n}.cls", b"%d" % ((label + turn) % 3)) for n, _, label in some]
+        source.write_bytes(tar_of(dict(files)))
+        done = prepare(source, tmp_path / "work", "data.photos.test=0")
+        assert done.returncode == 0, done.stderr
+        images = PackedImages.open(tmp_path / "work/data/demo/photos/images", "train")
+        assert sorted(images.labels) == sorted((label + turn) % 3 for _, _, label in some)
+
+
+@pytest.mark.parametrize("inside", ["", "photos/", "PART/"])
+@pytest.mark.parametrize("held_out", ["val", "valid", "validation"])
+def test_a_zip_for_each_part(photos, wanted, tmp_path, inside, held_out):
+    (tmp_path / "zips").mkdir()
+    for part, folder in (("train", "train"), (held_out, "val")):
+        top = inside.replace("PART", part)
+        zip_of(photos / folder, tmp_path / f"zips/{part}.zip", top)
+    done = prepare(tmp_path / "zips", tmp_path / "work")
+    assert done.returncode == 0, done.stderr
+    assert packed(tmp_path / "work") == (wanted, CLASSES)
+
+
 def test_more_shards_than_files_may_be_open(photos, tmp_path):
     """A tar that was read is closed."""
     content = samples(photos, "train")[0][1]
@@ -156,6 +207,7 @@ def spoilt(kind: str, photos: Path, folder: Path) -> Path:
     whole = hub_file(folder / "whole.parquet", some).read_bytes()
     tars = {
         "word.tar": {f"{name}.jpg": content, f"{name}.cls": b"tench"},
+        "huge.tar": {f"{name}.jpg": content, f"{name}.json": b'{"label": 2000000000}'},
         "one.tar": {f"{n}.jpg": c for n, c, _ in some} | {f"{name}.cls": b"0"},
     }
     (folder / "whole.parquet").unlink()
@@ -172,6 +224,11 @@ def spoilt(kind: str, photos: Path, folder: Path) -> Path:
         write_table(arrow.table({"text": ["a"], "label": [0]}), path)
     elif kind == "high.parquet":
         hub_file(path, [*some, ("x", content, 3)])
+    elif kind == "words.parquet":
+        hub_file(path, some, label=["tench"] * len(some))
+    elif kind == "both":
+        hub_file(path / "data/train-0.parquet", some)
+        (path / "logo.png").write_bytes(content)
     elif kind == "elsewhere.parquet":
         hub_file(path, some, image=[{"bytes": None, "path": f"{name}.jpg"} for name, _, _ in some])
     return path
@@ -180,7 +237,10 @@ def spoilt(kind: str, photos: Path, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "says"),
     {
-        "word.tar": "that the class is b'tench': it must be a number",
+        "word.tar": "holds images outside of class folders",
+        "words.parquet": "holds parquet files without a column `label` of whole numbers",
+        "huge.tar": "has a class 2000000000, counted from 0",
+        "both": "holds images, such as logo.png, and parquet files",
         "one.tar": "has no class, but there are 1, numbered from 0",
         "flat.zip": "holds images outside of class folders",
         "cut.parquet": "is damaged or no parquet file (",

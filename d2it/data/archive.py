@@ -20,17 +20,20 @@ class Picture(NamedTuple):
     container: str  # the folder or archive
     name: str  # path within it, with slashes
     size: int  # bytes
-    offset: int = 0  # of the first byte in a tar; in a parquet file, the row
+    place: int = (
+        0  # in a tar of its first byte, in a zip among the files, in a parquet file the row
+    )
     label: int | None = None  # the class's number, where the archive says it
 
     def read(self) -> bytes:
         kind = Path(self.container).suffix.lower()
         if kind in ARCHIVES and os.path.isfile(self.container):
             if kind == ".tar":
-                return read_member(self.container, self.size, self.offset)
+                return read_member(self.container, self.size, self.place)
             if kind == ".parquet":
-                return parquet.read_image(self.container, self.offset)
-            return _open_zip(self.container).read(self.name)
+                return parquet.read_image(self.container, self.place)
+            archive = _open_zip(self.container)
+            return archive.read(archive.infolist()[self.place])
         return Path(self.container, self.name).read_bytes()
 
     def __str__(self) -> str:
@@ -51,9 +54,15 @@ def list_pictures(source: Path) -> list[Picture]:
     if not source.is_dir():
         return _in_order(_in_archive(source))
     files = list(_walk(str(source)))
-    if found := [Picture(str(source), *file) for file in files if is_picture(file[0])]:
-        return _in_order(found)
+    found = [Picture(str(source), *file) for file in files if is_picture(file[0])]
     archives = sorted(name for name, _ in files if Path(name).suffix.lower() in ARCHIVES)
+    if found and any(name.lower().endswith(".parquet") for name in archives):
+        raise UserError(
+            f"{source} holds images, such as {found[0].name}, and parquet files: name the folder "
+            "of the one or of the other."
+        )
+    if found:  # archives beside them are what they came in
+        return _in_order(found)
     parts = [part_of(name) for name in archives]
     named = all(parts) and "train" in parts
     for name, part in zip(archives, parts, strict=True):
@@ -105,7 +114,9 @@ def _in_archive(path: Path) -> list[Picture]:
             return [Picture(container, *member) for member in list_tar(path)]
         files = _open_zip(container).infolist()
         return [
-            Picture(container, f.filename, f.file_size) for f in files if is_picture(f.filename)
+            Picture(container, file.filename, file.file_size, place)
+            for place, file in enumerate(files)
+            if is_picture(file.filename)
         ]
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(

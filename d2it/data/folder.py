@@ -57,7 +57,7 @@ def folder_collection(dataset: Dataset, seed: int, name: str) -> Collection:
         held_out = pool
     stated = _have_labels(pool.pictures)
     naming, labelling = (stated_names, stated_labels) if stated else (class_names, labels_of)
-    classes = naming(pool, root, name) if dataset.classes else []
+    classes = naming(pool, root, dataset.classes, name) if dataset.classes else []
     splits = {
         "train": Split(train, labelling(Pool(train, pool.depth), root, classes, name)),
         "test": Split(test, labelling(Pool(test, held_out.depth), root, classes, name)),
@@ -68,7 +68,7 @@ def folder_collection(dataset: Dataset, seed: int, name: str) -> Collection:
         [f"{wnid} {titles[wnid]}" if wnid in titles else wnid for wnid in classes],
         dataset.licence or "not stated",
         dataset.citation or "not stated",
-        canonical_digest([[picture.name, picture.size] for picture in [*train, *test]]),
+        canonical_digest([identity(picture) for picture in [*train, *test]]),
     )
 
 
@@ -87,17 +87,18 @@ def find_pools(root: Path, classes: int) -> tuple[Pool, Pool]:
     Archives often hold one folder that holds all the rest: it is no class, and not looked at.
     """
     pictures = list_images(root)
-    folders = [picture.name.split("/")[:-1] for picture in pictures]
-    depth = 0
-    if pictures[0].container != str(root) or root.is_file():
-        depth = len(os.path.commonprefix(folders))
-        if classes and depth and depth == max(map(len, folders)):
-            depth -= 1  # the only class
+    packed = pictures[0].container != str(root) or root.is_file()
+    depth = _common(pictures, 0, classes) if packed else 0
     parts: dict[str, list[Picture]] = {}
-    for picture, folder in zip(pictures, folders, strict=True):
+    for picture in pictures:
+        folder = picture.name.split("/")[:-1]
         parts.setdefault(folder[depth] if len(folder) > depth else "", []).append(picture)
     if "train" not in parts:
         return Pool(pictures, depth), Pool([], depth)
+
+    def pool(some: list[Picture]) -> Pool:
+        return Pool(some, _common(some, depth + 1, classes) if packed and some else depth + 1)
+
     held_out = [parts[name] for name in ("test", "val") if name in parts] or [[]]
     if classes:  # those whose classes are known: ImageNet's own test/ has none
         stated = _have_labels(parts["train"])
@@ -106,7 +107,20 @@ def find_pools(root: Path, classes: int) -> tuple[Pool, Pool]:
                 p.label is None if stated else p.name.count("/") < depth + 2 for p in some
             )
         )
-    return Pool(parts["train"], depth + 1), Pool(held_out[0], depth + 1)
+    return pool(parts["train"]), pool(held_out[0])
+
+
+def _common(pictures: list[Picture], depth: int, classes: int) -> int:
+    """How many folders all of them lie in, of which the last is none if it is the only class."""
+    folders = [picture.name.split("/")[:-1] for picture in pictures]
+    common = len(os.path.commonprefix(folders))
+    return max(depth, common - (classes > 0 and common == max(map(len, folders))))
+
+
+def identity(picture: Picture) -> tuple[str | int, ...]:
+    """What tells whether it is another picture than before, or of another class."""
+    label = () if picture.label is None else (picture.label,)
+    return picture.name, picture.size, *label
 
 
 def draw(
@@ -142,16 +156,21 @@ def _have_labels(pictures: list[Picture]) -> bool:
     return any(picture.label is not None for picture in pictures)
 
 
-def class_names(pool: Pool, root: Path, name: str) -> list[str]:
+def class_names(pool: Pool, root: Path, count: int, name: str) -> list[str]:
     """The sub-folders that hold the classes, sorted; as wnids are, so labels are the usual ones.
 
     Only the setting `classes` asks for them: FFHQ's sub-folders of a thousand are no classes.
     """
+    if any(picture.container.lower().endswith(".parquet") for picture in pool.pictures):
+        raise UserError(
+            f"{root} holds parquet files without a column `label` of whole numbers: add it, or set "
+            f"data.{name}.classes to 0."
+        )
     folders = [picture.name.split("/")[pool.depth : -1] for picture in pool.pictures]
     if not all(folders):
         raise UserError(
             f"{root} holds images outside of class folders: put each into its class's folder, "
-            f"or set data.{name}.classes to 0."
+            f"or number its class in a .cls beside it in a tar, or set data.{name}.classes to 0."
         )
     return sorted({folder[0] for folder in folders})
 
@@ -170,14 +189,19 @@ def labels_of(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarr
     return np.array([number[folder] for folder in folders], dtype=np.int64)
 
 
-def stated_names(pool: Pool, root: Path, name: str) -> list[str]:
+def stated_names(pool: Pool, root: Path, count: int, name: str) -> list[str]:
     """The classes that the archives number; where they do not name them, by these numbers."""
     container = pool.pictures[0].container
     names = parquet.class_names(container) if container.lower().endswith(".parquet") else None
     if names:
         return names
-    numbers = {picture.label for picture in pool.pictures if picture.label is not None}
-    return [str(number) for number in range(max(numbers) + 1)]
+    last = max(picture.label for picture in pool.pictures if picture.label is not None)
+    if last >= count:
+        raise UserError(
+            f"data.{name}.classes is {count}, but {root} has a class {last}, counted from 0: raise "
+            "it, or set it to 0 for no labels."
+        )
+    return [str(number) for number in range(last + 1)]
 
 
 def stated_labels(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarray:

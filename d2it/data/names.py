@@ -7,12 +7,15 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", "
 ARCHIVES = {".zip", ".tar", ".parquet"}
 
 # data/train-00000-of-00294.parquet, imagenet1k-validation-07.tar
-PART = re.compile(r"(?:^|[^a-z])(train|test|val)(?:ing|idation)?(?![a-z])", re.IGNORECASE)
+PART = re.compile(r"(?:^|[^a-z])(train|test|val)(?:ing|id|idation)?(?![a-z])", re.IGNORECASE)
 
 
 def is_picture(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+    return PurePosixPath(name).suffix.lower() in SUFFIXES and not is_hidden(name)
+
+
+def is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
 def part_of(name: str) -> str | None:

@@ -1,6 +1,7 @@
 """Images in the rows of parquet files, as the Hugging Face hub keeps data sets."""
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -100,7 +101,7 @@ def class_names(path: str) -> list[str] | None:
 def read_image(path: str, number: int) -> bytes:
     """The file that a row holds."""
     starts = open_table(path).starts
-    group = next(i for i, end in enumerate(starts[1:]) if number < end)
+    group = bisect_right(starts, number) - 1
     cell = _images(path, group)[number - starts[group]].as_py()
     content = cell["bytes"] if isinstance(cell, dict) else cell
     if content is None:

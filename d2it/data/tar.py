@@ -3,7 +3,7 @@
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
-from d2it.data.names import is_picture
+from d2it.data.names import is_hidden, is_picture
 from d2it.errors import UserError
 from d2it.files import read_format, write_text
 
@@ -80,19 +80,27 @@ def _members(file: IO[bytes], folder: str, start: int) -> Iterator[Member]:
                 yield Member(name, member.size, offset)
 
 
-def _labelled(path: Path, members: Iterator[Member]) -> list[Member]:
+def _labelled(path: Path, members: Iterable[Member]) -> list[Member]:
     """The pictures, each with the number in the .cls or .json of its name, if there is one."""
     pictures, labels = [], dict[str, int | None]()
     for member in members:
+        stem, _, ending = member.name.rpartition(".")
         if is_picture(member.name):
             pictures.append(member)
-        elif member.name.endswith((".cls", ".json")) and member.size <= SMALL:
+        elif ending in ("cls", "json") and member.size <= SMALL and not is_hidden(member.name):
             content = read_member(str(path), member.size, member.offset)
-            if member.name.endswith(".cls"):
-                labels[_sample(member.name)] = _number(path, member.name, content)
+            if ending == "cls":
+                labels[stem] = _number(content)
             else:
-                labels.setdefault(_sample(member.name), _described(content))
-    return [picture._replace(label=labels.get(_sample(picture.name))) for picture in pictures]
+                labels.setdefault(stem, _described(content))
+    whole = {member.name.rpartition(".")[0] for member in pictures}
+    kept = []
+    for member in pictures:
+        stem, key = member.name.rpartition(".")[0], _sample(member.name)
+        if stem not in labels and key in labels and key in whole:
+            continue  # 7.mask.png, beside 7.jpg and 7.cls
+        kept.append(member._replace(label=labels.get(stem, labels.get(key))))
+    return kept
 
 
 def _sample(name: str) -> str:
@@ -101,20 +109,16 @@ def _sample(name: str) -> str:
     return folder + slash + file.partition(".")[0]
 
 
-def _number(archive: Path, name: str, content: bytes) -> int | None:
-    try:
-        number = int(content)
-    except ValueError:
-        raise UserError(
-            f"{archive} says in {name} that the class is {content[:20]!r}: it must be a number, as "
-            "WebDataset's are."
-        ) from None
-    return number if number >= 0 else None  # -1: not known
+def _number(content: bytes) -> int | None:
+    """None where it is not known (-1), or no label at all: a .cls may be anything."""
+    with suppress(ValueError):
+        return number if (number := int(content)) >= 0 else None
+    return None
 
 
 def _described(content: bytes) -> int | None:
     """The label among other things, of which there may be anything."""
-    with suppress(ValueError, AttributeError):
+    with suppress(ValueError, AttributeError, RecursionError):
         label = json.loads(content).get("label")
         if isinstance(label, int) and label >= 0:
             return label
