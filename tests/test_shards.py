@@ -61,8 +61,10 @@ def wanted(photos, tmp_path_factory) -> dict[str, str]:
 # The hub's layout: columns `image` {bytes, path} and `label`, and the classes' names beside them.
 
 
-def hub_file(path: Path, some: list[tuple[str, bytes, int]], rows: int = 2, **columns) -> Path:
-    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": CLASSES}}
+def hub_file(
+    path: Path, some: list[tuple[str, bytes, int]], rows: int = 2, names=CLASSES, **columns
+) -> Path:
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
     table = arrow.table(
         {
             "label": arrow.array([label for _, _, label in some], arrow.int64()),
@@ -183,7 +185,14 @@ def test_more_shards_than_files_may_be_open(photos, tmp_path):
 def test_plain_columns_and_any_groups_give_the_files_back(photos, tmp_path):
     some = samples(photos, "train")
     files = [content for _, content, _ in some]
-    plain = arrow.table({"width": [1] * 8, "jpg": files, "cls": arrow.array(range(8), "uint8")})
+    plain = arrow.table(
+        {
+            "mask": [{"bytes": b"another"}] * 8,
+            "jpg": files,
+            "class": [9] * 8,
+            "cls": arrow.array(range(8), "uint8"),
+        }
+    )
     for rows in (1, 3, 8):
         path = tmp_path / f"plain-{rows}.parquet"
         write_table(plain, path, row_group_size=rows)
@@ -224,6 +233,14 @@ def spoilt(kind: str, photos: Path, folder: Path) -> Path:
         write_table(arrow.table({"text": ["a"], "label": [0]}), path)
     elif kind == "high.parquet":
         hub_file(path, [*some, ("x", content, 3)])
+    elif kind == "extra":
+        for part in ("train", "test", "extra"):
+            hub_file(path / f"{part}-0.parquet", some)
+    elif kind == "names":
+        hub_file(path / "a.parquet", some)
+        hub_file(path / "b.parquet", some, names=CLASSES[::-1])
+    elif kind == "two.parquet":
+        write_table(arrow.table({name: [{"bytes": content}] for name in ("depth", "mask")}), path)
     elif kind == "words.parquet":
         hub_file(path, some, label=["tench"] * len(some))
     elif kind == "both":
@@ -238,15 +255,18 @@ def spoilt(kind: str, photos: Path, folder: Path) -> Path:
     ("kind", "says"),
     {
         "word.tar": "holds images outside of class folders",
-        "words.parquet": "holds parquet files without a column `label` of whole numbers",
+        "words.parquet": "holds parquet files without a column of whole numbers named label or",
+        "extra": "and extra-0.parquet, whose name does not say whether it is of train, val or test",
+        "names": "b.parquet calls its classes otherwise than",
+        "two.parquet": "has several columns of images (depth, mask)",
         "huge.tar": "has a class 2000000000, counted from 0",
         "both": "holds images, such as logo.png, and parquet files",
-        "one.tar": "has no class, but there are 1, numbered from 0",
+        "one.tar": "has no class, but there are 3, numbered from 0",
         "flat.zip": "holds images outside of class folders",
         "cut.parquet": "is damaged or no parquet file (",
         "labels.parquet": "is damaged or no parquet file (",
         "text.parquet": "has no column of images (text, label)",
-        "high.parquet": "has class 3, but there are 3, numbered from 0",
+        "high.parquet": "data.photos.classes is 3, but SHARDS/high.parquet has a class 3, counted",
         "elsewhere.parquet": "(its row holds no bytes) and 7 more",
     }.items(),
 )
@@ -254,7 +274,7 @@ def test_spoilt_shards_get_one_sentence(photos, tmp_path, kind, says):
     (tmp_path / "shards").mkdir()
     source = spoilt(kind, photos, tmp_path / "shards")
     done = prepare(source, tmp_path / "work", "data.photos.test=0")
-    assert_says(done, str(source), says)
+    assert_says(done, str(source), says.replace("SHARDS", str(tmp_path / "shards")))
     assert not (tmp_path / "work/data/demo/photos/images").exists()
 
 

@@ -48,8 +48,8 @@ def _open_zip(path: str) -> zipfile.ZipFile:
 def list_pictures(source: Path) -> list[Picture]:
     """Every image of a folder or archive, in the order of its name; hidden ones are left out.
 
-    A folder without images of its own stands for the archives in it. Where the paths of all of them
-    say of which part they are, and some are of `train`, these are folders in the pictures' names.
+    A folder without images of its own stands for the archives in it, one after the other. Where
+    their paths say of which part they are, and some are of `train`, these are folders in the names.
     """
     if not source.is_dir():
         return _in_order(_in_archive(source))
@@ -64,13 +64,18 @@ def list_pictures(source: Path) -> list[Picture]:
     if found:  # archives beside them are what they came in
         return _in_order(found)
     parts = [part_of(name) for name in archives]
-    named = all(parts) and "train" in parts
+    named = "train" in parts
     for name, part in zip(archives, parts, strict=True):
-        some = _in_archive(source / name)
+        if named and part is None:
+            raise UserError(
+                f"{source} holds {archives[parts.index('train')]} and {name}, whose name does not "
+                "say whether it is of train, val or test: name it so, or move it elsewhere."
+            )
+        some = _in_order(_in_archive(source / name))
         if named and not all(part in picture.name.split("/")[:-1] for picture in some):
             some = [picture._replace(name=f"{part}/{picture.name}") for picture in some]
-        found += some
-    return _in_order(found)
+        found += some  # archive by archive, so that reading in order keeps to few files
+    return found
 
 
 def _in_order(pictures: list[Picture]) -> list[Picture]:

@@ -163,8 +163,8 @@ def class_names(pool: Pool, root: Path, count: int, name: str) -> list[str]:
     """
     if any(picture.container.lower().endswith(".parquet") for picture in pool.pictures):
         raise UserError(
-            f"{root} holds parquet files without a column `label` of whole numbers: add it, or set "
-            f"data.{name}.classes to 0."
+            f"{root} holds parquet files without a column of whole numbers named "
+            f"{' or '.join(parquet.LABELS)}: add it, or set data.{name}.classes to 0."
         )
     folders = [picture.name.split("/")[pool.depth : -1] for picture in pool.pictures]
     if not all(folders):
@@ -191,17 +191,23 @@ def labels_of(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarr
 
 def stated_names(pool: Pool, root: Path, count: int, name: str) -> list[str]:
     """The classes that the archives number; where they do not name them, by these numbers."""
-    container = pool.pictures[0].container
-    names = parquet.class_names(container) if container.lower().endswith(".parquet") else None
-    if names:
-        return names
     last = max(picture.label for picture in pool.pictures if picture.label is not None)
     if last >= count:
         raise UserError(
             f"data.{name}.classes is {count}, but {root} has a class {last}, counted from 0: raise "
             "it, or set it to 0 for no labels."
         )
-    return [str(number) for number in range(last + 1)]
+    names = [str(number) for number in range(count)]
+    files = sorted({picture.container for picture in pool.pictures})
+    for i, file in enumerate(path for path in files if path.lower().endswith(".parquet")):
+        found = parquet.class_names(file) or names
+        if i and found != names:
+            raise UserError(
+                f"{file} calls its classes otherwise than {files[0]}: their numbers mean different "
+                "things, so name one of them."
+            )
+        names = found
+    return names
 
 
 def stated_labels(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarray:

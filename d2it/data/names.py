@@ -20,5 +20,5 @@ def is_hidden(name: str) -> bool:
 
 def part_of(name: str) -> str | None:
     """`train`, `test` or `val`, where a shard of a data set says so."""
-    found = PART.search(name)
-    return found[1].lower() if found else None
+    found = PART.findall(name)  # the last one is the nearest to the file
+    return found[-1].lower() if found else None

@@ -45,23 +45,26 @@ def open_table(path: str) -> Table:
             f"{path} is read by the package pyarrow, which is missing: pip install pyarrow."
         ) from None
     with _undamaged(path):
-        file = ParquetFile(path)
-    image = label = None
-    is_bytes = (arrow.types.is_binary, arrow.types.is_large_binary)
-    for field in file.schema_arrow:
-        packed = arrow.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
-        plain = field.name in IMAGES and any(holds(field.type) for holds in is_bytes)
-        if packed or plain:
-            image = image or field.name
-        elif field.name in LABELS and arrow.types.is_integer(field.type):
-            label = label or field.name
-    if image is None:
+        file = ParquetFile(path, pre_buffer=False, buffer_size=2**20)  # a group at a time is enough
+    binary = (arrow.types.is_binary, arrow.types.is_large_binary)
+    fields = {field.name: field.type for field in file.schema_arrow}
+    structs = [
+        name
+        for name, of in fields.items()
+        if arrow.types.is_struct(of) and of.get_field_index("bytes") >= 0
+    ]
+    plain = [name for name, of in fields.items() if any(holds(of) for holds in binary)]
+    images = [name for name in IMAGES if name in (*structs, *plain)] or structs
+    if len(images) != 1 and images[:1] != list(IMAGES[:1]):
         raise UserError(
-            f"{path} has no column of images ({', '.join(file.schema_arrow.names)}): one is named "
-            f"{IMAGES[0]!r} and binary, or a struct with `bytes`, as the package datasets writes."
+            f"{path} has {'several columns' if images else 'no column'} of images "
+            f"({', '.join(images or fields)}): one must be named {IMAGES[0]!r}, and be binary or a "
+            "struct with `bytes`, as the package datasets writes it."
         )
+    labels = [name for name in LABELS if name in fields and arrow.types.is_integer(fields[name])]
     sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    return Table(file, image, label, list(accumulate(sizes, initial=0)))
+    starts = list(accumulate(sizes, initial=0))
+    return Table(file, images[0], labels[0] if labels else None, starts)
 
 
 @contextmanager
@@ -109,11 +112,15 @@ def read_image(path: str, number: int) -> bytes:
     return content
 
 
-@lru_cache(maxsize=1)
+_held: dict[tuple[str, int], Any] = {}  # the last group; neighbours are asked for in turn
+
+
 def _images(path: str, group: int) -> Any:
-    """A group's images; neighbours are asked for one after the other."""
-    table = open_table(path)
-    return _column(table, group, table.image)
+    if (path, group) not in _held:
+        _held.clear()  # before the next is read
+        table = open_table(path)
+        _held[path, group] = _column(table, group, table.image)
+    return _held[path, group]
 
 
 def _column(table: Table, group: int, name: str) -> Any:

@@ -15,7 +15,7 @@ from d2it.data.names import is_hidden, is_picture
 from d2it.errors import UserError
 from d2it.files import read_format, write_text
 
-INDEX, INDEX_VERSION = "d2it-tar-index", 2
+INDEX, INDEX_VERSION = "d2it-tar-index", 3
 SMALL = 2**16  # bytes of a file with a label, at most
 
 
@@ -120,6 +120,6 @@ def _described(content: bytes) -> int | None:
     """The label among other things, of which there may be anything."""
     with suppress(ValueError, AttributeError, RecursionError):
         label = json.loads(content).get("label")
-        if isinstance(label, int) and label >= 0:
+        if type(label) is int and label >= 0:  # no bool
             return label
     return None
