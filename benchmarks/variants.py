@@ -53,16 +53,17 @@ def pairs(size: str) -> Iterator[Pair]:
 
 
 def of_forward(network: nn.Module, x: Tensor, t: Tensor, y: Tensor) -> Iterator[Pair]:
+    @torch.inference_mode()
     def plain() -> Tensor:
-        with torch.inference_mode():
-            return network(x, t, y)
+        return network(x, t, y)
 
+    @torch.no_grad()
     def no_grad() -> Tensor:
-        with torch.no_grad():
-            return network(x, t, y)
+        return network(x, t, y)
 
+    @torch.inference_mode()
     def bf16() -> Tensor:
-        with torch.inference_mode(), arithmetic("cpu", "bf16"):
+        with arithmetic("cpu", "bf16"):
             return network(x, t, y).float()
 
     yield "sampling step: inference_mode", "no_grad", plain, no_grad
@@ -70,21 +71,21 @@ def of_forward(network: nn.Module, x: Tensor, t: Tensor, y: Tensor) -> Iterator[
     faster = copy.deepcopy(network)
     compile_blocks(faster)
 
+    @torch.inference_mode()
     def compiled() -> Tensor:
-        with torch.inference_mode():
-            return faster(x, t, y)
+        return faster(x, t, y)
 
     yield "sampling step: eager", "torch.compile of each block", plain, compiled
     together = guided(network, y, guidance=1.5)
 
+    @torch.inference_mode()
     def one_batch() -> Tensor:
-        with torch.inference_mode():
-            return together(x, t)
+        return together(x, t)
 
+    @torch.inference_mode()
     def two_batches() -> Tensor:
-        with torch.inference_mode():
-            given, null = network(x, t, y), network(x, t, torch.full_like(y, network.classes))
-            return null + 1.5 * (given - null)
+        given, null = network(x, t, y), network(x, t, torch.full_like(y, network.classes))
+        return null + 1.5 * (given - null)
 
     yield "guided step: both branches in a batch", "two batches", one_batch, two_batches
 

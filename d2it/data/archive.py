@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from d2it.data import parquet
-from d2it.data.names import ARCHIVES, is_picture, part_of
+from d2it.data.names import ARCHIVES, is_parquet, is_picture, part_of
 from d2it.data.tar import list_tar, read_member
 from d2it.errors import UserError
 
@@ -20,9 +20,7 @@ class Picture(NamedTuple):
     container: str  # the folder or archive
     name: str  # path within it, with slashes
     size: int  # bytes
-    place: int = (
-        0  # in a tar of its first byte, in a zip among the files, in a parquet file the row
-    )
+    place: int = 0  # in a tar its first byte, in a zip its number, in a parquet file its row
     label: int | None = None  # the class's number, where the archive says it
 
     def read(self) -> bytes:
@@ -30,7 +28,7 @@ class Picture(NamedTuple):
         if kind in ARCHIVES and os.path.isfile(self.container):
             if kind == ".tar":
                 return read_member(self.container, self.size, self.place)
-            if kind == ".parquet":
+            if is_parquet(self.container):
                 return parquet.read_image(self.container, self.place)
             archive = _open_zip(self.container)
             return archive.read(archive.infolist()[self.place])
@@ -56,7 +54,7 @@ def list_pictures(source: Path) -> list[Picture]:
     files = list(_walk(str(source)))
     found = [Picture(str(source), *file) for file in files if is_picture(file[0])]
     archives = sorted(name for name, _ in files if Path(name).suffix.lower() in ARCHIVES)
-    if found and any(name.lower().endswith(".parquet") for name in archives):
+    if found and any(is_parquet(name) for name in archives):
         raise UserError(
             f"{source} holds images, such as {found[0].name}, and parquet files: name the folder "
             "of the one or of the other."
@@ -108,14 +106,14 @@ def _walk(root: str) -> Iterator[tuple[str, int]]:
 
 
 def _in_archive(path: Path) -> list[Picture]:
-    kind, container = path.suffix.lower(), str(path)
-    if kind == ".parquet":
+    container = str(path)
+    if is_parquet(container):
         return [
             Picture(container, f"{path.stem}/{row.number:08d}", row.size, row.number, row.label)
             for row in parquet.rows(path)
         ]
     try:
-        if kind == ".tar":
+        if path.suffix.lower() == ".tar":
             return [Picture(container, *member) for member in list_tar(path)]
         files = _open_zip(container).infolist()
         return [

@@ -13,7 +13,7 @@ from d2it.data.archive import Picture, list_pictures
 from d2it.data.collection import Collection, Split, stream
 from d2it.data.decode import load_image
 from d2it.data.fetch import check_archives
-from d2it.data.names import SUFFIXES
+from d2it.data.names import SUFFIXES, is_parquet
 from d2it.errors import UserError
 from d2it.files import canonical_digest
 
@@ -55,9 +55,12 @@ def folder_collection(dataset: Dataset, seed: int, name: str) -> Collection:
     else:
         train, test = divide(pool.pictures, dataset, seed, name)
         held_out = pool
-    stated = _have_labels(pool.pictures)
-    naming, labelling = (stated_names, stated_labels) if stated else (class_names, labels_of)
-    classes = naming(pool, root, dataset.classes, name) if dataset.classes else []
+    classes: list[str] = []
+    labelling = no_labels
+    if dataset.classes and _have_labels(pool.pictures):
+        classes, labelling = stated_names(pool, root, dataset.classes, name), stated_labels
+    elif dataset.classes:
+        classes, labelling = class_names(pool, root, name), labels_of
     splits = {
         "train": Split(train, labelling(Pool(train, pool.depth), root, classes, name)),
         "test": Split(test, labelling(Pool(test, held_out.depth), root, classes, name)),
@@ -156,12 +159,12 @@ def _have_labels(pictures: list[Picture]) -> bool:
     return any(picture.label is not None for picture in pictures)
 
 
-def class_names(pool: Pool, root: Path, count: int, name: str) -> list[str]:
+def class_names(pool: Pool, root: Path, name: str) -> list[str]:
     """The sub-folders that hold the classes, sorted; as wnids are, so labels are the usual ones.
 
     Only the setting `classes` asks for them: FFHQ's sub-folders of a thousand are no classes.
     """
-    if any(picture.container.lower().endswith(".parquet") for picture in pool.pictures):
+    if any(is_parquet(picture.container) for picture in pool.pictures):
         raise UserError(
             f"{root} holds parquet files without a column of whole numbers named "
             f"{' or '.join(parquet.LABELS)}: add it, or set data.{name}.classes to 0."
@@ -175,9 +178,11 @@ def class_names(pool: Pool, root: Path, count: int, name: str) -> list[str]:
     return sorted({folder[0] for folder in folders})
 
 
+def no_labels(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarray:
+    return np.zeros(len(pool.pictures), dtype=np.int64)
+
+
 def labels_of(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarray:
-    if not classes:
-        return np.zeros(len(pool.pictures), dtype=np.int64)
     number = {folder: label for label, folder in enumerate(classes)}
     folders = [picture.name.split("/")[pool.depth] for picture in pool.pictures]
     if unknown := set(folders) - set(number):
@@ -197,22 +202,20 @@ def stated_names(pool: Pool, root: Path, count: int, name: str) -> list[str]:
             f"data.{name}.classes is {count}, but {root} has a class {last}, counted from 0: raise "
             "it, or set it to 0 for no labels."
         )
-    names = [str(number) for number in range(count)]
-    files = sorted({picture.container for picture in pool.pictures})
-    for i, file in enumerate(path for path in files if path.lower().endswith(".parquet")):
-        found = parquet.class_names(file) or names
-        if i and found != names:
+    numbers = [str(number) for number in range(count)]
+    containers = sorted({picture.container for picture in pool.pictures})
+    files = [container for container in containers if is_parquet(container)]
+    names = [parquet.class_names(file) or numbers for file in files]
+    for file, found in zip(files, names, strict=True):
+        if found != names[0]:
             raise UserError(
                 f"{file} calls its classes otherwise than {files[0]}: their numbers mean different "
                 "things, so name one of them."
             )
-        names = found
-    return names
+    return names[0] if names else numbers
 
 
 def stated_labels(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarray:
-    if not classes:
-        return np.zeros(len(pool.pictures), dtype=np.int64)
     for picture in pool.pictures:
         if picture.label is None or picture.label >= len(classes):
             said = "no class" if picture.label is None else f"class {picture.label}"

@@ -10,6 +10,10 @@ ARCHIVES = {".zip", ".tar", ".parquet"}
 PART = re.compile(r"(?:^|[^a-z])(train|test|val)(?:ing|id|idation)?(?![a-z])", re.IGNORECASE)
 
 
+def is_parquet(name: str) -> bool:
+    return name.lower().endswith(".parquet")
+
+
 def is_picture(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES and not is_hidden(name)
 
