@@ -26,7 +26,7 @@ from d2it.data.folder import folder_collection
 from d2it.data.images import PackedImages
 from d2it.data.sources import Source, read_sources
 from tests.loopback import serving
-from tests.test_prepare import folder_dataset, params, tree, write_photos  # noqa: F401
+from tests.test_prepare import folder_dataset, tree, write_photos
 
 WNIDS = ["n01440764", "n01443537", "n02007558"]
 TRAIN, VAL, DEVKIT = (
@@ -126,7 +126,7 @@ def server():
         yield server
 
 
-def test_imagenet_from_its_public_files_to_packed_images(params, ilsvrc, server, tmp_path):  # noqa: F811
+def test_imagenet_from_its_public_files_to_packed_images(params, ilsvrc, server, tmp_path):
     write_table(tmp_path, ilsvrc)
     archives = tmp_path / "data/archives/imagenet"
     assert_says(command("fetch", "imagenet", cwd=tmp_path), "https://image-net.org/x", "--from URL")
@@ -230,7 +230,7 @@ def test_ffhq_is_divided_as_its_authors_do(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cut.tar", "packed.tar", "text.zip", "cut.zip"])
-def test_spoilt_archives_get_one_sentence(params, tmp_path, name):  # noqa: F811
+def test_spoilt_archives_get_one_sentence(params, tmp_path, name):
     photos = write_photos(tmp_path / "a", [f"{i}.png" for i in range(3)])
     content = {path.name: path.read_bytes() for path in photos.iterdir()}
     archive = tmp_path / name
@@ -267,7 +267,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-def test_a_killed_command_keeps_its_files_and_ends_with_the_same_bytes(params, tmp_path):  # noqa: F811
+def test_a_killed_command_keeps_its_files_and_ends_with_the_same_bytes(params, tmp_path):
     source = write_photos(tmp_path / "mine", [f"{i:02d}.png" for i in range(40)])
     file = write_params(
         tmp_path / "p.yaml", params, source=str(source), images=40, classes=0, size=16, test=0
@@ -302,7 +302,7 @@ def test_a_killed_command_keeps_its_files_and_ends_with_the_same_bytes(params, t
     assert images[0] == images[1] and not part.exists()
 
 
-def test_damaged_images_within_the_limit_are_left_out(params, tmp_path):  # noqa: F811
+def test_damaged_images_within_the_limit_are_left_out(params, tmp_path):
     source = write_photos(tmp_path / "mine", [f"{c}/{i}.png" for c in "ab" for i in range(4)])
     (source / "a/1.png").write_bytes(b"no picture")
     shutil.copy(source / "b/2.png", source / "b/3.png")

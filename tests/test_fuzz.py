@@ -17,7 +17,7 @@ import yaml
 from PIL import Image, ImageOps
 
 from d2it.data.images import PackedImages
-from tests.test_prepare import params, tree  # noqa: F401
+from tests.test_prepare import tree
 
 SIZE = 32
 
@@ -149,7 +149,7 @@ def prepare(settings: dict, source: Path, cwd: Path, **changes: object):
     )
 
 
-def test_every_file_is_packed_rightly_or_named(params, tmp_path):  # noqa: F811
+def test_every_file_is_packed_rightly_or_named(params, tmp_path):
     good, bad, torn = dict(sound()), dict(hopeless()), dict(spoilt())
     files = good | bad | torn
     assert len(files) >= 200
@@ -198,7 +198,7 @@ def test_every_file_is_packed_rightly_or_named(params, tmp_path):  # noqa: F811
         assert shown is None or "too" in named[name] or "float" in named[name], name
 
 
-def test_what_may_not_be_read_is_named(params, tmp_path):  # noqa: F811
+def test_what_may_not_be_read_is_named(params, tmp_path):
     source = tmp_path / "mine"
     source.mkdir()
     for i in range(3):

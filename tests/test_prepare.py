@@ -124,17 +124,6 @@ def test_centre_crop_is_square_and_central(shape):
 # Bad input, through the command
 
 
-@pytest.fixture(scope="module")
-def params(tmp_path_factory):
-    """A composed configuration to change, so that commands need not compose one."""
-    path = tmp_path_factory.mktemp("params") / "params.yaml"
-    done = subprocess.run(
-        [sys.executable, "-m", "d2it", "config", "--write", str(path)], timeout=60, check=True
-    )
-    assert done.returncode == 0
-    return yaml.safe_load(path.read_text())
-
-
 def run_prepare(params, folder: Path, cwd: Path, params_folder: Path, **changes):
     composed = copy.deepcopy(params)
     composed["data"]["photos"].update(

@@ -239,6 +239,9 @@ def spoilt(kind: str, photos: Path, folder: Path) -> Path:
     elif kind == "names":
         hub_file(path / "a.parquet", some)
         hub_file(path / "b.parquet", some, names=CLASSES[::-1])
+    elif kind == "held-out names":
+        hub_file(path / "train-0.parquet", some)
+        hub_file(path / "test-0.parquet", some, names=CLASSES[::-1])
     elif kind == "two.parquet":
         write_table(arrow.table({name: [{"bytes": content}] for name in ("depth", "mask")}), path)
     elif kind == "words.parquet":
@@ -258,6 +261,7 @@ def spoilt(kind: str, photos: Path, folder: Path) -> Path:
         "words.parquet": "holds parquet files without a column of whole numbers named label or",
         "extra": "and extra-0.parquet, whose name does not say whether it is of train, val or test",
         "names": "b.parquet calls its classes otherwise than",
+        "held-out names": "train-0.parquet calls its classes otherwise than",
         "two.parquet": "has several columns of images (depth, mask)",
         "huge.tar": "has a class 2000000000, counted from 0",
         "both": "holds images, such as logo.png, and parquet files",
@@ -273,7 +277,8 @@ def spoilt(kind: str, photos: Path, folder: Path) -> Path:
 def test_spoilt_shards_get_one_sentence(photos, tmp_path, kind, says):
     (tmp_path / "shards").mkdir()
     source = spoilt(kind, photos, tmp_path / "shards")
-    done = prepare(source, tmp_path / "work", "data.photos.test=0")
+    held_out = 2 if kind == "held-out names" else 0
+    done = prepare(source, tmp_path / "work", f"data.photos.test={held_out}")
     assert_says(done, str(source), says.replace("SHARDS", str(tmp_path / "shards")))
     assert not (tmp_path / "work/data/demo/photos/images").exists()
 

@@ -1,6 +1,7 @@
 """Images of your own, FFHQ or ImageNet: which are trained on, and their classes."""
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +59,8 @@ def folder_collection(dataset: Dataset, seed: int, name: str) -> Collection:
     classes: list[str] = []
     labelling = no_labels
     if dataset.classes and _have_labels(pool.pictures):
-        classes, labelling = stated_names(pool, root, dataset.classes, name), stated_labels
+        count_classes(pool, root, dataset.classes, name)
+        classes, labelling = stated_names([*train, *test], dataset.classes), stated_labels
     elif dataset.classes:
         classes, labelling = class_names(pool, root, name), labels_of
     splits = {
@@ -194,16 +196,20 @@ def labels_of(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarr
     return np.array([number[folder] for folder in folders], dtype=np.int64)
 
 
-def stated_names(pool: Pool, root: Path, count: int, name: str) -> list[str]:
-    """The classes that the archives number; where they do not name them, by these numbers."""
+def count_classes(pool: Pool, root: Path, count: int, name: str) -> None:
+    """Training images that say their class have one of those that are asked for."""
     last = max(picture.label for picture in pool.pictures if picture.label is not None)
     if last >= count:
         raise UserError(
             f"data.{name}.classes is {count}, but {root} has a class {last}, counted from 0: raise "
             "it, or set it to 0 for no labels."
         )
+
+
+def stated_names(pictures: Sequence[Picture], count: int) -> list[str]:
+    """What parquet files call the classes that they number; other archives do not say it."""
     numbers = [str(number) for number in range(count)]
-    containers = sorted({picture.container for picture in pool.pictures})
+    containers = sorted({picture.container for picture in pictures})
     files = [container for container in containers if is_parquet(container)]
     names = [parquet.class_names(file) or numbers for file in files]
     for file, found in zip(files, names, strict=True):
