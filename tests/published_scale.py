@@ -26,7 +26,7 @@ from skimage import data
 
 ROOT = Path(__file__).parents[1]
 WNIDS = ("n01440764", "n01443537")  # the first two classes of ILSVRC-2012
-IMAGES = 6  # in each data set
+IMAGES = 4  # in each data set
 TWO_STEPS = {"images": 2, "batch": 1, "shards": 1}
 LAUNCHER = "local stages.dvae.processes=1 threads=2 device=cpu"
 SETTINGS = {
@@ -43,7 +43,7 @@ SETTINGS = {
     },
     "sampling": {"steps": 2, "grain_steps": 2, "block": 2},
     "evaluation": {"n": 2, "seeds": [0], "neighbours": 1},
-    "convergence": {"early": {"at": 0.5, "n": 2}, "middle": {"n": 2}, "main": {"n": 2}},
+    "convergence": {"early": {"at": 0.5, "n": 2}, "middle": None, "main": {"n": 2}},
 }
 RUNS = ("d2it_b", "d2it_b_classes")
 

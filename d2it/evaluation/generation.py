@@ -35,7 +35,7 @@ from d2it.thresholds import constant_cuts
 
 SHARD = 1024  # images whose features are saved together: what a kill costs at most
 ERRORS = 1024  # held-out images whose noise is predicted, at most
-OF_ONE_MAP = 8  # images
+OF_ONE_MAP = 8  # images, of an evaluation of as many
 
 Arrays = dict[str, np.ndarray]
 
@@ -249,5 +249,5 @@ def of_one_map(judge: Judge, pictures: dict[str, Drawn]) -> dict[str, Drawn]:
     # the map that has most of both grains
     levels = shown.maps.reshape(len(shown.maps), -1)
     chosen = shown.maps[levels.var(1).argmax()]
-    indices = np.arange(OF_ONE_MAP)
+    indices = np.arange(min(OF_ONE_MAP, len(shown.images)))
     return {"one_map": painter.draw(judge.config.evaluation.seeds[0], indices, chosen)}
