@@ -267,6 +267,7 @@ def test_another_recipe_or_changed_data(tmp_path: Path) -> None:
         run_folder.claim(replace(plan, recipe={"settings": {"learning_rate": 1.0}}))
     plan = replace(plan, folder=tmp_path / "data", inputs={"images": "a"})
     run_folder.claim(plan)
+    run_folder.claim(replace(plan, inputs={"the same under another scale's name": "a"}))
     with pytest.raises(UserError, match="images has changed since"):
         run_folder.claim(replace(plan, inputs={"images": "b"}))
 

@@ -147,7 +147,7 @@ def claim(plan: Plan) -> None:
                 "run the same command again."
             )
         for name, digest in plan.inputs.items():
-            if theirs["inputs"].get(name) != digest:
+            if digest not in theirs["inputs"].values():  # another scale has the same elsewhere
                 raise UserError(
                     f"{name} has changed since {plan.folder} was begun: put it back, or delete "
                     "that folder to train anew."
