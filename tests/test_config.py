@@ -15,7 +15,7 @@ from d2it.config.check import numbers, range_of
 from d2it.config.recipe import latents_recipe, run_name, run_recipe
 from d2it.errors import UserError
 
-SCALES = ("smoke", "demo", "mini", "mini_cpu", "mini_cpu_short_grain", "paper")
+SCALES = ("smoke", "demo", "mini", "mini_cpu", "mini_cpu_short_grain", "mini_cpu_long", "paper")
 
 
 def d2it(*arguments: str, **options) -> subprocess.CompletedProcess:
