@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -112,6 +113,7 @@ def test_what_was_run_comes_first_and_says_how_many_seeds(config):
     ]
     row = next(line for line in page["What was run"].splitlines() if "d2it_l < dit_l" in line)
     assert "| 2 of 3 |" in row and "C05" in row and "C05" not in page["Not run"]
+    assert row.count("holds so far") == 2  # the claim's and the pair's
     assert row.split(" |")[0] in summary(config)  # the README's table has the same lines
 
 
@@ -235,6 +237,14 @@ def test_every_claim_of_the_paper_has_a_row_and_every_side_an_evaluation(config)
                 else:
                     stem = label.rstrip("*")
                     assert any(name.startswith(stem) for name in settings.evaluations), label
+    printed = {
+        number
+        for table in (ROOT / "data" / "published").glob("*.csv")
+        for number in re.findall(r"\d+\.\d+", table.read_text())
+    }
+    pairs = [pair for claim in claims.claims.values() for pair in claim.pairs]
+    theirs = {f"{value:.2f}" for pair in pairs for value in pair.published or []}
+    assert theirs and theirs <= printed
     assert needed(claims, config)[:3] == [
         "d2it_b_routing",
         "d2it_b_routing_s1",

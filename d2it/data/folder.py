@@ -208,17 +208,16 @@ def count_classes(pool: Pool, root: Path, count: int, name: str) -> None:
 
 def stated_names(pictures: Sequence[Picture], count: int) -> list[str]:
     """What parquet files call the classes that they number; other archives do not say it."""
-    numbers = [str(number) for number in range(count)]
-    containers = sorted({picture.container for picture in pictures})
-    files = [container for container in containers if is_parquet(container)]
-    names = [parquet.class_names(file) or numbers for file in files]
-    for file, found in zip(files, names, strict=True):
-        if found != names[0]:
+    files = sorted({p.container for p in pictures if is_parquet(p.container)})
+    named = {file: names for file in files if (names := parquet.class_names(file))}
+    for file, names in named.items():
+        first = next(iter(named))
+        if names != named[first]:
             raise UserError(
-                f"{file} calls its classes otherwise than {files[0]}: their numbers mean different "
+                f"{file} calls its classes otherwise than {first}: their numbers mean different "
                 "things, so name one of them."
             )
-    return names[0] if names else numbers
+    return next(iter(named.values()), [str(number) for number in range(count)])
 
 
 def stated_labels(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarray:

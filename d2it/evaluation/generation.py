@@ -35,7 +35,7 @@ from d2it.thresholds import constant_cuts
 
 SHARD = 1024  # images whose features are saved together: what a kill costs at most
 ERRORS = 1024  # held-out images whose noise is predicted, at most
-OF_ONE_MAP = 8  # images, of an evaluation of as many
+OF_ONE_MAP = 8  # images at most
 
 Arrays = dict[str, np.ndarray]
 

@@ -31,7 +31,10 @@ from d2it.report.text import markdown_table
 
 ABSENT = "–"
 # The columns of the README's table, and those that only the page has room for
-SHORT = ("claim", "compared", "metric", "difference, %", "paper's, %", "seeds", "verdict")
+SHORT = (
+    *("claim", "compared", "metric", "first", "second", "difference, %", "paper's, %"),
+    *("seeds", "verdict"),
+)
 COLUMNS = (
     *("claim", "compared", "metric", "first", "second", "nearest", "difference", "difference, %"),
     *("at equal seconds", "paper's, %", "seeds", "verdict", "runs"),
@@ -41,8 +44,13 @@ BETTER: dict[Verdict, str] = {"holds": "better", "does not hold": "worse"}
 RUN_SAYS = (
     "Differences are of training seeds, paired: both methods of a seed see the same images in the "
     "same order. In brackets: Student's {:g} % interval of the mean difference; one seed has none. "
-    "*Holds*: all of it is on the paper's side. *Does not hold*: all of it is on the other. *Not "
-    "decidable*: it holds both answers. *Incomplete*: some pair was not run. Verdicts are at equal "
+    "*Holds*: all of it is on the paper's side, or, where two are said to be equal, within the "
+    "share that is named. *Does not hold*: all of it is on the other. *Not decidable*: it holds "
+    "both answers. *Incomplete*: some pair was not run. *So far*: some seeds were not. What "
+    "differs between seeds is the training of the content network or DiT: DVAE, grain network and "
+    "the noise of maps and samples are the same for all, and no interval holds their scatter, but "
+    "where DVAEs are compared. No correction is made for the number of claims, nor for seeds that "
+    "were added after a look at the others. Verdicts are at equal "
     "steps; at equal seconds the slower one is taken at the moment when the faster one ended, "
     "where the seeds of each took the same time. `nearest`, first and second: the distance of "
     "samples from the training images over that of unseen ones; below 1 is memorisation."
@@ -151,7 +159,7 @@ def _lines(claims: Claims, found: Found) -> list[dict[str, str]]:
     lines = []
     for name, pairs in found.items():
         verdict = verdict_of(pairs)
-        claim = f"{name}: {claims.claims[name].says}: **{verdict}**"
+        claim = f"{name}: {claims.claims[name].says}: **{_so_far(verdict, pairs)}**"
         for one in pairs if verdict != "not run" else []:
             lines.append({"claim": claim, **_line(one)})
             claim = ""  # once
@@ -163,7 +171,7 @@ def _line(one: Effect) -> dict[str, str]:
     if one.pair.published:
         first, second = one.pair.published
         line["paper's, %"] = f"{100 * (first - second) / second:+.1f}"
-    line |= {"seeds": f"{len(one.found)} of {one.asked}", "verdict": one.verdict}
+    line |= {"seeds": f"{len(one.found)} of {one.asked}", "verdict": _so_far(one.verdict, [one])}
     if not one.found:
         return line | {"runs": one.why}
     second, spread = one.average(1), (one.mean, one.low, one.high)
@@ -178,6 +186,12 @@ def _line(one: Effect) -> dict[str, str]:
         "difference, %": _span(*(100 * value / second for value in spread)),
         "runs": ", ".join(dict.fromkeys(result.run for result in one.results)),
     }
+
+
+def _so_far(verdict: Verdict, effects: Sequence[Effect]) -> str:
+    """The verdict, and whether seeds that the scale asks for may still change it."""
+    lacking = any(0 < len(one.found) < one.asked for one in effects)
+    return f"{verdict} so far" if lacking and verdict in BETTER else verdict
 
 
 def _beside(config: Config, claims: Claims, found: Found) -> list[str]:
@@ -200,7 +214,9 @@ def _waiting(one: Effect) -> str:
 def _compared(one: Effect) -> str:
     sides = [run if label == "main" else f"{run} ({label})" for run, label in one.pair.sides]
     better = ">" if one.pair.metric in HIGHER_IS_BETTER else "<"
-    return f" {'=' if one.pair.expect == 'equal' else better} ".join(sides)
+    if one.pair.expect == "equal":
+        return f"{' = '.join(sides)}, within {100 * one.pair.within:g} %"
+    return f" {better} ".join(sides)
 
 
 def _table(columns: Sequence[str], lines: Sequence[dict[str, str]]) -> str:
