@@ -43,7 +43,7 @@ SETTINGS = {
     },
     "sampling": {"steps": 2, "grain_steps": 2, "block": 2},
     "evaluation": {"n": 2, "seeds": [0], "neighbours": 1},
-    "convergence": {"early": {"at": 0.5, "n": 2}, "middle": None, "main": {"n": 2}},
+    "convergence": {"early": {"at": 0.5, "n": 2}, "middle": {"n": 2}, "main": {"n": 2}},
 }
 RUNS = ("d2it_b", "d2it_b_classes")
 
