@@ -59,7 +59,7 @@ def folder_collection(dataset: Dataset, seed: int, name: str) -> Collection:
     classes: list[str] = []
     labelling = no_labels
     if dataset.classes and _have_labels(pool.pictures):
-        count_classes(pool, root, dataset.classes, name)
+        check_numbers(pool, root, dataset.classes, name)
         classes, labelling = stated_names([*train, *test], dataset.classes), stated_labels
     elif dataset.classes:
         classes, labelling = class_names(pool, root, name), labels_of
@@ -196,8 +196,8 @@ def labels_of(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarr
     return np.array([number[folder] for folder in folders], dtype=np.int64)
 
 
-def count_classes(pool: Pool, root: Path, count: int, name: str) -> None:
-    """Training images that say their class have one of those that are asked for."""
+def check_numbers(pool: Pool, root: Path, count: int, name: str) -> None:
+    """No training image is of a class beyond those that are asked for."""
     last = max(picture.label for picture in pool.pictures if picture.label is not None)
     if last >= count:
         raise UserError(
@@ -210,14 +210,14 @@ def stated_names(pictures: Sequence[Picture], count: int) -> list[str]:
     """What parquet files call the classes that they number; other archives do not say it."""
     files = sorted({p.container for p in pictures if is_parquet(p.container)})
     named = {file: names for file in files if (names := parquet.class_names(file))}
+    first, classes = next(iter(named.items()), ("", [str(number) for number in range(count)]))
     for file, names in named.items():
-        first = next(iter(named))
-        if names != named[first]:
+        if names != classes:
             raise UserError(
                 f"{file} calls its classes otherwise than {first}: their numbers mean different "
                 "things, so name one of them."
             )
-    return next(iter(named.values()), [str(number) for number in range(count)])
+    return classes
 
 
 def stated_labels(pool: Pool, root: Path, classes: list[str], name: str) -> np.ndarray:
