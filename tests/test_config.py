@@ -9,9 +9,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import compose_and_dump
 
 from d2it.config import load
 from d2it.config.check import numbers, range_of
+from d2it.config.load import params_folder
 from d2it.config.recipe import latents_recipe, run_name, run_recipe
 from d2it.errors import UserError
 
@@ -126,6 +128,18 @@ def test_a_scale_drops_an_evaluation_that_it_inherits():
     assert set(runs["d2it_b_s1"].evaluations) == {"main", "middle", "late"}
     runs = load(overrides=["scale=mini_cpu"]).runs.content
     assert set(runs["d2it_b_s1"].evaluations) == {"main"}
+    fewer = load(overrides=["scale=mini", "convergence.early=null"])
+    assert set(fewer.runs.content["d2it_b_classes"].evaluations) == {"middle", "main"}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_what_dvc_composes_is_what_we_compose(scale, tmp_path):
+    """`dvc exp run -S` composes params/ by Hydra itself, without this package."""
+    written = tmp_path / "params.yaml"
+    compose_and_dump(
+        str(written), str(params_folder()), None, "config", str(tmp_path), [f"scale={scale}"]
+    )
+    assert load(written) == load(overrides=[f"scale={scale}"])
 
 
 def test_unknown_experiment_is_named_with_the_nearest():

@@ -7,7 +7,15 @@ import torch
 
 from d2it.config import Config, load, paths
 from d2it.config.check import check_meaning
-from d2it.config.recipe import KINDS, digest, latents_recipe, run_name, run_recipe, training_seed
+from d2it.config.recipe import (
+    KINDS,
+    digest,
+    latents_recipe,
+    repeats_of,
+    run_name,
+    run_recipe,
+    training_seed,
+)
 from d2it.errors import UserError
 from d2it.training.clock import Order
 from d2it.training.feed import Feed
@@ -22,8 +30,7 @@ def repeated(config: Config, *runs: str) -> Config:
     for kind in KINDS:
         table = getattr(config.runs, kind)
         tables[kind] = table | {f"{run}_s1": table[run] for run in runs if run in table}
-    repeats = {run: [run, f"{run}_s1"] for run in runs}
-    return replace(config, runs=replace(config.runs, **tables), repeats=repeats)
+    return replace(config, runs=replace(config.runs, **tables), repeats=dict.fromkeys(runs, 2))
 
 
 @pytest.fixture
@@ -78,6 +85,13 @@ def test_recipes_of_repeats_differ_in_the_seed_alone():
     assert training_seed(config, "d2it_b") is None
 
 
+def test_fewer_seeds_leave_the_others_what_they_were():
+    more, fewer = (load(overrides=["scale=mini", f"repeats.dit_b={n}"]) for n in (3, 1))
+    assert repeats_of(fewer, "dit_b") == ["dit_b"]
+    for run in repeats_of(more, "dit_b"):
+        assert run_name(more, run) == run_name(fewer, run)
+
+
 @pytest.mark.parametrize("scale", ["smoke", "demo", "paper"])
 def test_runs_of_a_single_seed_are_as_they_were(scale):
     config = load(overrides=[f"scale={scale}"])
@@ -87,7 +101,7 @@ def test_runs_of_a_single_seed_are_as_they_were(scale):
 
 def test_the_mini_scale_repeats_what_the_claims_compare():
     config = load(overrides=["scale=mini"])
-    names = [run_name(config, run) for runs in config.repeats.values() for run in runs]
+    names = [run_name(config, run) for name in config.repeats for run in repeats_of(config, name)]
     assert len(set(names)) == len(names) == 3 * len(config.repeats)
     assert {"dit_b", "d2it_b", "d2it_l", "dit_xl_classes", "dvae_r70"} <= config.repeats.keys()
 
@@ -95,13 +109,16 @@ def test_the_mini_scale_repeats_what_the_claims_compare():
 @pytest.mark.parametrize(
     ("repeats", "sentence"),
     [
-        ({"dit_b": ["dit_b_s1", "dit_b"]}, "must begin with dit_b"),
-        ({"dit_b": ["dit_b", "dit_b_s3"]}, "'dit_b_s3', which this scale does not have"),
-        ({"dit_b": ["dit_b", "dit_b_s1", "dit_b_s1"]}, "names dit_b_s1 again"),
-        ({"dit_b": ["dit_b", "dit_l"]}, "whose settings differ from dit_b's"),
+        ({"dit_b": 0}, "repeats.dit_b is 0, but must be at least 1"),
+        ({"dit_b": 3}, "names the run 'dit_b_s2', which this scale does not have"),
+        ({"ditb": 2}, "'ditb', which this scale does not have.*did you mean 'dit_b'"),
+        ({"dit_b": 2, "dit_b_s1": 1}, "repeats what is itself a repeat"),
+        ({"d2it_b": 2}, "settings of d2it_b_s1 differ from d2it_b's"),
     ],
 )
 def test_repeats_that_make_no_sense(repeats, sentence):
     config = repeated(load(overrides=["scale=demo"]), "dit_b")
+    others = {**config.runs.content, "d2it_b_s1": config.runs.content["d2it_b_routing"]}
+    config = replace(config, runs=replace(config.runs, content=others))
     with pytest.raises(UserError, match=sentence):
         check_meaning(replace(config, repeats=repeats))

@@ -9,7 +9,14 @@ from typing import Any
 from d2it.config.build import nearest
 from d2it.config.metrics import METRICS, OF_RUNS
 from d2it.config.ratios import finest, is_constant, shares
-from d2it.config.recipe import KINDS, factors_of, ratio_key, thresholds_source
+from d2it.config.recipe import (
+    KINDS,
+    factors_of,
+    ratio_key,
+    repeats_of,
+    thresholds_source,
+    training_seed,
+)
 from d2it.config.schema import Config, ContentRun, DitRun, DvaeRun, GrainRun, Ratio
 from d2it.errors import UserError
 
@@ -52,6 +59,7 @@ RANGES = {
     "*.weights": "above 0 and at most 0.25",
     "*.at": "above 0 and at most 1",
     "*.n": "at least 2",
+    "repeats.*": "at least 1",
 }
 OPERATORS = {
     "at least": operator.ge,
@@ -230,20 +238,18 @@ def _check_run(config: Config, run: GrainRun | ContentRun | DitRun, where: str) 
 
 
 def _check_repeats(config: Config) -> None:
-    """Repeats are one experiment again: the same settings, each run in one list once."""
+    """Repeats are one experiment again: the same settings under another name."""
     runs = {name: run for kind in KINDS for name, run in getattr(config.runs, kind).items()}
-    seen: set[str] = set()
-    for name, repeats in config.repeats.items():
+    for name, count in config.repeats.items():
         where = f"repeats.{name}"
-        _require(repeats[:1] == [name], f"{where} must begin with {name}, whose seed is 0.")
-        for repeat in repeats:
+        _known(name, runs, "repeats", "run")
+        _require(training_seed(config, name) == 0, f"{where} repeats what is itself a repeat.")
+        for repeat in repeats_of(config, name):
             _known(repeat, runs, where, "run")
-            _require(repeat not in seen, f"{where} names {repeat} again: a run has one seed.")
-            seen.add(repeat)
             _require(
                 runs[repeat] == runs[name],
-                f"{where} names {repeat}, whose settings differ from {name}'s: repeats differ in "
-                "their training seed alone.",
+                f"{where} is {count}, but the settings of {repeat} differ from {name}'s: repeats "
+                "differ in their training seed alone.",
             )
 
 

@@ -13,6 +13,8 @@ from d2it.config.check import check_meaning
 from d2it.config.schema import Config
 from d2it.errors import UserError
 
+EVALUATIONS = ("evaluations", "convergence", "convergence_guided")  # tables of what is measured
+
 
 def params_folder() -> Path:
     """params/ of the working directory, or of the checkout this package was imported from."""
@@ -35,7 +37,7 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     try:
         with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
             composed = hydra_compose("config", overrides=resolved)
-        return _without_unwanted(OmegaConf.to_container(composed, resolve=True))
+        return typing.cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     except InterpolationKeyError as error:
         raise UserError(_dangling(error, composed)) from None
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
@@ -60,15 +62,6 @@ def _override(override: str, folder: Path) -> str:
             )
         return override
     return f"++{override}" if re.fullmatch(r"[\w.]+", key) else override
-
-
-def _without_unwanted(composed: Any) -> dict[str, Any]:
-    """A scale drops an evaluation that it inherits by setting it to null."""
-    for runs in composed.get("runs", {}).values():
-        for run in (runs or {}).values():
-            if isinstance(run, dict) and isinstance(found := run.get("evaluations"), dict):
-                run["evaluations"] = {label: how for label, how in found.items() if how is not None}
-    return typing.cast(dict[str, Any], composed)
 
 
 def _dangling(error: Exception, composed: Any) -> str:
@@ -116,6 +109,19 @@ def load(params: Path | str | None = None, overrides: Sequence[str] = ()) -> Con
 
 
 def validate(composed: dict[str, Any]) -> Config:
-    config = build(Config, composed, "")
+    config = build(Config, _without_dropped(composed), "")
     check_meaning(config)
     return config
+
+
+def _without_dropped(value: Any, table: str = "") -> Any:
+    """A scale drops an evaluation that it inherits by setting it to null. Read here and not in
+    `compose`, for DVC composes params/ by itself.
+    """
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _without_dropped(entry, str(key))
+        for key, entry in value.items()
+        if entry is not None or table not in EVALUATIONS
+    }

@@ -174,12 +174,16 @@ def precision_recipe(sampling: Sampling) -> Recipe:
 
 def training_seed(config: Config, run: str) -> int | None:
     """The place of `run` among the repeats of its experiment; None: it has no seed of its own."""
-    return next((runs.index(run) for runs in config.repeats.values() if run in runs), None)
+    experiment, _, seed = run.rpartition("_s")
+    if experiment in config.repeats and seed.isdecimal():
+        return int(seed)
+    return 0 if run in config.repeats else None
 
 
 def repeats_of(config: Config, experiment: str) -> list[str]:
     """The runs of an experiment, by training seed; itself alone where it is not repeated."""
-    return config.repeats.get(experiment, [experiment])
+    others = range(1, config.repeats.get(experiment, 1))
+    return [experiment, *(f"{experiment}_s{seed}" for seed in others)]
 
 
 def training_images(config: Config, run: str) -> int:

@@ -266,9 +266,9 @@ class Config:
     sampling: Sampling
     evaluation: Evaluation
     runs: Runs
-    # Trainings of one experiment that differ in their training seed alone, which is their place in
-    # its list: another initialisation, order of the images, and noise.
-    repeats: dict[str, list[str]] = field(default_factory=dict)
+    # How many trainings of one experiment there are: `x`, `x_s1`, `x_s2`, … differ in their training
+    # seed alone, from 0: another initialisation, order of the images, and noise.
+    repeats: dict[str, int] = field(default_factory=dict)
     convergence: dict[str, Measured] = field(
         default_factory=dict
     )  # shared by Figure 6's experiments

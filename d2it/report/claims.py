@@ -26,7 +26,7 @@ from d2it.report.results import Gap, Result, result
 from d2it.report.study import at_scale
 
 Verdict = Literal["holds", "does not hold", "not decidable", "incomplete", "not run"]
-HIGHER_IS_BETTER = ("obedience", "precision", "recall")
+HIGHER_IS_BETTER = ("obedience", "precision", "psnr", "recall", "ssim")
 # What the same noise is predicted from: networks on other latents have another task, whatever their
 # errors. A D²iT's coarse regions hold one code and one noise each, which a DiT's never do.
 SAME_LATENTS = ("dvae_sha256", "latent_scale", "epsilon_images")
@@ -56,6 +56,7 @@ class Pair:
 class Claim:
     says: str
     pairs: list[Pair]
+    beside: list[Pair] = field(default_factory=list)  # that are shown too, and decide nothing
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def load_claims(path: Path | None = None) -> Claims:
 
 def needed(claims: Claims, config: Config) -> list[str]:
     """The runs of the scale that the claims are held against, in order of priority."""
-    experiments = [run for c in claims.claims.values() for p in c.pairs for run, _ in p.sides]
+    pairs = [pair for c in claims.claims.values() for pair in (*c.pairs, *c.beside)]
+    experiments = [run for pair in pairs for run, _ in pair.sides]
     runs = [run for name in dict.fromkeys(experiments) for run in repeats_of(config, name)]
     return [run for run in runs if at_scale(config, run)]
 

@@ -62,7 +62,8 @@ BESIDE_SAYS = (
     "of one DVAE and one routing: where a D²iT has one code and one noise for a coarse region, a "
     "DiT has four, so their errors are of different tasks. With and without the dynamic grain loss "
     "the sum that is minimised weighs the grains otherwise: there each grain stands for itself. "
-    "`obedience` is the share of regions that came out as the map asked."
+    "`obedience` is the share of regions that came out as the map asked. `psnr` and `lpips` are of "
+    "reconstructions of held-out images."
 )
 Found = dict[str, list[Effect]]  # by the claim's id
 
@@ -195,16 +196,23 @@ def _so_far(verdict: Verdict, effects: Sequence[Effect]) -> str:
 
 
 def _beside(config: Config, claims: Claims, found: Found) -> list[str]:
-    """The pairs that were run, by metrics that decide no claim."""
+    """The pairs that were run by metrics that decide no claim, and pairs that decide none."""
     lines = []
     for name, pairs in found.items():
-        for pair in (one.pair for one in pairs if one.found):
-            for one in supporting(pair, claims.level, config):
-                says = BETTER.get(one.verdict, one.verdict) if one.found else one.why
-                lines.append({"claim": name, **_line(one), "by this metric": says})
+        others = [effect(pair, claims.level, config) for pair in claims.claims[name].beside]
+        shown = [one for one in others if one.found]
+        for pair in (one.pair for one in (*pairs, *others) if one.found):
+            shown += supporting(pair, claims.level, config)
+        for one in shown:
+            says = BETTER.get(one.verdict, one.verdict) if one.found else one.why
+            lines.append({"claim": name, **_line(one), "by this metric": says})
     if not lines:
         return []
-    return ["## By other metrics", _table((*BESIDE, "seeds", "by this metric"), lines), BESIDE_SAYS]
+    return [
+        "## By other metrics and other runs",
+        _table((*BESIDE, "seeds", "by this metric"), lines),
+        BESIDE_SAYS,
+    ]
 
 
 def _waiting(one: Effect) -> str:
