@@ -266,8 +266,8 @@ class Config:
     sampling: Sampling
     evaluation: Evaluation
     runs: Runs
-    # How many trainings of one experiment there are: `x`, `x_s1`, `x_s2`, … differ in their training
-    # seed alone, from 0: another initialisation, order of the images, and noise.
+    # How many trainings of one experiment there are: `x`, `x_s1`, `x_s2`, … differ in their
+    # training seed alone: another initialisation, order of the images, and noise.
     repeats: dict[str, int] = field(default_factory=dict)
     convergence: dict[str, Measured] = field(
         default_factory=dict
