@@ -125,9 +125,17 @@ def effects(config: Config, claims: Claims) -> Found:
 
 
 def _counted(found: Found) -> str:
-    verdicts = [verdict_of(pairs) for pairs in found.values()]
-    counts = [f"{verdicts.count(one)} {one}" for one in get_args(Verdict) if one in verdicts]
-    return f"Of {len(verdicts)} claims that runs can decide: {', '.join(counts)}."
+    claims = [verdict_of(pairs) for pairs in found.values()]
+    comparisons = [one.verdict for pairs in found.values() for one in pairs]
+    return (
+        f"Of {len(claims)} claims that runs can decide: {_counts(claims)}. "
+        f"Of the {len(comparisons)} comparisons that they are made of: {_counts(comparisons)}."
+    )
+
+
+def _counts(verdicts: Sequence[Verdict]) -> str:
+    counts = {one: verdicts.count(one) for one in get_args(Verdict)}
+    return ", ".join(f"{one}: {count}" for one, count in counts.items() if count)
 
 
 def _how(config: Config, claims: Claims, found: Found) -> str:

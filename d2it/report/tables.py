@@ -103,12 +103,14 @@ def _costs(item: Table, printed: dict[str, str], ours: Result | None) -> dict[st
 
 def _metric(metric: str, printed: str, ours: Result | None, incomparable: bool) -> dict[str, Any]:
     value = ours.metrics.get(metric) if ours else None
-    known = value is not None and printed != "" and not incomparable
+    difference = None
+    if value is not None and printed != "" and not incomparable:
+        difference = round(value - float(printed), 6)
     return {
         f"{metric}_ours": value,
         f"{metric}_spread": ours.spread.get(metric) if ours else None,
         f"{metric}_published": printed or None,
-        f"{metric}_difference": round(value - float(printed), 6) if known else None,  # type: ignore
+        f"{metric}_difference": difference,
     }
 
 
