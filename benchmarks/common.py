@@ -86,9 +86,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit() -> str:
-    shown = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    return shown.stdout.strip()
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
+
+
+# When the benchmark starts: the checkout may move while it runs.
+COMMIT, CHANGED = _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--", "*.py"))
 
 
 def write(name: str, device: str, config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -99,7 +102,8 @@ def write(name: str, device: str, config: dict[str, Any], rows: list[dict[str, A
         {
             "hardware": hardware(device),
             "versions": versions(),
-            "commit": commit(),
+            "commit": COMMIT,
+            "changed": CHANGED,  # code that no commit holds
             "config": config,
             "rows": rows,
         },

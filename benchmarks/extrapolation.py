@@ -39,7 +39,8 @@ prints its sums.
 """
 NOT_MEASURED = f"Not measured yet: there is no `benchmarks/results/{MEASURED.name}`."
 LEGEND = """
-Seconds are of the first and the last point. *Exponent*: the slope of log seconds over log x by
+The networks are toys: width {width}, depth {depth}, {side} x {side} latents, {batch} images a
+step, but where that varies. Seconds are of the first and the last point. *Exponent*: the slope of log seconds over log x by
 least squares; 1 is proportional. *MACs'*: that of the multiply-accumulates. *Line*: least squares
 of seconds over x, where a fixed part and one for each step or run are what is asked; over the
 ratio, in units of the step at ratio 0, with that of the MACs.
@@ -260,7 +261,8 @@ def page(found: dict[str, Any]) -> str:
     """`found`: the JSON; without rows, the page says that the curves are not measured."""
     rows = found["rows"]
     where = f"On {machine(found)}. `benchmarks/results/{MEASURED.name}`." if rows else ""
-    curve = [table(curves(rows)), LEGEND, where] if rows else [NOT_MEASURED]
+    legend = LEGEND.format(**found["config"]) if rows else ""
+    curve = [table(curves(rows)), legend, where] if rows else [NOT_MEASURED]
     return "\n".join([INTRODUCTION, *curve, COMPUTED, table(sums(rows)), breaking()]) + "\n"
 
 

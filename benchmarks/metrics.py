@@ -10,6 +10,7 @@ Inception Scores share a classifier.
 
 import contextlib
 import io
+import os
 import tempfile
 import time
 import warnings
@@ -201,6 +202,8 @@ def compared(what: str, peer: str, calls: Calls, repeats: int) -> dict[str, Any]
 
 def main() -> None:
     options = arguments(__doc__.split("\n")[0])
+    os.environ.setdefault("D2IT_THREADS", str(len(os.sched_getaffinity(0))))
+    torch.set_num_threads(int(os.environ["D2IT_THREADS"]))
     rows = []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy's, of singular matrices

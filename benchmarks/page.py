@@ -15,7 +15,8 @@ INTRODUCTION = """# Benchmarks
 
 `make bench` measures all of this again on this machine's CPU, `make bench GPU=1` on its GPU, and
 writes this page from the JSON files of `benchmarks/results/`. Candidates take turns in one run, and
-medians are shown: the ratios between them travel to other machines, the seconds do not.
+medians are shown: the ratios between them travel to other machines, the seconds do not. Ways to
+compute the same bits came out up to a tenth apart: a ratio nearer to 1 than that says nothing.
 [scaling.md](scaling.md) says how costs grow.
 """
 TARGETS = """## Targets

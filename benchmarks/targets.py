@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from d2it.files import read_json
 from d2it.gpus import find_gpu
 
 Found = dict[str, Any]  # a benchmark's JSON
+Sign = Literal["≥", "≤"]
 OURS, FAST = "DiT", "diffusers' DiT, equal dtype and compile"
 SIZES = {"cpu": ("demo", "B"), "cuda": ("B", "L", "XL")}
 MFU = {"B": 0.3, "L": 0.38, "XL": 0.4}
@@ -17,32 +18,31 @@ MFU = {"B": 0.3, "L": 0.38, "XL": 0.4}
 @dataclass(frozen=True)
 class Target:
     what: str
-    at_least: bool
+    sign: Sign
     wanted: float
     file: str  # below benchmarks/results/
     value: Callable[[Found], float]
 
     def row(self, results: Path) -> dict[str, Any]:
-        sign = "≥" if self.at_least else "≤"
-        row: dict[str, Any] = {"target": self.what, "wanted": f"{sign} {self.wanted:g}"}
+        row: dict[str, Any] = {"target": self.what, "wanted": f"{self.sign} {self.wanted:g}"}
         if not (results / self.file).is_file():
             return row | {"measured": "", "verdict": "not measured"}
         value = self.value(read_json(results / self.file, made_by="make bench"))
-        met = value >= self.wanted if self.at_least else value <= self.wanted
+        met = value >= self.wanted if self.sign == "≥" else value <= self.wanted
         return row | {"measured": value, "verdict": "met" if met else "not met"}
 
 
 def targets() -> Iterator[Target]:
     yield Target(
         "calibration, speed over the direct kernel density",
-        True,
+        "≥",
         50,
         "calibration-cpu.json",
         lambda found: one(found, what="d2it calibrate")["over_direct"],
     )
     yield Target(
         "Fréchet distance, speed over scipy's matrix root at full rank",
-        True,
+        "≥",
         10,
         "metrics-cpu.json",
         lambda found: one(found, what="Fréchet distance, 4096 features")["peer / ours"],
@@ -50,7 +50,7 @@ def targets() -> Iterator[Target]:
     for command, wanted in (("dry run of the paper's grid", 3), ("d2it --help", 0.5)):
         yield Target(
             f"{command}, seconds",
-            False,
+            "≤",
             wanted,
             "workflow-cpu.json",
             lambda found, command=command: one(found, command=command)["seconds"],
@@ -63,8 +63,8 @@ def targets() -> Iterator[Target]:
 def of_training(device: str, size: str) -> Iterator[Target]:
     file, name = f"training-{device}.json", "CPU" if device == "cpu" else "GPU"
 
-    def add(what: str, at_least: bool, wanted: float, value: Callable[[Found], float]) -> Target:
-        return Target(f"{what}, {size} on a {name}", at_least, wanted, file, value)
+    def add(what: str, sign: Sign, wanted: float, value: Callable[[Found], float]) -> Target:
+        return Target(f"{what}, {size} on a {name}", sign, wanted, file, value)
 
     def rows(found: Found, network: str) -> dict[str, Any]:
         return one(found, network=network, size=size)
@@ -75,16 +75,16 @@ def of_training(device: str, size: str) -> Iterator[Target]:
             row = rows(found, network)
             return float(row["mac_bound_over_our_dit"] / row["over_our_dit"])
 
-        yield add(f"training D²iT, {windows}, seconds over its MAC bound", False, 1.15, over_bound)
+        yield add(f"training D²iT, {windows}, seconds over its MAC bound", "≤", 1.15, over_bound)
     yield add(
         "training DiT, speed over diffusers' at equal dtype and compile",
-        True,
+        "≥",
         1,
         lambda found: rows(found, FAST)["seconds"] / rows(found, OURS)["seconds"],
     )
     yield add(
         "training DiT, speed over diffusers' in the published loop",
-        True,
+        "≥",
         1.5,
         lambda found: rows(found, OURS)["over_published_loop"],
     )
@@ -94,7 +94,7 @@ def of_training(device: str, size: str) -> Iterator[Target]:
             peak = find_gpu(found["hardware"]["gpu"]).bf16
             return float(rows(found, OURS)["tflops"] / peak)
 
-        yield add("training DiT, MFU in bf16", True, MFU[size], mfu)
+        yield add("training DiT, MFU in bf16", "≥", MFU[size], mfu)
 
 
 def one(found: Found, **wanted: str) -> dict[str, Any]:

@@ -245,8 +245,18 @@ def measure(device: str, name: str, repeats: int, folder: Path) -> list[dict[str
             }
         )
         if device == "cuda":
-            rows[-1]["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
+            rows[-1]["step_memory_gb"] = round(step_memory(steps[label]) / 1e9, 1)
     return rows
+
+
+def step_memory(step: Callable[[], Any]) -> int:
+    """Bytes of a step beside what lies on the GPU anyway: weights and states of all."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    lying = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - lying
 
 
 def main() -> None:

@@ -4,8 +4,10 @@
 
 A gain is the seconds of what is in use over those of the other way: above 1, the other is faster.
 What takes a tenth off a step and changes no bit of it would be taken into use; what changes bits is
-a setting at most, as `sampling.precision` is. Attention in windows is two layers of twelve, and
-modulation microseconds of each: their gains are about a hundredth of a step.
+a setting at most, as `sampling.precision` is. Skipped windows are a setting too: they change no
+bit, but their shapes follow the data, which compiled networks do not bear. Attention in windows is
+two layers of twelve, and modulation microseconds of each: their gains are about a hundredth of a
+step.
 Differences are of outputs, relative to the largest; a sampling step is a forward pass.
 
 FlexAttention has no backward pass on a CPU, and is tried in sampling alone; what it generates at

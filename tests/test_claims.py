@@ -211,7 +211,7 @@ def test_results_of_different_hardware_do_not_stand_in_one_table(config):
     took(config, "d2it_l", [1.0, 1.0, 1.0])
     assert "Trained on: H200." in render(config, load_claims())
     of(config, *CLEAR)
-    assert "trained on: H200" in summary(config)
+    assert "Trained on: H200." in summary(config)
     took(config, "d2it_l", [1.0, 1.0, 1.0], "cpu")
     with pytest.raises(UserError, match="trained on H200 and cpu"):
         render(config, load_claims())

@@ -125,9 +125,9 @@ def test_a_full_disk_and_a_path_below_a_file_get_one_sentence(tmp_path):
 
 def test_a_scale_drops_an_evaluation_that_it_inherits():
     runs = load(overrides=["scale=mini"]).runs.content
-    assert set(runs["d2it_b_s1"].evaluations) == {"main", "middle", "late"}
+    assert set(runs["d2it_b_routing_s1"].evaluations) == {"main", "middle", "late"}
     runs = load(overrides=["scale=mini_cpu"]).runs.content
-    assert set(runs["d2it_b_s1"].evaluations) == {"main"}
+    assert set(runs["d2it_b_routing_s1"].evaluations) == {"main"}
     fewer = load(overrides=["scale=mini", "convergence.early=null"])
     assert set(fewer.runs.content["d2it_b_classes"].evaluations) == {"middle", "main"}
 

@@ -92,7 +92,7 @@ class Effect:
     @property
     def results(self) -> list[Result]:
         """Each once, side by side for one seed after the other."""
-        return list({one.run + one.label: one for both in self.found for one in both}.values())
+        return list({(one.run, one.label): one for both in self.found for one in both}.values())
 
 
 def load_claims(path: Path | None = None) -> Claims:

@@ -26,35 +26,54 @@ from d2it.report.claims import (
     supporting,
     verdict_of,
 )
-from d2it.report.results import made_with, published, scale_line
+from d2it.report.results import Result, made_with, published
 from d2it.report.text import markdown_table
 
 ABSENT = "–"
-# The columns of the README's table, and those that only the page has room for
-SHORT = (
-    *("claim", "compared", "metric", "first", "second", "difference, %", "paper's, %"),
-    *("seeds", "verdict"),
-)
-COLUMNS = (
-    *("claim", "compared", "metric", "first", "second", "nearest", "difference", "difference, %"),
-    *("at equal seconds", "paper's, %", "seeds", "verdict", "runs"),
-)
-BESIDE = ("claim", "compared", "metric", "first", "second", "difference", "difference, %")
+COLUMNS = [
+    "claim",
+    "compared",
+    "metric",
+    "first",
+    "second",
+    "nearest",
+    "GMACs",
+    "difference",
+    "difference, %",
+    "at equal seconds",
+    "paper's, %",
+    "seeds",
+    "verdict",
+    "runs",
+]
+ONLY_HERE = ("nearest", "GMACs", "difference", "at equal seconds", "runs")  # not in the README
+SHORT = [column for column in COLUMNS if column not in ONLY_HERE]
+BESIDE = [*COLUMNS[:5], "difference", "difference, %", "seeds", "by this metric"]
 BETTER: dict[Verdict, str] = {"holds": "better", "does not hold": "worse"}
-RUN_SAYS = (
-    "Differences are of training seeds, paired: both methods of a seed see the same images in the "
-    "same order. In brackets: Student's {:g} % interval of the mean difference; one seed has none. "
+IN_SHORT = (
+    "In brackets: Student's {level:g} % interval of the mean difference over training seeds. "
     "*Holds*: all of it is on the paper's side, or, where two are said to be equal, within the "
     "share that is named. *Does not hold*: all of it is on the other. *Not decidable*: it holds "
-    "both answers. *Incomplete*: some pair was not run. *So far*: some seeds were not. What "
-    "differs between seeds is the training of the content network or DiT: DVAE, grain network and "
-    "the noise of maps and samples are the same for all, and no interval holds their scatter, but "
-    "where DVAEs are compared. No correction is made for the number of claims, nor for seeds that "
-    "were added after a look at the others. Verdicts are at equal "
-    "steps; at equal seconds the slower one is taken at the moment when the faster one ended, "
-    "where the seeds of each took the same time. `nearest`, first and second: the distance of "
-    "samples from the training images over that of unseen ones; below 1 is memorisation."
+    "both answers. *Incomplete*: some pair was not run. *So far*: seeds that the scale asks for "
+    "were not. Comparisons share runs: they are no independent tests. {apart}: the two sides' "
+    "maps are not drawn by one grain network, and of each there is one training."
 )
+RUN_SAYS = (
+    "Differences are paired: both methods of a seed see the same images in the same order. What "
+    "differs between seeds is the training of the content network or DiT: DVAE, grain network and"
+    " the noise of maps and samples are the same for all, and no interval holds their scatter, "
+    "but where DVAEs are compared. No correction is made for the number of claims, nor for seeds "
+    "that were added after a look at the others. Verdicts are at equal steps: {seconds}. `GMACs`,"
+    " first and second: of one pass, as it was computed; the grain network's are not in it. "
+    "`nearest`, first and second: the distance of samples from the training images over that of "
+    "unseen ones; below 1 is memorisation."
+)
+TIMED = (
+    "at equal seconds the slower one is taken at the moment when the faster one ended, where the "
+    "seeds of each took the same time"
+)
+UNTIMED = "at equal seconds nothing is known, for want of measured moments or of steady times"
+APART, SO_FAR = "†", " so far"
 BESIDE_SAYS = (
     "These decide no claim; *better* and *worse* are said of the first. `epsilon_error` is the "
     "error of the predicted noise on held-out images, the same noise and times for all; `_0` and "
@@ -93,13 +112,13 @@ def render(config: Config, claims: Claims) -> str:
     for name, why in claims.untested.items():
         reasons.setdefault(why, []).append(f"{name} {printed[name]['claim']}")
     parts = [
-        f"*{scale_line(config, 'claims')}*",
+        f"*Scale {config.name}. {config.caption}*",
         "# What the paper claims, and what we find",
         _counted(found),
         _how(config, claims, found),
         "## What was run",
         _table(COLUMNS, _lines(claims, found)),
-        RUN_SAYS.format(100 * claims.level),
+        f"{_in_short(claims)} {_in_full(found)}",
         *_beside(config, claims, found),
         *(["## Not run", "\n".join(waiting)] if waiting else []),
         "## Not for these runs to decide",
@@ -112,8 +131,13 @@ def summary(config: Config) -> str:
     """What was run, in few columns, for the README."""
     claims = load_claims()
     found = effects(config, claims)
-    how = f"Scale {config.name}; trained on: {hardware(config, needed(claims, config))}."
-    parts = [f"*{how} {config.caption}*", _table(SHORT, _lines(claims, found)), _counted(found)]
+    parts = [
+        f"*Scale {config.name}. {config.caption}*",
+        _how(config, claims, found),
+        _table(SHORT, _lines(claims, found)),
+        _in_short(claims),
+        _counted(found),
+    ]
     return "\n\n".join(parts)
 
 
@@ -125,17 +149,26 @@ def effects(config: Config, claims: Claims) -> Found:
 
 
 def _counted(found: Found) -> str:
-    claims = [verdict_of(pairs) for pairs in found.values()]
-    comparisons = [one.verdict for pairs in found.values() for one in pairs]
+    claims = [_so_far(verdict_of(pairs), pairs) for pairs in found.values()]
+    comparisons = [_so_far(one.verdict, [one]) for pairs in found.values() for one in pairs]
     return (
         f"Of {len(claims)} claims that runs can decide: {_counts(claims)}. "
         f"Of the {len(comparisons)} comparisons that they are made of: {_counts(comparisons)}."
     )
 
 
-def _counts(verdicts: Sequence[Verdict]) -> str:
-    counts = {one: verdicts.count(one) for one in get_args(Verdict)}
-    return ", ".join(f"{one}: {count}" for one, count in counts.items() if count)
+def _counts(verdicts: Sequence[str]) -> str:
+    known = [f"{one}{far}" for one in get_args(Verdict) for far in ("", SO_FAR)]
+    return ", ".join(f"{one}: {verdicts.count(one)}" for one in known if one in verdicts)
+
+
+def _in_short(claims: Claims) -> str:
+    return IN_SHORT.format(level=100 * claims.level, apart=APART)
+
+
+def _in_full(found: Found) -> str:
+    timed = any(one.timed for pairs in found.values() for one in pairs)
+    return RUN_SAYS.format(seconds=TIMED if timed else UNTIMED)
 
 
 def _how(config: Config, claims: Claims, found: Found) -> str:
@@ -186,6 +219,11 @@ def _line(one: Effect) -> dict[str, str]:
     second, spread = one.average(1), (one.mean, one.low, one.high)
     if all("nearest" in result.metrics for result in one.results):
         line["nearest"] = ", ".join(f"{one.average(side, 'nearest'):.3g}" for side in (0, 1))
+    if all("gmacs" in result.header for result in one.results):
+        line["GMACs"] = ", ".join(f"{side.header['gmacs']['dense']:.3g}" for side in one.found[0])
+    drawn_by = [side.recipe.get("grain_sha256") for side in one.found[0]]
+    if drawn_by[0] != drawn_by[1]:
+        line["compared"] += f" {APART}"
     if one.timed:
         line["at equal seconds"] = _span(*one.timed)
     return line | {
@@ -193,14 +231,19 @@ def _line(one: Effect) -> dict[str, str]:
         "second": f"{second:.4g}",
         "difference": _span(*spread),
         "difference, %": _span(*(100 * value / second for value in spread)),
-        "runs": ", ".join(dict.fromkeys(result.run for result in one.results)),
+        "runs": ", ".join(dict.fromkeys(map(_named, one.results))),
     }
+
+
+def _named(result: Result) -> str:
+    """The run, and which of its evaluations where that is not the main one."""
+    return result.run if result.label == "main" else f"{result.run} ({result.label})"
 
 
 def _so_far(verdict: Verdict, effects: Sequence[Effect]) -> str:
     """The verdict, and whether seeds that the scale asks for may still change it."""
     lacking = any(0 < len(one.found) < one.asked for one in effects)
-    return f"{verdict} so far" if lacking and verdict in BETTER else verdict
+    return verdict + SO_FAR if lacking and verdict not in ("incomplete", "not run") else verdict
 
 
 def _beside(config: Config, claims: Claims, found: Found) -> list[str]:
@@ -212,13 +255,15 @@ def _beside(config: Config, claims: Claims, found: Found) -> list[str]:
         for pair in (one.pair for one in (*pairs, *others) if one.found):
             shown += supporting(pair, claims.level, config)
         for one in shown:
-            says = BETTER.get(one.verdict, one.verdict) if one.found else one.why
+            verdict = _so_far(one.verdict, [one])
+            says = verdict.replace(one.verdict, BETTER.get(one.verdict, one.verdict))
+            says = says if one.found else one.why
             lines.append({"claim": name, **_line(one), "by this metric": says})
     if not lines:
         return []
     return [
         "## By other metrics and other runs",
-        _table((*BESIDE, "seeds", "by this metric"), lines),
+        _table(BESIDE, lines),
         BESIDE_SAYS,
     ]
 
