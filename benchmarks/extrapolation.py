@@ -40,10 +40,11 @@ prints its sums.
 NOT_MEASURED = f"Not measured yet: there is no `benchmarks/results/{MEASURED.name}`."
 LEGEND = """
 The networks are toys: width {width}, depth {depth}, {side} x {side} latents, {batch} images a
-step, but where that varies. Seconds are of the first and the last point. *Exponent*: the slope of log seconds over log x by
-least squares; 1 is proportional. *MACs'*: that of the multiply-accumulates. *Line*: least squares
-of seconds over x, where a fixed part and one for each step or run are what is asked; over the
-ratio, in units of the step at ratio 0, with that of the MACs.
+step, but where that varies. Seconds are of the first and the last point. *Exponent*: the slope
+of log seconds over log x by least squares; 1 is proportional. *MACs'*: that of the multiply-
+accumulates. *Line*: least squares of seconds over x, where a fixed part and one for each step
+or run are what is asked; over the ratio, in units of the step at ratio 0, with that of the
+MACs.
 """
 COMPUTED = f"""
 ## ImageNet-22k on {NODES} nodes: computed, not measured
