@@ -15,7 +15,7 @@ from d2it.config import load
 from d2it.report.claims_page import write_claims
 from d2it.report.study import load_study
 from d2it.report.tables import write_table
-from tools.readme import claims_block, results_block
+from tools.readme import BLOCKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,7 +130,7 @@ def test_the_readme_shows_what_is_committed(committed, monkeypatch):
     text = Path("README.md").read_text()
     for name, made in (("results", results_block()), ("claims", claims_block())):
         block = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
-        assert block.strip() == made, f"python tools/readme.py {name}"
+        assert block.strip() == made, f"python -m tools.readme {name}"
 
 
 def unsound(evaluation: bytes, provenance: bytes | None) -> str | None:

@@ -1,7 +1,8 @@
-"""What the README shows of results: the demo's picture and table, and the claims that were tested.
+"""What the README shows of results: the demo's picture and table, the claims that were tested, and
+how fast it is.
 
-python tools/readme.py           # after `make demo`: docs/first_screen.png and both blocks
-python tools/readme.py claims    # one of picture, results, claims
+python -m tools.readme           # after `make demo`: docs/first_screen.png and all blocks
+python -m tools.readme claims    # one of picture, results, claims, speed
 """
 
 import sys
@@ -11,6 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from benchmarks.common import RESULTS, machine, table
+from benchmarks.targets import targets
 from d2it.config import Config, load, paths
 from d2it.data.photos import read_photo
 from d2it.data.sources import read_sources
@@ -54,6 +57,16 @@ def claims_block() -> str:
     return "\n\n".join(parts) or "None of them has been held against runs yet."
 
 
+def speed_block() -> str:
+    """What was aimed at, as far as it has been measured."""
+    rows = [row for target in targets() if (row := target.row(RESULTS))["measured"] != ""]
+    where = machine(read_json(RESULTS / "training-cpu.json", made_by="make bench"))
+    return f"{table(rows)}\n\nOn {where}."
+
+
+BLOCKS = {"results": results_block, "claims": claims_block, "speed": speed_block}
+
+
 def write_block(name: str, text: str) -> None:
     """Between the README's marks of this name."""
     readme, mark, end = Path("README.md"), f"<!-- {name} -->", f"<!-- /{name} -->"
@@ -86,8 +99,8 @@ def picture(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ("picture", "results", "claims"):
+    for name in sys.argv[1:] or ("picture", *BLOCKS):
         if name == "picture":
             picture(load())
         else:
-            write_block(name, {"results": results_block, "claims": claims_block}[name]())
+            write_block(name, BLOCKS[name]())
