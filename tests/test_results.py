@@ -128,9 +128,9 @@ def test_reconstructions_beat_bicubic_at_equal_code_size_and_gain_with_the_ratio
 def test_the_readme_shows_what_is_committed(committed, monkeypatch):
     monkeypatch.chdir(committed)
     text = Path("README.md").read_text()
-    for name, made in (("results", results_block()), ("claims", claims_block())):
+    for name, make in BLOCKS.items():
         block = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
-        assert block.strip() == made, f"python -m tools.readme {name}"
+        assert block.strip() == make(), f"python -m tools.readme {name}"
 
 
 def unsound(evaluation: bytes, provenance: bytes | None) -> str | None:
