@@ -38,6 +38,13 @@ LOOK = 2.0  # seconds between two looks at what a job left; Slurm itself is aske
 ENDING = 60.0  # seconds that a job may be listed as completing: then it is gone, or waits again
 
 
+def _port(job: int) -> int:
+    """Where a job's processes meet: each of 12,768 jobs in a row elsewhere, and below the ports
+    (32768 and up) that Linux gives to connections, where submitit's choice may be taken already.
+    """
+    return 20_000 + job % 12_768
+
+
 @dataclass
 class SlurmJob(Job):
     """As one process of a job; requeued by Slurm, it goes on."""
@@ -55,6 +62,7 @@ class SlurmJob(Job):
             for half in here.paths.folder.glob(f"{here.job_id}_*.save_tmp"):
                 half.unlink()
             count_starts(make_plan(self.config, self.run), here.job_id)
+        os.environ.setdefault("MASTER_PORT", str(_port(int(os.environ["SLURM_JOB_ID"]))))
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         os.environ["MASTER_ADDR"] = _address(os.environ["MASTER_ADDR"])
         try:
