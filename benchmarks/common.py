@@ -28,6 +28,11 @@ def arguments(description: str, repeats: int = 5) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def use_all_cores() -> None:
+    """A stage takes one thread unless it is told otherwise; a benchmark takes the machine."""
+    os.environ.setdefault("D2IT_THREADS", str(len(os.sched_getaffinity(0))))
+
+
 def interleaved(
     candidates: dict[str, Callable[[], Any]],
     repeats: int,

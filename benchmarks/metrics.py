@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks.common import arguments, interleaved, write
+from benchmarks.common import arguments, interleaved, use_all_cores, write
 from d2it.config import load
 from d2it.data.fetch import weights_file
 from d2it.evaluation import reference
@@ -202,7 +202,7 @@ def compared(what: str, peer: str, calls: Calls, repeats: int) -> dict[str, Any]
 
 def main() -> None:
     options = arguments(__doc__.split("\n")[0])
-    os.environ.setdefault("D2IT_THREADS", str(len(os.sched_getaffinity(0))))
+    use_all_cores()
     torch.set_num_threads(int(os.environ["D2IT_THREADS"]))
     rows = []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():

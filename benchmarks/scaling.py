@@ -6,7 +6,6 @@ The points of a curve take turns. docs/scaling.md fits them, and says what they 
 """
 
 import functools
-import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ import torch
 import yaml
 
 from benchmarks.calibration import REGION, photographs
-from benchmarks.common import arguments, interleaved, write
+from benchmarks.common import arguments, interleaved, use_all_cores, write
 from benchmarks.sampling import maps_of
 from benchmarks.training import CHANNELS, CLASSES, RATIO, WINDOW, latents_in, ours
 from benchmarks.workflow import ROOT
@@ -169,7 +168,7 @@ def measured(points: list[Point], repeats: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     given = arguments(__doc__.splitlines()[0], repeats=3)
-    os.environ.setdefault("D2IT_THREADS", str(len(os.sched_getaffinity(0))))
+    use_all_cores()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for points in (

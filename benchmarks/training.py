@@ -9,7 +9,6 @@ parameter, `loss.item()`; "fast" gives it our dtype and compiled blocks and take
 """
 
 import copy
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import arguments, interleaved, write
+from benchmarks.common import arguments, interleaved, use_all_cores, write
 from d2it.config.ratios import finest
 from d2it.config.schema import Training
 from d2it.diffusion import Schedule
@@ -261,7 +260,7 @@ def step_memory(step: Callable[[], Any]) -> int:
 
 def main() -> None:
     given = arguments(__doc__.splitlines()[0])
-    os.environ.setdefault("D2IT_THREADS", str(len(os.sched_getaffinity(0))))
+    use_all_cores()
     rows = []
     for name in SIZES[given.device]:
         with tempfile.TemporaryDirectory() as folder:

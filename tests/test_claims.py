@@ -112,12 +112,10 @@ def test_what_was_run_comes_first_and_says_how_many_seeds(config):
     of(config, *(values[:2] for values in CLEAR))
     page = sections(render(config, load_claims()))
     assert list(page) == [
-        *(
-            "What was run",
-            "By other metrics and other runs",
-            "Not run",
-            "Not for these runs to decide",
-        )
+        "What was run",
+        "By other metrics and other runs",
+        "Not run",
+        "Not for these runs to decide",
     ]
     row = next(line for line in page["What was run"].splitlines() if "d2it_l < dit_l" in line)
     assert "| 2 of 3 |" in row and "C05" in row and "C05" not in page["Not run"]

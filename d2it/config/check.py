@@ -242,7 +242,6 @@ def _check_repeats(config: Config) -> None:
     runs = {name: run for kind in KINDS for name, run in getattr(config.runs, kind).items()}
     for name, count in config.repeats.items():
         where = f"repeats.{name}"
-        _known(name, runs, "repeats", "run")
         _require(training_seed(config, name) == 0, f"{where} repeats what is itself a repeat.")
         for repeat in repeats_of(config, name):
             _known(repeat, runs, where, "run")

@@ -240,7 +240,7 @@ def _named(result: Result) -> str:
     return result.run if result.label == "main" else f"{result.run} ({result.label})"
 
 
-def _so_far(verdict: Verdict, effects: Sequence[Effect]) -> str:
+def _so_far(verdict: str, effects: Sequence[Effect]) -> str:
     """The verdict, and whether seeds that the scale asks for may still change it."""
     lacking = any(0 < len(one.found) < one.asked for one in effects)
     return verdict + SO_FAR if lacking and verdict not in ("incomplete", "not run") else verdict
@@ -255,9 +255,7 @@ def _beside(config: Config, claims: Claims, found: Found) -> list[str]:
         for pair in (one.pair for one in (*pairs, *others) if one.found):
             shown += supporting(pair, claims.level, config)
         for one in shown:
-            verdict = _so_far(one.verdict, [one])
-            says = verdict.replace(one.verdict, BETTER.get(one.verdict, one.verdict))
-            says = says if one.found else one.why
+            says = _so_far(BETTER.get(one.verdict, one.verdict), [one]) if one.found else one.why
             lines.append({"claim": name, **_line(one), "by this metric": says})
     if not lines:
         return []
