@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import statistics
 import subprocess
 import sys
 from dataclasses import replace
@@ -194,14 +195,41 @@ def test_at_equal_seconds_the_slower_is_taken_when_the_faster_ended(config):
     took(config, "d2it_l", [160.0, 160.0, 160.0])  # after 100 s it is at .625 of its training
     plant(config, "d2it_l", [110.0, 112.0, 109.0], "middle")  # .5
     plant(config, "d2it_l", [100.0, 102.0, 99.0], "late")  # .75
-    mean, low, high = effect(PAIR, 0.95, config).timed
-    assert mean == pytest.approx(105 - 100 + (0 + 2 - 1 - 0 - 3 - 1) / 3)
+    found = effect(PAIR, 0.95, config).timed
+    others = statistics.fmean(CLEAR[1]) / 100
+    assert found[0] * others == pytest.approx(105 - 100 + (0 + 2 - 1 - 0 - 3 - 1) / 3)
     wanted = scipy.stats.ttest_rel([105.0, 107.0, 104.0], CLEAR[1]).confidence_interval(0.95)
-    assert (low, high) == pytest.approx((wanted.low, wanted.high))
+    assert [limit * others for limit in found[1:]] == pytest.approx([wanted.low, wanted.high])
     took(config, "d2it_l", [900.0, 900.0, 900.0])  # not measured so early
     assert effect(PAIR, 0.95, config).timed is None
     took(config, "d2it_l", [160.0, 190.0, 160.0])  # something else ran on the machine
     assert effect(PAIR, 0.95, config).timed is None
+
+
+def test_at_equal_work_the_dearer_is_taken_when_it_had_done_what_the_other_did(config):
+    of(config, *CLEAR)
+    plant(config, "d2it_l", [110.0, 112.0, 109.0], "middle")  # .5
+    plant(config, "d2it_l", [98.0, 100.0, 97.0], "late")  # .75
+    costs(config, "dit_l", 2.0)
+    costs(config, "d2it_l", 2.0)
+    assert effect(PAIR, 0.95, config).worked is None  # nothing to add
+    costs(config, "d2it_l", 3.2)  # at .625 of its training it has done as much
+    mean, low, high = effect(PAIR, 0.95, config).worked
+    first = [104.0, 106.0, 103.0]
+    others = statistics.fmean(CLEAR[1])
+    assert mean == pytest.approx(100 * (statistics.fmean(first) - others) / others)
+    wanted = scipy.stats.ttest_rel(first, CLEAR[1]).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((100 * wanted.low / others, 100 * wanted.high / others))
+    page = sections(render(config, load_claims()))["What was run"]
+    assert "at equal work, %" in page and f"{mean:+.3g} [" in page
+    costs(config, "d2it_l", 5.0)  # not measured so early
+    assert effect(PAIR, 0.95, config).worked is None
+
+
+def costs(config, experiment: str, gmacs: float) -> None:
+    for run in repeats_of(config, experiment):
+        path = paths.evaluation(config, run)
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"gmacs": {"dense": gmacs}}))
 
 
 def test_results_of_different_hardware_do_not_stand_in_one_table(config):

@@ -1,14 +1,14 @@
 """The paper's claims, each held against runs of ours.
 
 An effect is the difference of a metric between two runs of the same training seed, which saw the
-same images in the same order. Its t-interval over the training seeds decides, at equal steps. Where
-the runs' provenance tells how long they took, the same is said at equal seconds: the slower one is
-taken at the moment when the faster one ended, between the moments at which it was measured.
+same images in the same order. Its t-interval over the training seeds decides, at equal steps. The
+same is said at equal work, and at equal seconds where the runs' provenance tells them: the dearer
+one is taken when it had cost what the other one did, between the moments at which it was measured.
 """
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -77,7 +77,8 @@ class Effect:
     high: float
     verdict: Verdict
     why: str = ""  # a seed lacks
-    timed: tuple[float, float, float] | None = None  # at equal seconds: mean and interval
+    worked: tuple[float, float, float] | None = None  # at equal work: mean and interval, % of than
+    timed: tuple[float, float, float] | None = None  # at equal seconds
 
     @property
     def mean(self) -> float:
@@ -146,7 +147,18 @@ def effect(pair: Pair, level: float, config: Config) -> Effect:
     margin = pair.within * statistics.fmean(b.metrics[pair.metric] for _, b in found)
     worse = (-high, -low) if pair.metric in HIGHER_IS_BETTER else (low, high)
     verdict = decide(*worse, margin, pair.expect)
-    return Effect(pair, len(seeds), found, low, high, verdict, why, _timed(pair, level, config))
+    timed = all(steady(config, repeats_of(config, run)) for run, _ in pair.sides)
+    return Effect(
+        pair,
+        len(seeds),
+        found,
+        low,
+        high,
+        verdict,
+        why,
+        worked=_at_equal(work, pair, level, config),
+        timed=_at_equal(seconds, pair, level, config) if timed else None,
+    )
 
 
 def supporting(pair: Pair, level: float, config: Config) -> list[Effect]:
@@ -161,28 +173,38 @@ def _on_same_latents(first: Result, second: Result) -> bool:
     )
 
 
-def _timed(pair: Pair, level: float, config: Config) -> tuple[float, float, float] | None:
-    """The mean difference at equal seconds and its interval; None: it cannot be known."""
+def _at_equal(
+    cost: Callable[[Config, str], float | None], pair: Pair, level: float, config: Config
+) -> tuple[float, float, float] | None:
+    """The mean difference at equal cost and its interval, in % of the second's; None: unknown.
+
+    The dearer one is taken after the share of its training that costs what the other's did.
+    """
     if {pair.label, pair.than_label} != {"main"} or pair.metric == "rfid":
         return None
-    seeds = [repeats_of(config, run) for run, _ in pair.sides]
-    if not all(steady(config, runs) for runs in seeds):
-        return None
-    differences = []
-    for runs in zip(*seeds, strict=False):
-        times = [seconds(config, run) for run in runs]
-        known = [one for one in times if one is not None]
-        if len(known) < 2:
+    found: list[tuple[float, float]] = []
+    for runs in zip(*(repeats_of(config, run) for run, _ in pair.sides), strict=False):
+        costs = [known for run in runs if (known := cost(config, run))]
+        if len(costs) < 2 or costs[0] == costs[1]:  # unknown, or nothing to add
             continue
-        values = [
-            _moment(config, run, pair.metric, min(known) / own)
-            for run, own in zip(runs, known, strict=True)
-        ]
-        if values[0] is not None and values[1] is not None:
-            differences.append(values[0] - values[1])
-    if not differences:
+        first, second = (
+            _moment(config, run, pair.metric, min(costs) / own)
+            for run, own in zip(runs, costs, strict=True)
+        )
+        if first is not None and second is not None:
+            found.append((first, second))
+    if not found:
         return None
-    return statistics.fmean(differences), *interval(differences, level)
+    differences = [first - second for first, second in found]
+    whole = statistics.fmean(second for _, second in found) / 100
+    low, high = interval(differences, level)
+    return statistics.fmean(differences) / whole, low / whole, high / whole
+
+
+def work(config: Config, run: str) -> float | None:
+    """Multiplications of the network that is compared, an image: both sides see as many."""
+    found = result(config, run)
+    return None if isinstance(found, Gap) else found.header.get("gmacs", {}).get("dense")
 
 
 def seconds(config: Config, run: str) -> float | None:

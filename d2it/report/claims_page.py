@@ -40,15 +40,23 @@ COLUMNS = [
     "GMACs",
     "difference",
     "difference, %",
-    "at equal seconds",
+    "at equal work, %",
+    "at equal seconds, %",
     "paper's, %",
     "seeds",
     "verdict",
     "runs",
 ]
-ONLY_HERE = ("nearest", "GMACs", "difference", "at equal seconds", "runs")  # not in the README
+ONLY_HERE = ("nearest", "GMACs", "difference", "at equal seconds, %", "runs")  # not in the README
 SHORT = [column for column in COLUMNS if column not in ONLY_HERE]
-BESIDE = [*COLUMNS[:5], "difference", "difference, %", "seeds", "by this metric"]
+BESIDE = [
+    *COLUMNS[:5],
+    "difference",
+    "difference, %",
+    "at equal work, %",
+    "seeds",
+    "by this metric",
+]
 BETTER: dict[Verdict, str] = {"holds": "better", "does not hold": "worse"}
 IN_SHORT = (
     "In brackets: Student's {level:g} % interval of the mean difference over training seeds. "
@@ -56,23 +64,27 @@ IN_SHORT = (
     "share that is named. *Does not hold*: all of it is on the other. *Not decidable*: it holds "
     "both answers. *Incomplete*: some pair was not run. *So far*: seeds that the scale asks for "
     "were not. Comparisons share runs: they are no independent tests. {apart}: the two sides' "
-    "maps are not drawn by one grain network, and of each there is one training."
+    "maps are not drawn by one grain network, and of each there is one training. {work}"
+)
+WORKED = (
+    "At equal work: the dearer network is taken at the moment when it had done as many "
+    "multiplications as the other did in all, on the line between measured moments."
 )
 RUN_SAYS = (
     "Differences are paired: both methods of a seed see the same images in the same order. What "
     "differs between seeds is the training of the content network or DiT: DVAE, grain network and"
     " the noise of maps and samples are the same for all, and no interval holds their scatter, "
     "but where DVAEs are compared. No correction is made for the number of claims, nor for seeds "
-    "that were added after a look at the others. Verdicts are at equal steps: {seconds}. `GMACs`,"
-    " first and second: of one pass, as it was computed; the grain network's are not in it. "
+    "that were added after a look at the others. Verdicts are at equal steps. {seconds} `GMACs`, "
+    "first and second: of one pass, as it was computed; the grain network's are not in it. "
     "`nearest`, first and second: the distance of samples from the training images over that of "
     "unseen ones; below 1 is memorisation."
 )
 TIMED = (
-    "at equal seconds the slower one is taken at the moment when the faster one ended, where the "
-    "seeds of each took the same time"
+    "At equal seconds: the same, when it had taken as long as the other, where the seeds of each "
+    "took the same time."
 )
-UNTIMED = "at equal seconds nothing is known, for want of measured moments or of steady times"
+UNTIMED = "At equal seconds nothing is known, for want of measured moments or of steady times."
 APART, SO_FAR = "†", " so far"
 BESIDE_SAYS = (
     "These decide no claim; *better* and *worse* are said of the first. `epsilon_error` is the "
@@ -163,7 +175,7 @@ def _counts(verdicts: Sequence[str]) -> str:
 
 
 def _in_short(claims: Claims) -> str:
-    return IN_SHORT.format(level=100 * claims.level, apart=APART)
+    return IN_SHORT.format(level=100 * claims.level, apart=APART, work=WORKED)
 
 
 def _in_full(found: Found) -> str:
@@ -225,7 +237,9 @@ def _line(one: Effect) -> dict[str, str]:
     if drawn_by[0] != drawn_by[1]:
         line["compared"] += f" {APART}"
     if one.timed:
-        line["at equal seconds"] = _span(*one.timed)
+        line["at equal seconds, %"] = _span(*one.timed)
+    if one.worked:
+        line["at equal work, %"] = _span(*one.worked)
     return line | {
         "first": f"{one.average(0):.4g}",
         "second": f"{second:.4g}",
