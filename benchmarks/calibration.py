@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import arguments, interleaved, write
+from benchmarks.common import arguments, interleaved, timed, write
 from d2it.calibration import count
 from d2it.data.photos import read_photo
 from d2it.data.sources import read_sources
@@ -49,15 +49,18 @@ def main() -> None:
         "direct kernel density": lambda: direct(few),
     }
     sync = torch.cuda.synchronize if given.device == "cuda" else lambda: None
-    seconds = interleaved(calls, given.repeats, sync)
-    rate = {name: (DIRECT if "direct" in name else IMAGES) / s for name, s in seconds.items()}
+    found = {name: timed(r) for name, r in interleaved(calls, given.repeats, sync).items()}
+    images = {name: DIRECT if "direct" in name else IMAGES for name in found}
+    rate = {name: images[name] / row["seconds"] for name, row in found.items()}
     rows = [
         {
             "what": name,
-            "images_per_second": round(found, 2),
-            "over_direct": round(found / rate["direct kernel density"], 1),
+            "images": images[name],
+            "images_per_second": round(rate[name], 2),
+            "over_direct": round(rate[name] / rate["direct kernel density"], 1),
+            **row,
         }
-        for name, found in rate.items()
+        for name, row in found.items()
     ]
     write("calibration", given.device, {"side": SIDE, "region": REGION, "bins": BINS}, rows)
 

@@ -1,6 +1,7 @@
 """What all benchmarks share: interleaved timing, the machine's description, one JSON each."""
 
 import argparse
+import functools
 import importlib.metadata
 import os
 import platform
@@ -25,6 +26,7 @@ def arguments(description: str, repeats: int = 5) -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=int, default=repeats, help=f"timed rounds (default: {repeats})"
     )
+    checkout()
     return parser.parse_args()
 
 
@@ -38,8 +40,8 @@ def interleaved(
     repeats: int,
     sync: Callable[[], Any] = lambda: None,
     least: float = 0.5,
-) -> dict[str, float]:
-    """Median seconds of a call of each candidate.
+) -> dict[str, list[float]]:
+    """Seconds of a call of each candidate, round by round.
 
     They take turns, so that what else the machine does is shared by all; the first round warms up,
     and says how often a short call is made in a turn: for `least` seconds.
@@ -62,7 +64,20 @@ def interleaved(
     for _ in range(repeats):
         for name, call in candidates.items():
             seconds[name].append(turn(call, times[name]))
-    return {name: statistics.median(found) for name, found in seconds.items()}
+    return seconds
+
+
+def timed(rounds: list[float]) -> dict[str, Any]:
+    """What a row says of its rounds: their median, and all of them."""
+    return {"seconds": significant(statistics.median(rounds)), "rounds": kept(rounds)}
+
+
+def kept(rounds: list[float]) -> list[float]:
+    return [significant(spent) for spent in rounds]
+
+
+def significant(value: float) -> float:
+    return float(f"{value:.5g}")
 
 
 def hardware(device: str) -> dict[str, Any]:
@@ -95,8 +110,11 @@ def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
 
 
-# When the benchmark starts: the checkout may move while it runs.
-COMMIT, CHANGED = _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--", "*.py"))
+@functools.cache
+def checkout() -> dict[str, Any]:
+    """The commit, and whether code differs from it: when a benchmark starts, as both may move."""
+    changed = bool(_git("status", "--porcelain", "--", "*.py"))
+    return {"commit": _git("rev-parse", "HEAD"), "changed": changed}
 
 
 def write(name: str, device: str, config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -107,14 +125,13 @@ def write(name: str, device: str, config: dict[str, Any], rows: list[dict[str, A
         {
             "hardware": hardware(device),
             "versions": versions(),
-            "commit": COMMIT,
-            "changed": CHANGED,  # code that no commit holds
+            **checkout(),
             "config": config,
             "rows": rows,
         },
     )
     print(f"{path}:")
-    for row in rows:
+    for row in map(_shown, rows):
         print("  " + "  ".join(f"{key} {_spell(value)}" for key, value in row.items()))
 
 
@@ -128,8 +145,20 @@ def machine(found: dict[str, Any]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """In Markdown."""
-    columns = list(rows[0])
+    rows = [_shown(row) for row in rows]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     return markdown_table(columns, [[_spell(row.get(c, "")) for c in columns] for row in rows])
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """In the place of its rounds, by how much the slowest took longer than the fastest."""
+    found = dict(row)
+    rounds = found.pop("rounds", None)
+    if rounds is None:
+        return found
+    several = rounds.values() if isinstance(rounds, dict) else [rounds]
+    spread = max(max(one) / min(one) - 1 for one in several)
+    return found | {"spread, %": f"{100 * spread:.0f}" if len(next(iter(several))) > 1 else ""}
 
 
 def _spell(value: Any) -> str:

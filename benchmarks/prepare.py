@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import write
+from benchmarks.common import checkout, write
 from d2it.config import load, paths
 from d2it.config.schema import Dataset
 from d2it.data.images import PackedImages
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
+    checkout()
     config = load()
     with tempfile.TemporaryDirectory() as place:
         source, work = Path(place, "images"), Path(place, "work")

@@ -8,7 +8,7 @@ DDIM steps of one block of images without guidance; decoding is the same for all
 import torch
 from torch import Tensor
 
-from benchmarks.common import arguments, interleaved, write
+from benchmarks.common import arguments, interleaved, timed, write
 from benchmarks.training import CHANNELS, RATIO, SIZES, diffusers_dit, shapes
 from d2it.diffusion import Schedule, guided, sample
 from d2it.models.content_transformer import ContentTransformer
@@ -61,7 +61,9 @@ def measure(device: str, name: str, repeats: int) -> list[dict[str, object]]:
 
     calls = {"DiT": lambda: draw("DiT"), "D²iT": lambda: draw("D²iT")}
     sync = torch.cuda.synchronize if device == "cuda" else lambda: None
-    seconds = interleaved(calls | {"diffusers' DiT": draw_theirs}, repeats, sync)
+    rounds = interleaved(calls | {"diffusers' DiT": draw_theirs}, repeats, sync)
+    found = {label: timed(spent) for label, spent in rounds.items()}
+    base = found["diffusers' DiT"]["seconds"]
     macs = {"DiT": gmacs("dit", dit)["dense"], "D²iT": gmacs("content", content, RATIO)["sparse"]}
     return [
         {
@@ -70,12 +72,12 @@ def measure(device: str, name: str, repeats: int) -> list[dict[str, object]]:
             "images": batch,
             "steps": steps,
             "gmacs": round(macs.get(label, macs["DiT"]), 3),
-            "seconds": round(spent, 5),
-            "images_per_second": round(batch / spent, 3),
+            **row,
+            "images_per_second": round(batch / (spent := row["seconds"]), 3),
             "tflops": round(2 * macs.get(label, macs["DiT"]) * batch * steps / spent / 1e3, 4),
-            "over_diffusers": round(seconds["diffusers' DiT"] / spent, 3),
+            "over_diffusers": round(base / spent, 3),
         }
-        for label, spent in seconds.items()
+        for label, row in found.items()
     ]
 
 

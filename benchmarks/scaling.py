@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from benchmarks.calibration import REGION, photographs
-from benchmarks.common import arguments, interleaved, use_all_cores, write
+from benchmarks.common import arguments, interleaved, timed, use_all_cores, write
 from benchmarks.sampling import maps_of
 from benchmarks.training import CHANNELS, CLASSES, RATIO, WINDOW, latents_in, ours
 from benchmarks.workflow import ROOT
@@ -158,10 +158,10 @@ def dry_run_points(folder: Path) -> Iterator[Point]:
 
 def measured(points: list[Point], repeats: int) -> list[dict[str, Any]]:
     """Rows of points that take turns."""
-    seconds = interleaved({str(i): point[3] for i, point in enumerate(points)}, repeats, least=0.2)
+    rounds = interleaved({str(i): point[3] for i, point in enumerate(points)}, repeats, least=0.2)
     rows = []
-    for (cost, over, x, _, macs), spent in zip(points, seconds.values(), strict=True):
-        row: dict[str, Any] = {"cost": cost, "over": over, "x": x, "seconds": round(spent, 6)}
+    for (cost, over, x, _, macs), spent in zip(points, rounds.values(), strict=True):
+        row: dict[str, Any] = {"cost": cost, "over": over, "x": x, **timed(spent)}
         rows.append(row if macs is None else row | {"gmacs": round(macs, 4)})
     return rows
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import arguments, interleaved, use_all_cores, write
+from benchmarks.common import arguments, interleaved, timed, use_all_cores, write
 from d2it.config.ratios import finest
 from d2it.config.schema import Training
 from d2it.diffusion import Schedule
@@ -223,10 +223,11 @@ def measure(device: str, name: str, repeats: int, folder: Path) -> list[dict[str
     steps["diffusers' DiT, published loop"] = published(*peer, fast=False)
     steps["diffusers' DiT, equal dtype and compile"] = published(*peer, fast=True)
     sync = torch.cuda.synchronize if device == "cuda" else lambda: None
-    seconds = interleaved(steps, repeats, sync)
-    base = seconds["diffusers' DiT, published loop"]
+    found = {label: timed(spent) for label, spent in interleaved(steps, repeats, sync).items()}
+    base, our_dit = (found[label]["seconds"] for label in ("diffusers' DiT, published loop", "DiT"))
     rows = []
-    for label, spent in seconds.items():
+    for label, row in found.items():
+        spent = row["seconds"]
         forward = macs.get(label, macs["DiT"])
         rows.append(
             {
@@ -234,12 +235,12 @@ def measure(device: str, name: str, repeats: int, folder: Path) -> list[dict[str
                 "network": label,
                 "batch": batch,
                 "gmacs": round(forward, 3),
-                "seconds": round(spent, 5),
+                **row,
                 "images_per_second": round(batch / spent, 2),
                 # forward and backward are 3 x 2 operations a MAC
                 "tflops": round(6 * forward * batch / spent / 1e3, 4),
                 "over_published_loop": round(base / spent, 3),
-                "over_our_dit": round(seconds["DiT"] / spent, 3),
+                "over_our_dit": round(our_dit / spent, 3),
                 "mac_bound_over_our_dit": round(macs["DiT"] / forward, 3),
             }
         )

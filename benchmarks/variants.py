@@ -17,6 +17,7 @@ the shapes from map to map, which a graph forbids.
 
 import copy
 import os
+import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
-from benchmarks.common import arguments, interleaved, write
+from benchmarks.common import arguments, interleaved, kept, write
 from benchmarks.sampling import maps_of
 from benchmarks.training import CHANNELS, SIZES, WINDOW, shapes
 from d2it.config import load
@@ -201,10 +202,12 @@ def measure(size: str, repeats: int) -> Iterator[dict[str, Any]]:
             yield row | {"gain": f"none: {type(error).__name__}"}
             continue
         difference = float((found - expected).abs().max() / expected.abs().max())
-        seconds = interleaved({"used": plain, "other": variant}, repeats)
+        rounds = interleaved({"used": plain, "other": variant}, repeats)
+        used, other = (statistics.median(spent) for spent in rounds.values())
         yield row | {
-            "seconds in use": round(seconds["used"], 6),
-            "gain": round(seconds["used"] / seconds["other"], 3),
+            "seconds in use": round(used, 6),
+            "gain": round(used / other, 3),
+            "rounds": {name: kept(spent) for name, spent in rounds.items()},
             "difference": float(f"{difference:.1e}"),
         }
 

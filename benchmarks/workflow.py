@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import arguments, interleaved, write
+from benchmarks.common import arguments, interleaved, timed, write
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {
@@ -28,8 +28,8 @@ def main() -> None:
             )
             for name, command in COMMANDS.items()
         }
-        seconds = interleaved(calls, given.repeats)
-    rows = [{"command": name, "seconds": round(spent, 3)} for name, spent in seconds.items()]
+        rounds = interleaved(calls, given.repeats)
+    rows = [{"command": name, **timed(spent)} for name, spent in rounds.items()]
     write("workflow", "cpu", {"repeats": given.repeats}, rows)
 
 

@@ -16,18 +16,36 @@ def one_target(what: str) -> Target:
 @pytest.mark.parametrize(("seconds", "verdict"), [(2.9, "met"), (3.0, "met"), (3.1, "not met")])
 def test_a_target_is_met_at_its_bound(tmp_path, seconds, verdict):
     target = one_target("dry run")
-    rows = [{"command": "dry run of the paper's grid", "seconds": seconds}]
+    rows = [{"command": "dry run of the paper's grid", "seconds": seconds, "rounds": [2.5, 3.25]}]
     (tmp_path / target.file).write_text(json.dumps({"rows": rows}))
-    assert target.row(tmp_path)["verdict"] == verdict
+    row = target.row(tmp_path)
+    assert row["verdict"] == verdict and row["in its rounds"] == "2.5 – 3.25"
+
+
+def test_ratios_are_of_rounds_that_took_turns(tmp_path):
+    target = one_target("training DiT, speed over diffusers' in the published loop, B on a CPU")
+    rows = [
+        {"network": "DiT", "size": "B", "seconds": 2.0, "rounds": [2.0, 4.0, 1.0]},
+        {
+            "network": "diffusers' DiT, published loop",
+            "size": "B",
+            "seconds": 3.0,
+            "rounds": [3.0, 6.2, 1.6],
+        },
+    ]
+    (tmp_path / target.file).write_text(json.dumps({"rows": rows}))
+    row = target.row(tmp_path)
+    assert row["measured"] == 1.5 and row["in its rounds"] == "1.5 – 1.6"
 
 
 def test_mfu_is_a_share_of_the_gpus_own_peak(tmp_path):
     target = one_target("training DiT, MFU in bf16, XL")
-    rows = [{"network": "DiT", "size": "XL", "tflops": 445.05}]
+    rows = [{"network": "DiT", "size": "XL", "tflops": 445.05, "seconds": 1.0, "rounds": [0.9, 1]}]
     found = {"hardware": {"gpu": "NVIDIA H200"}, "rows": rows}
     (tmp_path / target.file).write_text(json.dumps(found))
     row = target.row(tmp_path)
     assert row["measured"] == pytest.approx(0.45) and row["verdict"] == "met"
+    assert row["in its rounds"] == "0.45 – 0.5"
 
 
 def test_what_has_no_json_is_not_measured(tmp_path):
