@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "accelerate", "diffusers", "clean-fid", "torch-fidelity", "snakemake", "scipy")
 
 
-def arguments(description: str, repeats: int = 5) -> argparse.Namespace:
+def arguments(description: str, repeats: int = 9) -> argparse.Namespace:
     """--device and --repeats, as every benchmark takes them."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
