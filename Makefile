@@ -38,7 +38,7 @@ test-gpu: setup  ## the tests that need a GPU
 
 bench: setup  ## measure against other implementations; GPU=1 on the GPU
 	for name in $(BENCHMARKS); do \
-		$(BIN)/python -m benchmarks.$$name --device $(if $(GPU),cuda,cpu) || exit 1; \
+		PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks.$$name --device $(if $(GPU),cuda,cpu) || exit 1; \
 	done
 	$(BIN)/python -m benchmarks.page
 
