@@ -5,9 +5,10 @@
 A gain is the seconds of what is in use over those of the other way: above 1, the other is faster.
 What takes a tenth off a step and changes no bit of it would be taken into use; what changes bits is
 a setting at most, as `sampling.precision` is. Skipped windows are a setting too: they change no
-bit, but their shapes follow the data, which compiled networks do not bear. Attention in windows is
-two layers of twelve, and modulation microseconds of each: their gains are about a hundredth of a
-step.
+bit, but their shapes follow the data, which compiled networks do not bear. Fine codes alone are a
+visibility of its own, and so another network, that spares the coarse regions of windows which hold
+both. Maps are of photographs, half of whose regions are fine. Attention in windows is two layers of
+twelve, and modulation microseconds of each: their gains are about a hundredth of a step.
 Differences are of outputs, relative to the largest; a sampling step is a forward pass.
 
 FlexAttention has no backward pass on a CPU, and is tried in sampling alone; what it generates at
@@ -26,15 +27,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
+from benchmarks.calibration import SIDE, photographs
 from benchmarks.common import arguments, interleaved, kept, write
-from benchmarks.sampling import maps_of
 from benchmarks.training import CHANNELS, SIZES, WINDOW, shapes
 from d2it.config import load
 from d2it.device import arithmetic, compile_blocks
 from d2it.diffusion import guided
+from d2it.grains import entropy_map, to_grid
 from d2it.models import blocks
 from d2it.models.architecture import architecture
-from d2it.models.content_transformer import ContentTransformer
+from d2it.models.blocks import unpatchify
+from d2it.models.content_transformer import (
+    ContentTransformer,
+    RefineNet,
+    from_windows,
+    to_windows,
+)
 from d2it.models.dit import DiT
 from d2it.models.dvae import Dvae
 
@@ -93,12 +101,53 @@ def of_forward(network: nn.Module, x: Tensor, t: Tensor, y: Tensor) -> Iterator[
     yield "guided step: both branches in a batch", "two batches", one_batch, two_batches
 
 
+class FineAlone(RefineNet):
+    """Another visibility: fine codes see fine ones alone, windows with equally many at a time."""
+
+    def forward(
+        self,
+        noise: Tensor,
+        z: Tensor,
+        c: Tensor,
+        grains: nn.Embedding,
+        map: Tensor,
+        checkpointing: bool,
+    ) -> Tensor:
+        cells = to_grid(map, self.side // map.shape[-1])
+        x = self.patch_embed(torch.cat([noise[:, : self.channels], z], dim=1))
+        x = x + self.positions + grains(cells).flatten(1, 2)
+        x = to_windows(x.unflatten(1, (self.side, self.side)), self.window)
+        fine = to_windows(cells[..., None], self.window)[..., 0] >= self.grain  # (L, window^2)
+        found = x.new_zeros(*x.shape[:2], self.head.linear.out_features)
+        per_image = (self.side // self.window) ** 2
+        for count in fine.sum(1).unique().tolist():
+            windows = (fine.sum(1) == count).nonzero()[:, 0]
+            places = fine[windows].nonzero()[:, 1].view(len(windows), count)
+            which = windows[:, None], places
+            images, refined = windows // per_image, x[which]  # (windows, count, width)
+            for block, bias in zip(self.blocks, self.biases, strict=True):
+                (scores,) = bias(windows % per_image)  # (heads, window^2, window^2)
+                scores = scores[:, places[:, :, None], places[:, None]].transpose(0, 1)
+                refined = block(refined, c, scores, images)
+            found = found.index_put(which, self.head(refined, c, images))
+        return unpatchify(from_windows(found, self.side, self.window).flatten(1, 2), self.patch)
+
+
+def photographed_maps(n: int, side: int) -> Tensor:
+    """(n, h, w) of photographs, half of the regions of each fine."""
+    entropy = entropy_map(photographs(n), SIDE // side)
+    return (entropy > entropy.flatten(1).median(1).values[:, None, None]).long()
+
+
 def of_windows(content: dict[str, Any], x: Tensor, t: Tensor, y: Tensor) -> Iterator[Pair]:
     """With gradients: that is where `skip_windows` is a choice."""
-    maps = maps_of(len(x), x.shape[-1] // 2)
+    maps = photographed_maps(len(x), x.shape[-1] // 2)
     dense = randomised(ContentTransformer(**content))
     packed = ContentTransformer(**content, skip_windows=True)
     packed.load_state_dict(dense.state_dict())
+    alone = copy.deepcopy(packed)
+    for net in alone.refine:
+        net.__class__ = FineAlone
 
     def step(network: nn.Module) -> Tensor:
         network.zero_grad()
@@ -111,6 +160,12 @@ def of_windows(content: dict[str, Any], x: Tensor, t: Tensor, y: Tensor) -> Iter
         "windows with fine regions, packed (skip_windows)",
         lambda: step(dense),
         lambda: step(packed),
+    )
+    yield (
+        "training pass: windows with fine regions, packed",
+        "fine codes alone, coarse ones unseen",
+        lambda: step(packed),
+        lambda: step(alone),
     )
 
 
