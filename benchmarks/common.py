@@ -151,14 +151,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """In the place of its rounds, by how much the slowest took longer than the fastest."""
+    """In the place of its rounds, how far apart their quartiles are."""
     found = dict(row)
     rounds = found.pop("rounds", None)
     if rounds is None:
         return found
-    several = rounds.values() if isinstance(rounds, dict) else [rounds]
-    spread = max(max(one) / min(one) - 1 for one in several)
-    return found | {"spread, %": f"{100 * spread:.0f}" if len(next(iter(several))) > 1 else ""}
+    several = list(rounds.values()) if isinstance(rounds, dict) else [rounds]
+    quartiles = [statistics.quantiles(one, n=4, method="inclusive") for one in several]
+    spread = max((third - first) / middle for first, middle, third in quartiles)
+    return found | {"spread, %": f"{100 * spread:.0f}"}
 
 
 def _spell(value: Any) -> str:

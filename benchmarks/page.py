@@ -16,14 +16,15 @@ INTRODUCTION = """# Benchmarks
 `make bench` measures all of this again on this machine's CPU, `make bench GPU=1` on its GPU, and
 writes this page from the JSON files of `benchmarks/results/`. Candidates take turns in one run, and
 medians of their rounds are shown: the ratios between them travel to other machines, the seconds do
-not. *Spread*: by how much a row's slowest round took longer than its fastest; *in its rounds*: the
-least and the largest value that single rounds would have given. Ways to compute the same bits came
-out up to a tenth apart: a ratio nearer to 1 than that says nothing.
+not. *Spread*: how far apart the quartiles of a row's rounds are, over their median. Ways to compute
+the same bits came out up to a tenth apart: a ratio nearer to 1 than that says nothing.
 [scaling.md](scaling.md) says how costs grow.
 """
 TARGETS = """## Targets
 
-What was aimed at. A GPU's are those of `benchmarks/results/training-cuda.json`, once there is one.
+What was aimed at: the median of the values that single rounds give, in which what is compared took
+turns, and its interval by the sign test; *not decidable*: it holds the bound. A GPU's are those of
+`benchmarks/results/training-cuda.json`, once there is one.
 
 """
 NOT_MEASURED = """## On a GPU

@@ -2,7 +2,8 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from d2it.gpus import find_gpu
 
 Found = dict[str, Any]  # a benchmark's JSON
 Row = dict[str, Any]  # of it
-Spent = Callable[[Row], float]  # the seconds of a row: the median of its rounds, or one of them
+Spent = Callable[[Row], float]  # the seconds of a row in one of its rounds
 Sign = Literal["≥", "≤"]
 OURS, FAST = "DiT", "diffusers' DiT, equal dtype and compile"
 PUBLISHED = "diffusers' DiT, published loop"
@@ -30,25 +31,37 @@ class Target:
 
     def row(self, results: Path) -> Row:
         row: Row = {"target": self.what, "wanted": f"{self.sign} {self.wanted:g}"}
-        nothing = {"measured": "", "in its rounds": "", "verdict": "not measured"}
         if not (results / self.file).is_file():
-            return row | nothing
-        found = read_json(results / self.file, made_by="make bench")
-        value = self.value(found, lambda row: float(row["seconds"]))
-        met = value >= self.wanted if self.sign == "≥" else value <= self.wanted
+            return row | {"measured": "", "95 %": "", "verdict": "not measured"}
+        values = self.by_round(read_json(results / self.file, made_by="make bench"))
+        low, high = interval_of_median(values)
         return row | {
-            "measured": value,
-            "in its rounds": self.range(found),
-            "verdict": "met" if met else "not met",
+            "measured": statistics.median(values),
+            "95 %": f"{low:.3g} – {high:.3g}",
+            "verdict": self.verdict(low, high),
         }
 
-    def range(self, found: Found) -> str:
-        """The least and the largest of the values that single rounds would have given."""
+    def by_round(self, found: Found) -> list[float]:
         values: list[float] = []
-        with contextlib.suppress(IndexError, KeyError):  # of a row that has no more, or none
+        with contextlib.suppress(IndexError):  # of the first row that has no more rounds
             for turn in itertools.count():
                 values.append(self.value(found, lambda row, i=turn: float(row["rounds"][i])))
-        return f"{min(values):.3g} – {max(values):.3g}" if values else ""
+        return values
+
+    def verdict(self, low: float, high: float) -> str:
+        worst, best = (low, high) if self.sign == "≥" else (-high, -low)
+        wanted = self.wanted if self.sign == "≥" else -self.wanted
+        return "met" if worst >= wanted else "not met" if best < wanted else "not decidable"
+
+
+def interval_of_median(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """That of the sign test, whatever the distribution is; of few values all that there is."""
+    from scipy.stats import binom
+
+    ordered, left_out = sorted(values), int(binom.ppf((1 - level) / 2, len(values), 0.5))
+    if left_out == 0:
+        return ordered[0], ordered[-1]
+    return ordered[left_out - 1], ordered[-left_out]
 
 
 def targets() -> Iterator[Target]:
@@ -86,9 +99,7 @@ def over_direct(found: Found, spent: Spent) -> float:
 
 def over_metrics_peer(found: Found, spent: Spent, what: str) -> float:
     row = one(found, what=what)
-    ours, peer = (
-        {"seconds": row[f"{side}, s"], "rounds": row["rounds"][side]} for side in ("ours", "peer")
-    )
+    ours, peer = ({"rounds": row["rounds"][side]} for side in ("ours", "peer"))
     return spent(peer) / spent(ours)
 
 
