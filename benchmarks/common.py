@@ -43,8 +43,9 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of a call of each candidate, round by round.
 
-    They take turns, so that what else the machine does is shared by all; the first round warms up,
-    and says how often a short call is made in a turn: for `least` seconds.
+    They take turns, so that what else the machine does is shared by all. The first call warms up
+    and may compile; the second says how often a short call is made in a turn: for `least` seconds.
+    Where all are short there are three times as many rounds: a busy moment distorts those most.
     """
 
     def turn(call: Callable[[], Any], times: int) -> float:
@@ -55,13 +56,12 @@ def interleaved(
         sync()
         return (time.perf_counter() - began) / times
 
-    first = {name: turn(call, 1) for name, call in candidates.items()}
-    times = {
-        name: max(1, round(least / turn(call, 1))) if first[name] < 2 * least else 1
-        for name, call in candidates.items()
-    }
+    for call in candidates.values():
+        call()
+    alone = {name: turn(call, 1) for name, call in candidates.items()}
+    times = {name: max(1, round(least / spent)) for name, spent in alone.items()}
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repeats):
+    for _ in range(repeats if max(alone.values()) > least else 3 * repeats):
         for name, call in candidates.items():
             seconds[name].append(turn(call, times[name]))
     return seconds

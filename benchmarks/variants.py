@@ -7,8 +7,9 @@ What takes a tenth off a step and changes no bit of it would be taken into use; 
 a setting at most, as `sampling.precision` is. Skipped windows are a setting too: they change no
 bit, but their shapes follow the data, which compiled networks do not bear. Fine codes alone are a
 visibility of its own, and so another network, that spares the coarse regions of windows which hold
-both. Maps are of photographs, half of whose regions are fine. Attention in windows is two layers of
-twelve, and modulation microseconds of each: their gains are about a hundredth of a step.
+both; whether it draws as well was not tried. Maps are of photographs, half of whose regions are
+fine. Attention in windows is two layers of twelve, and modulation microseconds of each: their gains
+are about a hundredth of a step.
 Differences are of outputs, relative to the largest; a sampling step is a forward pass.
 
 FlexAttention has no backward pass on a CPU, and is tried in sampling alone; what it generates at
