@@ -157,9 +157,15 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     if rounds is None:
         return found
     several = list(rounds.values()) if isinstance(rounds, dict) else [rounds]
-    quartiles = [statistics.quantiles(one, n=4, method="inclusive") for one in several]
-    spread = max((third - first) / middle for first, middle, third in quartiles)
-    return found | {"spread, %": f"{100 * spread:.0f}"}
+    return found | {"spread, %": f"{100 * max(map(spread, several)):.0f}"}
+
+
+def spread(rounds: list[float]) -> float:
+    """How far apart the quartiles are, over the median."""
+    if len(rounds) == 1:
+        return 0.0
+    first, middle, third = statistics.quantiles(rounds, n=4, method="inclusive")
+    return (third - first) / middle
 
 
 def _spell(value: Any) -> str:

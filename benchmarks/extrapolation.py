@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.common import RESULTS, machine, table
+from benchmarks.common import RESULTS, machine, spread, table
 from d2it.config import load
 from d2it.config.schema import Config
 from d2it.files import read_json, write_text
@@ -41,7 +41,8 @@ NOT_MEASURED = f"Not measured yet: there is no `benchmarks/results/{MEASURED.nam
 LEGEND = """
 The networks are toys: width {width}, depth {depth}, {side} x {side} latents, {batch} images a
 step, but where that varies. Seconds are of the first and the last point. *Exponent*: the slope
-of log seconds over log x by least squares; 1 is proportional. *MACs'*: that of the multiply-
+of log seconds over log x by least squares; 1 is proportional. *Spread*: the largest of a
+point's quartiles' distance over its median. *MACs'*: that of the multiply-
 accumulates. *Line*: least squares of seconds over x, where a fixed part and one for each step
 or run are what is asked; over the ratio, in units of the step at ratio 0, with that of the
 MACs.
@@ -79,6 +80,7 @@ def curves(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "over": over,
                 "x": ", ".join(f"{value:,g}" for value in x),
                 "seconds": f"{seconds[0]:.3g} – {seconds[-1]:.3g}",
+                "spread, %": f"{100 * max(spread(point['rounds']) for point in several):.0f}",
                 "exponent": f"{exponent(x, seconds):.2f}" if x[0] else "",
                 "MACs'": f"{exponent(x, macs):.2f}" if macs and x[0] else "",
                 "line": spelt_line(over, x, seconds, macs) if over in LINES else "",

@@ -1,11 +1,10 @@
 """Metrics against clean-fid, torch-fidelity and scipy: the same numbers, and how fast.
 
-    python -m benchmarks.metrics [--device cuda]
+    python -m benchmarks.metrics
 
 The row of folders goes from PNG files to the number, with one network for both. The other rows take
 the same 2048 features of as many images as they name, more and fewer than there are features. Times
-are seconds of a call, on the CPU for both, the median of three where the two take long. The
-Inception Scores share a classifier.
+are seconds of a call, on the CPU for both. The Inception Scores share a classifier.
 """
 
 import contextlib
@@ -40,7 +39,7 @@ from d2it.evaluation.metrics import (
 
 FOLDERS = (24, 20)  # images
 FULL, BELOW, MANY = 4096, 256, 2000  # features, above and below their dimension
-LONG, FEW = 5.0, 3  # seconds of a pair of calls, from which on a few rounds are all
+LONG, FEW = 5.0, 6  # seconds of a pair of calls, from which on a few rounds are all
 Calls = tuple[Callable[[], float], Callable[[], float]]
 
 
@@ -181,16 +180,11 @@ def of_torch_fidelity() -> dict[str, Calls]:
 def compared(what: str, peer: str, calls: Calls, repeats: int) -> dict[str, Any]:
     """A row of the table."""
     named = dict(zip(("ours", "peer"), calls, strict=True))
-    values, rounds = dict[str, float](), {name: list[float]() for name in named}
     with contextlib.redirect_stdout(io.StringIO()):
-        for turn in range(FEW):
-            for name, call in named.items():
-                began = time.perf_counter()
-                values[name] = call()
-                rounds[name].append(time.perf_counter() - began)
-            if turn == 0 and sum(spent for (spent,) in rounds.values()) < LONG:
-                rounds = interleaved(named, repeats)
-                break
+        began = time.perf_counter()
+        values = {name: call() for name, call in named.items()}
+        long = time.perf_counter() - began > LONG
+        rounds = interleaved(named, FEW if long else repeats)
     seconds = {name: statistics.median(spent) for name, spent in rounds.items()}
     return {
         "what": what,
@@ -223,7 +217,7 @@ def main() -> None:
         for pair in pairs:
             rows.append(compared(*pair, options.repeats))
             print(rows[-1], flush=True)
-    write("metrics", options.device, {"threads": torch.get_num_threads()}, rows)
+    write("metrics", "cpu", {"threads": torch.get_num_threads()}, rows)
 
 
 if __name__ == "__main__":

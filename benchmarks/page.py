@@ -16,15 +16,17 @@ INTRODUCTION = """# Benchmarks
 `make bench` measures all of this again on this machine's CPU, `make bench GPU=1` on its GPU, and
 writes this page from the JSON files of `benchmarks/results/`. Candidates take turns in one run, and
 medians of their rounds are shown: the ratios between them travel to other machines, the seconds do
-not. *Spread*: how far apart the quartiles of a row's rounds are, over their median. Ways to compute
-the same bits came out up to a tenth apart: a ratio nearer to 1 than that says nothing.
+not. *Spread*: how far apart the quartiles of a row's rounds are, over their median. Another run on
+the same machine may move a ratio by more than its rounds do: calibration's moved by a quarter.
 [scaling.md](scaling.md) says how costs grow.
 """
 TARGETS = """## Targets
 
-What was aimed at: the median of the values that single rounds give, in which what is compared took
-turns, and its interval by the sign test; *not decidable*: it holds the bound. A GPU's are those of
-`benchmarks/results/training-cuda.json`, once there is one.
+What was aimed at: the median of the ratios of single rounds, which the tables below do not show,
+and its interval in this run by the sign test (95 % from six rounds on; of fewer, the least and the
+largest); *not decidable*: it holds the bound. *MAC bound*: by how many times a step multiplies more
+than DiT's. The bounds were set for a GPU, whose rows are those of
+`benchmarks/results/training-cuda.json`, once there is one; a CPU's stand beside them.
 
 """
 NOT_MEASURED = """## On a GPU

@@ -3,6 +3,7 @@
     python -m benchmarks.scaling
 
 The points of a curve take turns. docs/scaling.md fits them, and says what they come to elsewhere.
+No window of the maps holds both grains; calibration is its entropies alone, on all cores.
 """
 
 import functools

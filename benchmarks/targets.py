@@ -32,12 +32,12 @@ class Target:
     def row(self, results: Path) -> Row:
         row: Row = {"target": self.what, "wanted": f"{self.sign} {self.wanted:g}"}
         if not (results / self.file).is_file():
-            return row | {"measured": "", "95 %": "", "verdict": "not measured"}
+            return row | {"measured": "", "interval": "", "verdict": "not measured"}
         values = self.by_round(read_json(results / self.file, made_by="make bench"))
         low, high = interval_of_median(values)
         return row | {
             "measured": statistics.median(values),
-            "95 %": f"{low:.3g} – {high:.3g}",
+            "interval": f"{low:.3g} – {high:.3g}",
             "verdict": self.verdict(low, high),
         }
 

@@ -5,7 +5,9 @@
 All candidates learn from the same latents, in turns, in one process. Ours go through the real
 loop's feed and trainer: posterior, mirroring, noise, loss, clipping, AdamW, average, masks. The
 peer is the loop that DiT was published with: DataLoader, one AdamW step, an average parameter by
-parameter, `loss.item()`; "fast" gives it our dtype and compiled blocks and takes those waits away.
+parameter, `loss.item()`. "Equal dtype and compile" takes those waits away, and on a GPU gives it
+our dtype and compiled blocks. Maps are in patches of 4 x 4 regions, so that no window holds both
+grains: "windows with fine regions" are the fewest that there can be.
 """
 
 import copy

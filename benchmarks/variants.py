@@ -3,9 +3,10 @@
     python -m benchmarks.variants
 
 A gain is the seconds of what is in use over those of the other way: above 1, the other is faster.
-What takes a tenth off a step and changes no bit of it would be taken into use; what changes bits is
-a setting at most, as `sampling.precision` is. Skipped windows are a setting too: they change no
-bit, but their shapes follow the data, which compiled networks do not bear. Fine codes alone are a
+What changes bits is a setting at most, as `training.precision` and `sampling.precision` are: here
+fp32 is in use, on a GPU not. Channels-last DVAEs and compiled blocks on a CPU are none, as every
+published number would have to be made anew. Skipped windows are a setting: they change no bit, but
+their shapes follow the data, which compiled networks do not bear. Fine codes alone are a
 visibility of its own, and so another network, that spares the coarse regions of windows which hold
 both; whether it draws as well was not tried. Maps are of photographs, half of whose regions are
 fine. Attention in windows is two layers of twelve, and modulation microseconds of each: their gains
@@ -32,6 +33,7 @@ from benchmarks.calibration import SIDE, photographs
 from benchmarks.common import arguments, interleaved, kept, write
 from benchmarks.training import CHANNELS, SIZES, WINDOW, shapes
 from d2it.config import load
+from d2it.config.schema import Precision
 from d2it.device import arithmetic, compile_blocks
 from d2it.diffusion import guided
 from d2it.grains import entropy_map, to_grid
@@ -150,12 +152,28 @@ def of_windows(content: dict[str, Any], x: Tensor, t: Tensor, y: Tensor) -> Iter
     for net in alone.refine:
         net.__class__ = FineAlone
 
-    def step(network: nn.Module) -> Tensor:
+    compiled = copy.deepcopy(dense)
+    compile_blocks(compiled)
+
+    def step(network: nn.Module, precision: Precision = "fp32") -> Tensor:
         network.zero_grad()
-        noise: Tensor = network(x, t, y, maps)
+        with arithmetic("cpu", precision):
+            noise: Tensor = network(x, t, y, maps).float()
         noise.square().mean().backward()
         return noise.detach()
 
+    yield (
+        "training pass: fp32",
+        "bf16 autocast (training.precision)",
+        lambda: step(dense),
+        lambda: step(dense, "bf16"),
+    )
+    yield (
+        "training pass: eager",
+        "torch.compile of each block",
+        lambda: step(dense),
+        lambda: step(compiled),
+    )
     yield (
         "training pass: all windows",
         "windows with fine regions, packed (skip_windows)",

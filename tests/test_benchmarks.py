@@ -36,10 +36,17 @@ def test_rounds_on_both_sides_of_a_bound_leave_it_open(tmp_path):
         target = one_target("dry run")
         (tmp_path / target.file).write_text(json.dumps({"rows": rows}))
         assert target.row(tmp_path)["verdict"] == verdict
-    for level, wanted in ((0.95, (2, 8)), (0.9999, (1, 9))):
-        assert interval_of_median(range(1, 10), level) == wanted
-        chance = scipy.stats.binom.cdf(wanted[0] - 1, 9, 0.5)  # fewer below the median than that
-        assert wanted[0] == 1 or 1 - 2 * chance >= level
+
+
+@pytest.mark.parametrize(("n", "least"), [(6, 1), (9, 2), (27, 8)])
+def test_the_interval_of_a_median_is_the_shortest_of_its_coverage(n, least):
+    assert interval_of_median(range(1, n + 1)) == (least, n + 1 - least)
+    outside = scipy.stats.binom.cdf([least - 1, least], n, 0.5)  # so few rounds below the median
+    assert 1 - 2 * outside[0] >= 0.95 > 1 - 2 * outside[1]
+
+
+def test_the_interval_of_few_rounds_is_all_of_them():
+    assert interval_of_median([3.0, 1.0, 2.0]) == (1, 3) and interval_of_median([1.0]) == (1, 1)
 
 
 def test_ratios_are_of_rounds_that_took_turns(tmp_path):
@@ -55,7 +62,7 @@ def test_ratios_are_of_rounds_that_took_turns(tmp_path):
     ]
     (tmp_path / target.file).write_text(json.dumps({"rows": rows}))
     row = target.row(tmp_path)
-    assert row["measured"] == 1.55 and row["95 %"] == "1.5 – 1.6"
+    assert row["measured"] == 1.55 and row["interval"] == "1.5 – 1.6"
 
 
 def test_mfu_is_a_share_of_the_gpus_own_peak(tmp_path):
@@ -76,7 +83,10 @@ def test_the_committed_page_is_what_the_jsons_say():
 
 
 def curve(cost, over, points):
-    return [{"cost": cost, "over": over, "x": x, "seconds": seconds} for x, seconds in points]
+    return [
+        {"cost": cost, "over": over, "x": x, "seconds": seconds, "rounds": [seconds]}
+        for x, seconds in points
+    ]
 
 
 def test_fits_find_what_curves_were_made_of():
@@ -103,6 +113,7 @@ def test_sums_by_hand():
 
 def test_the_page_of_scaling_says_what_is_measured_and_what_computed():
     text = extrapolation.PAGE.read_text()
+    assert text == extrapolation.page(json.loads(extrapolation.MEASURED.read_text()))
     measured, computed = re.split(r"^## ImageNet-22k.*: computed, not measured$", text, flags=re.M)
     assert "## Measured" in measured and "What breaks first" in computed
 

@@ -197,9 +197,9 @@ def test_at_equal_seconds_the_slower_is_taken_when_the_faster_ended(config):
     plant(config, "d2it_l", [100.0, 102.0, 99.0], "late")  # .75
     found = effect(PAIR, 0.95, config).timed
     others = statistics.fmean(CLEAR[1]) / 100
-    assert found[0] * others == pytest.approx(105 - 100 + (0 + 2 - 1 - 0 - 3 - 1) / 3)
+    assert found.mean * others == pytest.approx(105 - 100 + (0 + 2 - 1 - 0 - 3 - 1) / 3)
     wanted = scipy.stats.ttest_rel([105.0, 107.0, 104.0], CLEAR[1]).confidence_interval(0.95)
-    assert [limit * others for limit in found[1:]] == pytest.approx([wanted.low, wanted.high])
+    assert (found.low * others, found.high * others) == pytest.approx((wanted.low, wanted.high))
     took(config, "d2it_l", [900.0, 900.0, 900.0])  # not measured so early
     assert effect(PAIR, 0.95, config).timed is None
     took(config, "d2it_l", [160.0, 190.0, 160.0])  # something else ran on the machine
@@ -214,16 +214,31 @@ def test_at_equal_work_the_dearer_is_taken_when_it_had_done_what_the_other_did(c
     costs(config, "d2it_l", 2.0)
     assert effect(PAIR, 0.95, config).worked is None  # nothing to add
     costs(config, "d2it_l", 3.2)  # at .625 of its training it has done as much
-    mean, low, high = effect(PAIR, 0.95, config).worked
+    mean, low, high, seeds = effect(PAIR, 0.95, config).worked
     first = [104.0, 106.0, 103.0]
     others = statistics.fmean(CLEAR[1])
     assert mean == pytest.approx(100 * (statistics.fmean(first) - others) / others)
     wanted = scipy.stats.ttest_rel(first, CLEAR[1]).confidence_interval(0.95)
     assert (low, high) == pytest.approx((100 * wanted.low / others, 100 * wanted.high / others))
     page = sections(render(config, load_claims()))["What was run"]
-    assert "at equal work, %" in page and f"{mean:+.3g} [" in page
+    assert seeds == 3 and "at equal work, %" in page and f"{mean:+.3g} [" in page
     costs(config, "d2it_l", 5.0)  # not measured so early
     assert effect(PAIR, 0.95, config).worked is None
+
+
+def test_at_equal_work_the_dearer_may_be_the_second_and_a_seed_may_lack_its_moment(config):
+    of(config, *CLEAR)
+    plant(config, "dit_l", [120.0, 121.0, 122.0], "middle")
+    costs(config, "d2it_l", 2.0)
+    costs(config, "dit_l", 4.0)
+    assert effect(PAIR, 0.95, config).worked.mean == pytest.approx(100 * (90 + 92 + 89) / 363 - 100)
+    last = paths.evaluation(config, repeats_of(config, "dit_l")[2])
+    found = json.loads(last.read_text())
+    del found["evaluations"]["middle"]
+    last.write_text(json.dumps(found))
+    worked = effect(PAIR, 0.95, config).worked
+    assert worked.seeds == 2 and worked.mean == pytest.approx(100 * (90 + 92) / 241 - 100)
+    assert "] (2 seeds)" in sections(render(config, load_claims()))["What was run"]
 
 
 def costs(config, experiment: str, gmacs: float) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks.common import RESULTS
 from d2it.config import load
 from d2it.report.claims_page import write_claims
 from d2it.report.study import load_study
@@ -142,10 +143,14 @@ def unsound(evaluation: bytes, provenance: bytes | None) -> str | None:
         return "has the provenance of other bytes"
     if said["changed"] is not False:
         return "was made by code that differed from its commit"
+    commits = [said["commit"], *(said.get("training") or {}).get("commits", [])]
+    return None if all(map(is_before, commits)) else "was made by a commit that is not before"
+
+
+def is_before(commit: str | None) -> bool:
     if git("rev-parse", "--is-shallow-repository").stdout.strip() == "true":
-        return None  # such a clone has no past to look in
-    older = said["commit"] and git("merge-base", "--is-ancestor", said["commit"], "HEAD")
-    return None if older and older.returncode == 0 else "was made by a commit that is not before"
+        return True  # such a clone has no past to look in
+    return bool(commit) and git("merge-base", "--is-ancestor", commit, "HEAD").returncode == 0
 
 
 def test_committed_results_were_made_by_a_commit_before_this_one():
@@ -164,6 +169,15 @@ def test_committed_results_were_made_by_a_commit_before_this_one():
     assert wrong and not any(wrong.values()), {p: why for p, why in wrong.items() if why}
 
 
+def test_committed_benchmarks_were_measured_by_a_commit_before_this_one():
+    found = {path: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
+    assert len(found) >= 8
+    wrong = [
+        p.name for p, said in found.items() if said["changed"] or not is_before(said["commit"])
+    ]
+    assert not wrong
+
+
 def test_what_would_be_refused_of_a_result():
     head, evaluation = git("rev-parse", "HEAD").stdout.strip(), b"{}"
     said = {"evaluation_sha256": hashlib.sha256(evaluation).hexdigest(), "changed": False}
@@ -177,3 +191,5 @@ def test_what_would_be_refused_of_a_result():
     assert "other bytes" in verdict(evaluation_sha256="0")
     assert "differed" in verdict(changed=True) and "differed" in verdict(changed=None)
     assert "not before" in verdict(commit="0" * 40) and "not before" in verdict(commit=None)
+    assert verdict(training={"commits": [head]}) is None
+    assert "not before" in verdict(training={"commits": [head, "0" * 40]})

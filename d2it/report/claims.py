@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import yaml
 
@@ -52,6 +52,15 @@ class Pair:
         return (self.run, self.label), (self.than, self.than_label)
 
 
+class AtEqual(NamedTuple):
+    """The difference where both have cost the same, in % of the second."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
 @dataclass(frozen=True)
 class Claim:
     says: str
@@ -77,8 +86,8 @@ class Effect:
     high: float
     verdict: Verdict
     why: str = ""  # a seed lacks
-    worked: tuple[float, float, float] | None = None  # at equal work: mean and interval, % of than
-    timed: tuple[float, float, float] | None = None  # at equal seconds
+    worked: AtEqual | None = None
+    timed: AtEqual | None = None  # in seconds
 
     @property
     def mean(self) -> float:
@@ -175,17 +184,16 @@ def _on_same_latents(first: Result, second: Result) -> bool:
 
 def _at_equal(
     cost: Callable[[Config, str], float | None], pair: Pair, level: float, config: Config
-) -> tuple[float, float, float] | None:
-    """The mean difference at equal cost and its interval, in % of the second's; None: unknown.
-
-    The dearer one is taken after the share of its training that costs what the other's did.
+) -> AtEqual | None:
+    """The dearer one is taken after the share of its training that costs what the other's did;
+    None: it was not measured then, or the costs are not known, or equal.
     """
     if {pair.label, pair.than_label} != {"main"} or pair.metric == "rfid":
         return None
     found: list[tuple[float, float]] = []
     for runs in zip(*(repeats_of(config, run) for run, _ in pair.sides), strict=False):
         costs = [known for run in runs if (known := cost(config, run))]
-        if len(costs) < 2 or costs[0] == costs[1]:  # unknown, or nothing to add
+        if len(costs) < 2 or costs[0] == costs[1]:
             continue
         first, second = (
             _moment(config, run, pair.metric, min(costs) / own)
@@ -198,7 +206,7 @@ def _at_equal(
     differences = [first - second for first, second in found]
     whole = statistics.fmean(second for _, second in found) / 100
     low, high = interval(differences, level)
-    return statistics.fmean(differences) / whole, low / whole, high / whole
+    return AtEqual(statistics.fmean(differences) / whole, low / whole, high / whole, len(found))
 
 
 def work(config: Config, run: str) -> float | None:

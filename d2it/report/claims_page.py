@@ -16,6 +16,7 @@ from d2it.errors import UserError
 from d2it.files import write_text
 from d2it.report.claims import (
     HIGHER_IS_BETTER,
+    AtEqual,
     Claims,
     Effect,
     Verdict,
@@ -64,11 +65,12 @@ IN_SHORT = (
     "share that is named. *Does not hold*: all of it is on the other. *Not decidable*: it holds "
     "both answers. *Incomplete*: some pair was not run. *So far*: seeds that the scale asks for "
     "were not. Comparisons share runs: they are no independent tests. {apart}: the two sides' "
-    "maps are not drawn by one grain network, and of each there is one training. {work}"
+    "maps are not drawn by one grain network, and of each there is one training.{work}"
 )
 WORKED = (
-    "At equal work: the dearer network is taken at the moment when it had done as many "
-    "multiplications as the other did in all, on the line between measured moments."
+    " At equal work: the dearer of the two networks is taken at the moment when its training had "
+    "taken as many multiplications as the other's in all, on the line between measured moments; "
+    "the grain network, one for all sizes, is not counted."
 )
 RUN_SAYS = (
     "Differences are paired: both methods of a seed see the same images in the same order. What "
@@ -130,7 +132,7 @@ def render(config: Config, claims: Claims) -> str:
         _how(config, claims, found),
         "## What was run",
         _table(COLUMNS, _lines(claims, found)),
-        f"{_in_short(claims)} {_in_full(found)}",
+        f"{_in_short(claims, found)} {_in_full(found)}",
         *_beside(config, claims, found),
         *(["## Not run", "\n".join(waiting)] if waiting else []),
         "## Not for these runs to decide",
@@ -147,7 +149,7 @@ def summary(config: Config) -> str:
         f"*Scale {config.name}. {config.caption}*",
         _how(config, claims, found),
         _table(SHORT, _lines(claims, found)),
-        _in_short(claims),
+        _in_short(claims, found),
         _counted(found),
     ]
     return "\n\n".join(parts)
@@ -174,8 +176,9 @@ def _counts(verdicts: Sequence[str]) -> str:
     return ", ".join(f"{one}: {verdicts.count(one)}" for one in known if one in verdicts)
 
 
-def _in_short(claims: Claims) -> str:
-    return IN_SHORT.format(level=100 * claims.level, apart=APART, work=WORKED)
+def _in_short(claims: Claims, found: Found) -> str:
+    worked = any(one.worked for pairs in found.values() for one in pairs)
+    return IN_SHORT.format(level=100 * claims.level, apart=APART, work=WORKED if worked else "")
 
 
 def _in_full(found: Found) -> str:
@@ -237,9 +240,9 @@ def _line(one: Effect) -> dict[str, str]:
     if drawn_by[0] != drawn_by[1]:
         line["compared"] += f" {APART}"
     if one.timed:
-        line["at equal seconds, %"] = _span(*one.timed)
+        line["at equal seconds, %"] = _at_equal(one, one.timed)
     if one.worked:
-        line["at equal work, %"] = _span(*one.worked)
+        line["at equal work, %"] = _at_equal(one, one.worked)
     return line | {
         "first": f"{one.average(0):.4g}",
         "second": f"{second:.4g}",
@@ -247,6 +250,12 @@ def _line(one: Effect) -> dict[str, str]:
         "difference, %": _span(*(100 * value / second for value in spread)),
         "runs": ", ".join(dict.fromkeys(map(_named, one.results))),
     }
+
+
+def _at_equal(one: Effect, found: AtEqual) -> str:
+    """With the number of seeds where some were not measured then."""
+    seeds = "" if found.seeds == len(one.found) else f" ({found.seeds} seeds)"
+    return _span(found.mean, found.low, found.high) + seeds
 
 
 def _named(result: Result) -> str:
