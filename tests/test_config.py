@@ -17,7 +17,16 @@ from d2it.config.load import params_folder
 from d2it.config.recipe import latents_recipe, run_name, run_recipe
 from d2it.errors import UserError
 
-SCALES = ("smoke", "demo", "mini", "mini_cpu", "mini_cpu_short_grain", "mini_cpu_long", "paper")
+SCALES = (
+    "smoke",
+    "demo",
+    "mini",
+    "mini_cpu",
+    "mini_cpu_short_grain",
+    "mini_cpu_long",
+    "mini_cpu_2048",
+    "paper",
+)
 
 
 def d2it(*arguments: str, **options) -> subprocess.CompletedProcess:
