@@ -117,9 +117,7 @@ class FineAlone(RefineNet):
         checkpointing: bool,
     ) -> Tensor:
         cells = to_grid(map, self.side // map.shape[-1])
-        x = self.patch_embed(torch.cat([noise[:, : self.channels], z], dim=1))
-        x = x + self.positions + grains(cells).flatten(1, 2)
-        x = to_windows(x.unflatten(1, (self.side, self.side)), self.window)
+        x = self.embed(noise, z, grains, cells)
         fine = to_windows(cells[..., None], self.window)[..., 0] >= self.grain  # (L, window^2)
         found = x.new_zeros(*x.shape[:2], self.head.linear.out_features)
         per_image = (self.side // self.window) ** 2

@@ -163,10 +163,7 @@ class RefineNet(nn.Module):
     ) -> Tensor:
         """The change of `noise`, (N, C or 2C, H, W); coarser cells are to ignore it."""
         cells = to_grid(map, self.side // map.shape[-1])  # (N, side, side), each token's grain
-        # Of a learned variance nothing is an input: Eq 8's eps_2 is the noise.
-        x = self.patch_embed(torch.cat([noise[:, : self.channels], z], dim=1))
-        x = x + self.positions + grains(cells).flatten(1, 2)
-        x = to_windows(x.unflatten(1, (self.side, self.side)), self.window)
+        x = self.embed(noise, z, grains, cells)
         live = self.live_windows(cells)
         per_image = (self.side // self.window) ** 2
         # adaLN's vectors are computed once per image and shared by its windows
@@ -182,6 +179,13 @@ class RefineNet(nn.Module):
             refined = blank.index_put((live,), refined)
         tokens = from_windows(refined, self.side, self.window).flatten(1, 2)
         return unpatchify(tokens, self.patch)
+
+    def embed(self, noise: Tensor, z: Tensor, grains: nn.Embedding, cells: Tensor) -> Tensor:
+        """The tokens of every window, (L, window^2, width)."""
+        # Of a learned variance nothing is an input: Eq 8's eps_2 is the noise.
+        x = self.patch_embed(torch.cat([noise[:, : self.channels], z], dim=1))
+        x = x + self.positions + grains(cells).flatten(1, 2)
+        return to_windows(x.unflatten(1, (self.side, self.side)), self.window)
 
     def live_windows(self, cells: Tensor) -> Tensor:
         """Indices of the windows to compute: all, or with `skip` those with such regions."""
