@@ -14,32 +14,7 @@ from torch import Tensor
 from d2it.errors import UserError
 
 BLOCK = 1024  # rows of a distance matrix held at once
-
-
-@dataclass
-class Moments:
-    """Sums of features seen so far: added to in any order, merged over processes."""
-
-    n: int
-    total: Tensor  # (d,) float64
-    outer: Tensor  # (d, d) float64: sum of x xᵀ
-
-    @classmethod
-    def empty(cls, dimensions: int) -> "Moments":
-        zeros = torch.zeros(dimensions + 1, dimensions, dtype=torch.float64)
-        return cls(0, zeros[0], zeros[1:])
-
-    def add(self, features: np.ndarray | Tensor) -> "Moments":
-        x = torch.as_tensor(features).double()
-        return self + Moments(len(x), x.sum(0), x.T @ x)
-
-    def __add__(self, other: "Moments") -> "Moments":
-        return Moments(self.n + other.n, self.total + other.total, self.outer + other.outer)
-
-    def gaussian(self) -> "Gaussian":
-        mean = self.total / self.n
-        scatter = self.outer - self.n * torch.outer(mean, mean)
-        return Gaussian(self.n, mean, scatter / (self.n - 1))
+ROWS = 4096  # features held at once in fp64
 
 
 @dataclass(frozen=True)
@@ -63,10 +38,14 @@ class Gaussian:
                 f"A distance needs at least two images, but there are {n}: give or draw more."
             )
         if n > dimensions:
-            moments = Moments.empty(dimensions)
-            for block in x.split(BLOCK):
-                moments = moments.add(block)
-            return moments.gaussian()
+            total, outer = np.zeros(dimensions), np.zeros((dimensions, dimensions))
+            for rows in x.split(ROWS):
+                some = rows.double().numpy()
+                total += some.sum(0)
+                outer += some.T @ some  # NumPy sees that it is symmetric, and computes half of it
+            mean = torch.from_numpy(total / n)
+            covariance = torch.from_numpy(outer).addr_(mean, mean, alpha=-n).div_(n - 1)
+            return cls(n, mean, covariance)
         x = x.double()
         mean = x.mean(0)
         return cls(n, mean, (x - mean) / (n - 1) ** 0.5, factored=True)
