@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import scipy.stats
@@ -16,7 +17,7 @@ from d2it.config import load, paths
 from d2it.config.recipe import kind_of, repeats_of
 from d2it.errors import UserError
 from d2it.files import write_json
-from d2it.report.claims import Claims, Pair, effect, load_claims, needed, supporting
+from d2it.report.claims import Claims, Pair, effect, load_claims, needed, stand_together, supporting
 from d2it.report.claims_page import render, summary, write_claims
 from d2it.report.results import published
 from d2it.report.study import at_scale
@@ -64,6 +65,21 @@ def test_the_interval_is_scipys_and_that_of_a_sum_by_hand(config):
     # differences -10, -11, -12: mean -11, deviation 1, t of two degrees of freedom 4.302653
     assert found.low == pytest.approx(-11 - 4.302653 / math.sqrt(3), rel=1e-6)
     assert found.mean == pytest.approx(-11)
+
+
+def test_holm_asks_the_surest_for_the_most_and_stops_at_the_first_that_fails(config):
+    found = of(config, *CLEAR)
+    assert found.p == pytest.approx(scipy.stats.ttest_rel(*CLEAR).pvalue)
+    assert of(config, [90.0], [100.0]).p == 1  # one seed shows nothing
+    equal = SimpleNamespace(pair=replace(PAIR, expect="equal"), p=0.0)  # is no such test
+
+    def standing(*ps: float) -> list[float]:
+        some = [SimpleNamespace(pair=PAIR, p=p) for p in ps]
+        return [one.p for one in stand_together([equal, *some], 0.95)]
+
+    assert standing(0.04, 0.001, 0.02) == [0.001, 0.02, 0.04]  # each below .05 / 3, / 2, / 1
+    assert standing(0.04, 0.001, 0.03) == [0.001]  # .04 alone would stand
+    assert standing(0.02, 0.02, 0.02) == []
 
 
 def test_a_planted_effect_is_found_either_way_and_none_is_undecidable(config):

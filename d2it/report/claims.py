@@ -51,6 +51,11 @@ class Pair:
     def sides(self) -> tuple[tuple[str, str], tuple[str, str]]:
         return (self.run, self.label), (self.than, self.than_label)
 
+    @property
+    def of_whole_trainings(self) -> bool:
+        """Of two networks that draw, each after all of its training."""
+        return {self.label, self.than_label} == {"main"} and self.metric != "rfid"
+
 
 class AtEqual(NamedTuple):
     """The difference where both have cost the same, in % of the second."""
@@ -92,6 +97,19 @@ class Effect:
     @property
     def mean(self) -> float:
         return self.average(0) - self.average(1)
+
+    @property
+    def p(self) -> float:
+        """Of Student's test, two-sided, that the differences are zero in the mean."""
+        from scipy.stats import t
+
+        differences = [
+            a.metrics[self.pair.metric] - b.metrics[self.pair.metric] for a, b in self.found
+        ]
+        if len(differences) < 2 or not any(differences):
+            return 1.0
+        error = statistics.stdev(differences) / math.sqrt(len(differences))
+        return 2 * float(t.sf(abs(self.mean) / error, len(differences) - 1)) if error else 0.0
 
     def average(self, side: int, metric: str | None = None) -> float:
         """Over the seeds, of the first (0) or the second (1)."""
@@ -136,7 +154,7 @@ def interval(differences: Sequence[float], level: float) -> tuple[float, float]:
 
 def effect(pair: Pair, level: float, config: Config) -> Effect:
     """The pair's differences, seed by seed, and what they say."""
-    found, why = list[tuple[Result, Result]](), ""
+    found, why, paired = list[tuple[Result, Result]](), "", list[tuple[str, str]]()
     seeds = list(zip(repeats_of(config, pair.run), repeats_of(config, pair.than), strict=False))
     for runs in seeds:
         first, second = (
@@ -149,6 +167,7 @@ def effect(pair: Pair, level: float, config: Config) -> Effect:
             why = "not on the same latents"
         else:
             found.append((first, second))
+            paired.append(runs)
     if not found:
         return Effect(pair, len(seeds), [], -math.inf, math.inf, "not run", why)
     differences = [a.metrics[pair.metric] - b.metrics[pair.metric] for a, b in found]
@@ -165,8 +184,8 @@ def effect(pair: Pair, level: float, config: Config) -> Effect:
         high,
         verdict,
         why,
-        worked=_at_equal(work, pair, level, config),
-        timed=_at_equal(seconds, pair, level, config) if timed else None,
+        worked=_at_equal(work, pair, paired, level, config),
+        timed=_at_equal(seconds, pair, paired, level, config) if timed else None,
     )
 
 
@@ -183,15 +202,19 @@ def _on_same_latents(first: Result, second: Result) -> bool:
 
 
 def _at_equal(
-    cost: Callable[[Config, str], float | None], pair: Pair, level: float, config: Config
+    cost: Callable[[Config, str], float | None],
+    pair: Pair,
+    paired: Sequence[tuple[str, str]],
+    level: float,
+    config: Config,
 ) -> AtEqual | None:
     """The dearer one is taken after the share of its training that costs what the other's did;
     None: it was not measured then, or the costs are not known, or equal.
     """
-    if {pair.label, pair.than_label} != {"main"} or pair.metric == "rfid":
+    if not pair.of_whole_trainings:
         return None
     found: list[tuple[float, float]] = []
-    for runs in zip(*(repeats_of(config, run) for run, _ in pair.sides), strict=False):
+    for runs in paired:
         costs = [known for run in runs if (known := cost(config, run))]
         if len(costs) < 2 or costs[0] == costs[1]:
             continue
@@ -269,6 +292,18 @@ def decide(low: float, high: float, margin: float, expect: str) -> Verdict:
     if high < 0:
         return "holds"
     return "does not hold" if low > 0 else "not decidable"
+
+
+def stand_together(effects: Sequence[Effect], level: float) -> list[Effect]:
+    """Those that are decided though all are tested at once: by Holm's correction, the surest first.
+
+    What is said to be equal is no such test.
+    """
+    tested = sorted((one for one in effects if one.pair.expect == "better"), key=lambda one: one.p)
+    for i, one in enumerate(tested):
+        if one.p > (1 - level) / (len(tested) - i):
+            return tested[:i]
+    return tested
 
 
 def verdict_of(effects: Sequence[Effect]) -> Verdict:

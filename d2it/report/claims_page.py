@@ -24,6 +24,7 @@ from d2it.report.claims import (
     hardware,
     load_claims,
     needed,
+    stand_together,
     supporting,
     verdict_of,
 )
@@ -62,11 +63,14 @@ BETTER: dict[Verdict, str] = {"holds": "better", "does not hold": "worse"}
 IN_SHORT = (
     "In brackets: Student's {level:g} % interval of the mean difference over training seeds. "
     "*Holds*: all of it is on the paper's side, or, where two are said to be equal, within the "
-    "share that is named. *Does not hold*: all of it is on the other. *Not decidable*: it holds "
-    "both answers. *Incomplete*: some pair was not run. *So far*: seeds that the scale asks for "
-    "were not. Comparisons share runs: they are no independent tests. {apart}: the two sides' "
-    "maps are not drawn by one grain network, and of each there is one training.{work}"
+    "share that is named. *Does not hold*: all of it is on the other. *Not decidable*: it has room "
+    "for either answer. *Incomplete*: some pair was not run. *So far*: seeds that the scale asks "
+    "for were not. {apart}: the maps of the two sides are not drawn by one grain network, and of "
+    "each grain network there is one training. No interval holds the scatter of DVAE, grain "
+    "network and sampling noise, but where DVAEs are compared. Each verdict is of its comparison "
+    "alone; comparisons share runs. {together}{work}"
 )
+TOGETHER = "Tested all at once, by Holm's correction, these differences stand: {}."
 WORKED = (
     " At equal work: the dearer of the two networks is taken at the moment when its training had "
     "taken as many multiplications as the other's in all, on the line between measured moments; "
@@ -75,12 +79,11 @@ WORKED = (
 RUN_SAYS = (
     "Differences are paired: both methods of a seed see the same images in the same order. What "
     "differs between seeds is the training of the content network or DiT: DVAE, grain network and"
-    " the noise of maps and samples are the same for all, and no interval holds their scatter, "
-    "but where DVAEs are compared. No correction is made for the number of claims, nor for seeds "
-    "that were added after a look at the others. Verdicts are at equal steps. {seconds} `GMACs`, "
+    " the noise of maps and samples are the same for all. Nothing is corrected for seeds that were "
+    "added after a look at the others. Verdicts are at equal steps. {seconds} `GMACs`, "
     "first and second: of one pass, as it was computed; the grain network's are not in it. "
     "`nearest`, first and second: the distance of samples from the training images over that of "
-    "unseen ones; below 1 is memorisation."
+    "held-out ones, here other crops of the same photographs; far below 1 is memorisation."
 )
 TIMED = (
     "At equal seconds: the same, when it had taken as long as the other, where the seeds of each "
@@ -90,13 +93,13 @@ UNTIMED = "At equal seconds nothing is known, for want of measured moments or of
 APART, SO_FAR = "†", " so far"
 BESIDE_SAYS = (
     "These decide no claim; *better* and *worse* are said of the first. `epsilon_error` is the "
-    "error of the predicted noise on held-out images, the same noise and times for all; `_0` and "
+    "error of the predicted noise on held-out crops, the same noise and times for all; `_0` and "
     "`_1` are over coarse and over fine regions. It compares networks on the same latents alone, "
     "of one DVAE and one routing: where a D²iT has one code and one noise for a coarse region, a "
     "DiT has four, so their errors are of different tasks. With and without the dynamic grain loss "
     "the sum that is minimised weighs the grains otherwise: there each grain stands for itself. "
     "`obedience` is the share of regions that came out as the map asked. `psnr` and `lpips` are of "
-    "reconstructions of held-out images."
+    "reconstructions of held-out crops."
 )
 Found = dict[str, list[Effect]]  # by the claim's id
 
@@ -147,7 +150,7 @@ def summary(config: Config) -> str:
     found = effects(config, claims)
     parts = [
         f"*Scale {config.name}. {config.caption}*",
-        _how(config, claims, found),
+        _how(config, claims, found, commits=False),
         _table(SHORT, _lines(claims, found)),
         _in_short(claims, found),
         _counted(found),
@@ -178,7 +181,13 @@ def _counts(verdicts: Sequence[str]) -> str:
 
 def _in_short(claims: Claims, found: Found) -> str:
     worked = any(one.worked for pairs in found.values() for one in pairs)
-    return IN_SHORT.format(level=100 * claims.level, apart=APART, work=WORKED if worked else "")
+    together = stand_together([one for pairs in found.values() for one in pairs], claims.level)
+    return IN_SHORT.format(
+        level=100 * claims.level,
+        apart=APART,
+        together=TOGETHER.format("; ".join(map(_compared, together)) or "none"),
+        work=WORKED if worked else "",
+    )
 
 
 def _in_full(found: Found) -> str:
@@ -186,13 +195,13 @@ def _in_full(found: Found) -> str:
     return RUN_SAYS.format(seconds=TIMED if timed else UNTIMED)
 
 
-def _how(config: Config, claims: Claims, found: Found) -> str:
+def _how(config: Config, claims: Claims, found: Found, commits: bool = True) -> str:
     """Hardware, code, and how images were made and measured."""
     made = [one for pairs in found.values() for pair in pairs for one in pair.results]
     drawn = [one for one in made if one.header["kind"] != "dvae"]
     facts = {
         "Trained on": [hardware(config, needed(claims, config))],
-        "Commits": _commits(config, {one.header["run"] for one in made}),
+        "Commits": _commits(config, {one.header["run"] for one in made}) if commits else [],
         "FID's reference": sorted({_reference(one.recipe) for one in drawn}),
     }
     said = [f"{what}: {', '.join(values)}." for what, values in facts.items() if values]
@@ -243,6 +252,8 @@ def _line(one: Effect) -> dict[str, str]:
         line["at equal seconds, %"] = _at_equal(one, one.timed)
     if one.worked:
         line["at equal work, %"] = _at_equal(one, one.worked)
+    elif one.pair.of_whole_trainings and one.pair.run != one.pair.than and "GMACs" in line:
+        line["at equal work, %"] = "equal" if _same_work(one) else "not measured"
     return line | {
         "first": f"{one.average(0):.4g}",
         "second": f"{second:.4g}",
@@ -250,6 +261,11 @@ def _line(one: Effect) -> dict[str, str]:
         "difference, %": _span(*(100 * value / second for value in spread)),
         "runs": ", ".join(dict.fromkeys(map(_named, one.results))),
     }
+
+
+def _same_work(one: Effect) -> bool:
+    first, second = (side.header["gmacs"]["dense"] for side in one.found[0])
+    return bool(first == second)
 
 
 def _at_equal(one: Effect, found: AtEqual) -> str:
