@@ -45,7 +45,9 @@ of log seconds over log x by least squares; 1 is proportional. *Spread*: the lar
 point's quartiles' distance over its median. *MACs'*: that of the multiply-
 accumulates. *Line*: least squares of seconds over x, where a fixed part and one for each step
 or run are what is asked; over the ratio, in units of the step at ratio 0, with that of the
-MACs.
+MACs. Networks this small spend much of a step outside of their multiplications, so their seconds
+grow slower than their MACs: what large ones take follows the MACs. Of three to five points an
+exponent is a rough number.
 """
 COMPUTED = f"""
 ## ImageNet-22k on {NODES} nodes: computed, not measured

@@ -4,6 +4,7 @@
 
 Photographs of the embedded data set, cut anew for every file and kept as JPEG of ImageNet's usual
 500 x 375 px, packed at 256 px. The loop opens, decodes, crops and keeps pixels, and writes nothing.
+Each is measured once, one after the other.
 """
 
 import argparse

@@ -5,11 +5,13 @@
 DDIM steps of one block of images without guidance; decoding is the same for all and left out.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from benchmarks.common import arguments, interleaved, timed, write
-from benchmarks.training import CHANNELS, RATIO, SIZES, diffusers_dit, shapes
+from benchmarks.training import CHANNELS, RATIO, SIZES, diffusers_dit, of_gpu, shapes
 from d2it.diffusion import Schedule, guided, sample
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.cost import gmacs
@@ -24,7 +26,7 @@ def maps_of(n: int, side: int) -> Tensor:
     return (coarse > RATIO).long().repeat_interleave(4, 1).repeat_interleave(4, 2)
 
 
-def measure(device: str, name: str, repeats: int) -> list[dict[str, object]]:
+def measure(device: str, name: str, repeats: int) -> list[dict[str, Any]]:
     from diffusers import DDIMScheduler
 
     side, width, depth, heads, _, batch = SIZES[device][name]
@@ -61,11 +63,12 @@ def measure(device: str, name: str, repeats: int) -> list[dict[str, object]]:
 
     calls = {"DiT": lambda: draw("DiT"), "D²iT": lambda: draw("D²iT")}
     sync = torch.cuda.synchronize if device == "cuda" else lambda: None
-    rounds = interleaved(calls | {"diffusers' DiT": draw_theirs}, repeats, sync)
+    calls |= {"diffusers' DiT": draw_theirs}
+    rounds = interleaved(calls, repeats, sync)
     found = {label: timed(spent) for label, spent in rounds.items()}
     base = found["diffusers' DiT"]["seconds"]
     macs = {"DiT": gmacs("dit", dit)["dense"], "D²iT": gmacs("content", content, RATIO)["sparse"]}
-    return [
+    rows = [
         {
             "size": name,
             "network": label,
@@ -79,6 +82,10 @@ def measure(device: str, name: str, repeats: int) -> list[dict[str, object]]:
         }
         for label, row in found.items()
     ]
+    if device == "cuda":
+        for row in rows:
+            row |= of_gpu(row["tflops"], calls[row["network"]])
+    return rows
 
 
 def main() -> None:
@@ -86,7 +93,9 @@ def main() -> None:
     rows = [
         row for name in SIZES[given.device] for row in measure(given.device, name, given.repeats)
     ]
-    write("sampling", given.device, {"ratio": RATIO, "repeats": given.repeats}, rows)
+    config = {"ratio": RATIO, "repeats": given.repeats}
+    config["side, width, depth, heads, layers, batch"] = SIZES[given.device]
+    write("sampling", given.device, config, rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """What was aimed at, beside what the benchmarks measured."""
 
-import contextlib
-import itertools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,11 +43,18 @@ class Target:
         }
 
     def by_round(self, found: Found) -> list[float]:
-        values: list[float] = []
-        with contextlib.suppress(IndexError):  # of the first row that has no more rounds
-            for turn in itertools.count():
-                values.append(self.value(found, lambda row, i=turn: float(row["rounds"][i])))
-        return values
+        """As many as the row with the fewest has that the value is of."""
+        asked: list[int] = []
+
+        def first(row: Row) -> float:
+            asked.append(len(row["rounds"]))
+            return float(row["rounds"][0])
+
+        self.value(found, first)
+        return [
+            self.value(found, lambda row, i=turn: float(row["rounds"][i]))
+            for turn in range(min(asked))
+        ]
 
     def verdict(self, low: float, high: float) -> str:
         worst, best = (low, high) if self.sign == "≥" else (-high, -low)
