@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from benchmarks.common import arguments, interleaved, timed, use_all_cores, write
@@ -104,6 +105,7 @@ def ours(
 ) -> Callable[[], None]:
     """A step of the project's training loop."""
     plan = Plan(kind, kind, Path(), training, 0, (), {}, {}, {})
+    AcceleratorState._reset_state()  # a process has one precision, a benchmark two
     accelerator = make_accelerator(plan, device)
     task = task_of(kind, network, latents, training, ratio)
     trainer = Trainer(plan, task, accelerator)
