@@ -105,7 +105,6 @@ def ours(
 ) -> Callable[[], None]:
     """A step of the project's training loop."""
     plan = Plan(kind, kind, Path(), training, 0, (), {}, {}, {})
-    AcceleratorState._reset_state()  # a process has one precision, a benchmark two
     accelerator = make_accelerator(plan, device)
     task = task_of(kind, network, latents, training, ratio)
     trainer = Trainer(plan, task, accelerator)
@@ -211,6 +210,7 @@ def published(
 def measure(
     device: str, name: str, precision: Precision, repeats: int, folder: Path
 ) -> list[dict[str, Any]]:
+    AcceleratorState._reset_state()  # of another precision, which a process keeps
     side, width, depth, heads, _, batch = SIZES[device][name]
     latents = latents_in(folder, side, max(64, 2 * batch))
     training = Training(
