@@ -14,8 +14,9 @@ are about a hundredth of a step.
 Differences are of outputs, relative to the largest; a sampling step is a forward pass.
 
 FlexAttention has no backward pass on a CPU, and is tried in sampling alone; what it generates at
-the size B does not compile. torch.compile is in its default mode. CUDA graphs were not tried, for want of a GPU: skipped windows change
-the shapes from map to map, which a graph forbids.
+the size B does not compile. torch.compile is in its default mode, the others were not tried. Nor
+were CUDA graphs, for want of a GPU: skipped windows change the shapes from map to map, which a
+graph forbids.
 """
 
 import copy
