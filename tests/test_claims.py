@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import scipy.stats
@@ -70,10 +71,10 @@ def test_the_interval_is_scipys_and_that_of_a_sum_by_hand(config):
 def test_holm_asks_the_surest_for_the_most_and_stops_at_the_first_that_fails(config):
     found = of(config, *CLEAR)
     assert found.p == pytest.approx(scipy.stats.ttest_rel(*CLEAR).pvalue)
-    equal = SimpleNamespace(pair=replace(PAIR, expect="equal"), p=0.0)  # is no such test
+    equal: Any = SimpleNamespace(pair=replace(PAIR, expect="equal"), p=0.0)  # is no such test
 
     def standing(*ps: float) -> list[float]:
-        some = [SimpleNamespace(pair=PAIR, p=p) for p in ps]
+        some: list[Any] = [SimpleNamespace(pair=PAIR, p=p) for p in ps]
         return [one.p for one in stand_together([equal, *some], 0.95)]
 
     assert standing(0.04, 0.001, 0.02) == [0.001, 0.02, 0.04]  # each below .05 / 3, / 2, / 1
