@@ -103,9 +103,7 @@ class Effect:
         """Of Student's test, two-sided, that the differences are zero in the mean."""
         from scipy.stats import t
 
-        differences = [
-            a.metrics[self.pair.metric] - b.metrics[self.pair.metric] for a, b in self.found
-        ]
+        differences = _differences(self.pair, self.found)
         if len(differences) < 2 or not any(differences):
             return 1.0
         error = statistics.stdev(differences) / math.sqrt(len(differences))
@@ -154,7 +152,7 @@ def interval(differences: Sequence[float], level: float) -> tuple[float, float]:
 
 def effect(pair: Pair, level: float, config: Config) -> Effect:
     """The pair's differences, seed by seed, and what they say."""
-    found, why, paired = list[tuple[Result, Result]](), "", list[tuple[str, str]]()
+    found, why = list[tuple[Result, Result]](), ""
     seeds = list(zip(repeats_of(config, pair.run), repeats_of(config, pair.than), strict=False))
     for runs in seeds:
         first, second = (
@@ -167,14 +165,14 @@ def effect(pair: Pair, level: float, config: Config) -> Effect:
             why = "not on the same latents"
         else:
             found.append((first, second))
-            paired.append(runs)
     if not found:
         return Effect(pair, len(seeds), [], -math.inf, math.inf, "not run", why)
-    differences = [a.metrics[pair.metric] - b.metrics[pair.metric] for a, b in found]
+    differences = _differences(pair, found)
     low, high = interval(differences, level)
     margin = pair.within * statistics.fmean(b.metrics[pair.metric] for _, b in found)
     worse = (-high, -low) if pair.metric in HIGHER_IS_BETTER else (low, high)
     verdict = decide(*worse, margin, pair.expect)
+    paired = [(a.header["run"], b.header["run"]) for a, b in found]
     timed = all(steady(config, repeats_of(config, run)) for run, _ in pair.sides)
     return Effect(
         pair,
@@ -193,6 +191,11 @@ def supporting(pair: Pair, level: float, config: Config) -> list[Effect]:
     """The pair by the metrics that stand beside its own: whether `run` is better by them."""
     plain = replace(pair, expect="better", within=0.0, published=None)
     return [effect(replace(plain, metric=name), level, config) for name in pair.also]
+
+
+def _differences(pair: Pair, found: Sequence[tuple[Result, Result]]) -> list[float]:
+    """By seed."""
+    return [a.metrics[pair.metric] - b.metrics[pair.metric] for a, b in found]
 
 
 def _on_same_latents(first: Result, second: Result) -> bool:
