@@ -7,7 +7,6 @@ the same command finds the array in the queue, and computes nothing twice. No to
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from d2it import slurm
 from d2it.arrays import SHOWN, explain
 from d2it.config.paths import runs_folder
 from d2it.errors import UserError
-from d2it.files import canonical_digest, locked, write_json
+from d2it.files import canonical_digest, locked, remove_folder, write_json
 from d2it.jobs import show_end
 from d2it.slurm_jobs import leave, logs_of, submit
 
@@ -86,12 +85,11 @@ def run_on_slurm(words: Sequence[str], stage: str, launcher: "Launcher", shares:
         for begun in home.glob(f"{name}-[0-9]*"):  # when the launcher asked for another number
             shares = int(begun.name.rpartition("-")[2]) if _live(begun) else shares
         folder, parts = home / f"{name}-{shares}", [f"{i + 1}/{shares}" for i in range(shares)]
-        well = [word["error"] is None for word in _words(folder, parts).values()]
-        if (len(well) < shares or not all(well)) and not done(folder, *parts):
+        if not _all_well(folder, parts) and not done(folder, *parts):
             return
     if done(end, END):
         for folder in home.glob(f"{name}-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
 
 
 def _word(folder: Path, part: str) -> Path:
@@ -106,6 +104,11 @@ def _words(folder: Path, parts: Iterable[str]) -> dict[str, dict[str, Any]]:
         with suppress(FileNotFoundError):
             found[part] = json.loads(_word(folder, part).read_text())
     return found
+
+
+def _all_well(folder: Path, parts: Sequence[str]) -> bool:
+    words = _words(folder, parts).values()
+    return len(words) == len(parts) and all(word["error"] is None for word in words)
 
 
 def _live(folder: Path) -> str | None:
@@ -125,8 +128,9 @@ def _run(folder: Path, work: Sequence[PartJob], resources: "Resources", every: f
     parts = [own.part for own in work]
     with slurm.submitting(folder.parent / "lock"):
         array = _live(folder)
-        if array is None or len(_words(folder, parts)) == len(parts):
-            shutil.rmtree(folder, ignore_errors=True)
+        failed = len(_words(folder, parts)) == len(parts) and not _all_well(folder, parts)
+        if array is None or failed:
+            remove_folder(folder)
             jobs = submit(folder, work, resources)
             array = jobs[0].job_id.partition("_")[0]
         else:
@@ -141,11 +145,14 @@ def _run(folder: Path, work: Sequence[PartJob], resources: "Resources", every: f
             with locked(folder.parent / "lock"):  # or somebody is submitting it again
                 if not folder.exists():
                     return False
+            live = True
         if not live:
             missing = {
                 part: job for part, job in zip(parts, jobs, strict=True) if part not in words
             }
             ended, how = _how([job.job_id for job in missing.values()], every)
+            if missing.keys() & _words(folder, parts).keys() or not folder.exists():
+                continue  # files of other hosts may be seen late
             show_end(JobPaths(logs_of(folder), ended, 0).stderr)
             raise UserError(
                 f"Slurm ended {folder.name} before {', '.join(missing)} was finished: job "
@@ -154,7 +161,9 @@ def _run(folder: Path, work: Sequence[PartJob], resources: "Resources", every: f
             )
         time.sleep(LOOK)
         if time.monotonic() - asked > every:
-            asked, live = time.monotonic(), _live(folder) is not None
+            with suppress(slurm.Silent):  # jobs go on while their controller is busy
+                live = _live(folder) is not None
+            asked = time.monotonic()
     for word in words.values():
         if word["error"]:
             for line in word["shown"]:

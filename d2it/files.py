@@ -55,6 +55,14 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             old.rmdir()
 
 
+def remove_folder(path: Path) -> None:
+    """At once, if it is there: who looks meanwhile sees all of it or nothing."""
+    gone = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
+    with suppress(FileNotFoundError):
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
 @contextmanager
 def locked(path: Path | str) -> Iterator[IO[str]]:
     """Hold the lock file `path`, once nobody else on this machine does. kill -9 lets it go."""

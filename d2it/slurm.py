@@ -39,6 +39,10 @@ _own: dict[Path, dict[str, Any]] = {}  # answers of Slurm that could not be left
 FIELDS = ("JobID", "State", "NodeList", "ElapsedRaw", "AllocTRES", "Reason", "ExitCode")
 
 
+class Silent(UserError):
+    """squeue does not answer: nothing is known of the jobs."""
+
+
 @dataclass(frozen=True)
 class Queued:
     """A job that squeue lists."""
@@ -83,7 +87,7 @@ def queued(*names: str) -> list[Queued]:
         "squeue", "--all", "--noheader", f"--name={','.join(names)}", "--format=%F|%T|%u|%k"
     )
     if shown.returncode:
-        raise UserError(
+        raise Silent(
             f"Slurm does not answer ({_last_line(shown.stderr)}): nothing was submitted; run the "
             "same command again once it does."
         )

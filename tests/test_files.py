@@ -4,13 +4,14 @@ import errno
 import fcntl
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 from d2it import cli
 from d2it.commands import models
-from d2it.files import atomic_folder, locked
+from d2it.files import atomic_folder, locked, remove_folder
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o2775), (0o022, 0o2755), (0o077, 0o2700)])
@@ -61,3 +62,19 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch, capsys, number
     assert cli.main(["models"]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("d2it: error: This file system has no file locks: mount it with flock")
+
+
+def test_a_folder_is_removed_at_once(tmp_path: Path) -> None:
+    """Nobody sees it without what is in it; that it is not there does no harm."""
+    path = tmp_path / "array"
+    words = [path / f"{i}.json" for i in range(5000)]
+    path.mkdir()
+    for word in words:
+        word.touch()
+    remover = threading.Thread(target=remove_folder, args=(path,))
+    remover.start()
+    while remover.is_alive():
+        there = words[0].exists() and words[-1].exists()
+        assert there or not path.exists()
+    remove_folder(path)
+    assert not list(tmp_path.iterdir())

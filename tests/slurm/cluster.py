@@ -206,7 +206,7 @@ class Cluster:
         self._await("the nodes", idle)
 
     def _configure(self) -> None:
-        for name in ("log", "state", "db"):
+        for name in ("log", "state", "db", "tmp"):  # tmp: MariaDB empties it of every server's
             (self.folder / name).mkdir(parents=True)
         facts = {
             "folder": self.folder,
@@ -233,6 +233,7 @@ class Cluster:
         data, place = f"--datadir={self.folder}/db", f"--socket={self.folder}/mysql.socket"
         made = subprocess.run(
             ["mariadb-install-db", "--no-defaults", "--user=root", data, "--skip-test-db"],
+            env=os.environ | {"TMPDIR": str(self.folder / "tmp")},
             capture_output=True,
             text=True,
         )
@@ -241,6 +242,7 @@ class Cluster:
         self._start(
             *("mariadbd", "--no-defaults", "--user=root", data, place),
             *("--bind-address=127.0.0.1", f"--port={self.facts['mysql']}"),
+            f"--tmpdir={self.folder}/tmp",
             *("--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0"),
         )
         sql = (

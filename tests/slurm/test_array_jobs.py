@@ -57,7 +57,7 @@ def start(
 
 def said_by(process: subprocess.Popen[str], code: int = 0) -> str:
     said = process.communicate(timeout=300)[1]
-    assert process.returncode == code, said
+    assert process.returncode == code, said[-3000:]
     return said
 
 
@@ -73,6 +73,16 @@ def computing(share: str = "") -> list[int]:
         if here and "--shard" in words and share in ("", words[words.index("--shard") + 1]):
             found.append(int(entry.name))
     return found
+
+
+def silent_squeue(folder: Path) -> str:
+    """A PATH with a squeue that leaves a byte in `asked` and fails while there is `busy`."""
+    wrapper = folder / "squeue"
+    folder.mkdir()
+    lines = [f"printf . >> {folder}/asked", f"[ ! -e {folder}/busy ] || exit 1"]
+    wrapper.write_text("\n".join(["#!/bin/sh", *lines, f'exec {shutil.which("squeue")} "$@"']))
+    wrapper.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
 
 
 def test_whoever_waits_is_killed(cluster: Cluster, config: Config, alone: bytes) -> None:
@@ -103,12 +113,20 @@ def test_whoever_waits_is_killed(cluster: Cluster, config: Config, alone: bytes)
 
 def test_jobs_of_an_array_are_disturbed(cluster: Cluster, config: Config, alone: bytes) -> None:
     """By SIGKILL to a process, then by scancel, then by the time limit: each time the sentence of
-    what it was, or a requeue; nothing that was computed is lost."""
+    what it was, or a requeue; nothing that was computed is lost. A silent squeue ends no waiting.
+    """
     paths.evaluation(config, RUN).unlink()
     paths.run_folder(config, RUN).rename("before")
-    process = start()
+    silent = Path("silent").resolve()
+    process = start(PATH=silent_squeue(silent))
     until(lambda: computing("2/2"), "the second share was not begun")
-    os.kill(computing("2/2")[0], signal.SIGKILL)
+    [second] = computing("2/2")
+    os.kill(second, signal.SIGSTOP)
+    (silent / "busy").touch()
+    asked = (silent / "asked").stat().st_size
+    until(lambda: (silent / "asked").stat().st_size >= asked + 3, "squeue was not asked again")
+    (silent / "busy").unlink()
+    os.kill(second, signal.SIGKILL)
     assert re.search(r"Part 2/2 on node\d .* was killed by signal 9: the same", said_by(process, 2))
 
     process = start()
@@ -120,8 +138,8 @@ def test_jobs_of_an_array_are_disturbed(cluster: Cluster, config: Config, alone:
     process = start()
     until(lambda: computing("2/2"), "the second share was not begun")
     running = cluster.run("squeue", "--noheader", "--states=R", "--format=%i").split()
-    [second] = [job for job in running if job.endswith("_1")]
-    cluster.run("scancel", "--signal=USR2", second)
+    [job] = [job for job in running if job.endswith("_1")]
+    cluster.run("scancel", "--signal=USR2", job)
     said_by(process)
     assert paths.evaluation(config, RUN).read_bytes() == alone
     states = cluster.run("sacct", "--noheader", "--duplicates", "--allocations", "--format=State")
