@@ -84,6 +84,7 @@ def hardware(device: str) -> dict[str, Any]:
     import torch
 
     found: dict[str, Any] = {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0))}
+    found["vectors"] = torch.backends.cpu.get_cpu_capability()
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
     return found
@@ -138,7 +139,8 @@ def write(name: str, device: str, config: dict[str, Any], rows: list[dict[str, A
 def machine(found: dict[str, Any]) -> str:
     """What a benchmark's JSON was measured on and with."""
     where, versions = found["hardware"], found["versions"]
-    processor = where.get("gpu") or f"{where['cores']} cores of {where['cpu']}"
+    vectors = f" ({where['vectors']})" if "vectors" in where else ""
+    processor = where.get("gpu") or f"{where['cores']} cores of {where['cpu']}{vectors}"
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     return f"{processor}; {packages}"
 

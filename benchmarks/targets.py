@@ -1,12 +1,12 @@
 """What was aimed at, beside what the benchmarks measured."""
 
+import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from d2it.files import read_json
 from d2it.gpus import find_gpu
 
 Found = dict[str, Any]  # a benchmark's JSON
@@ -32,9 +32,10 @@ class Target:
 
     def row(self, results: Path) -> Row:
         row: Row = {"target": self.what, "wanted": f"{self.sign} {self.wanted:g}"}
-        if not (results / self.file).is_file():
+        try:
+            values = self.by_round(json.loads((results / self.file).read_text()))
+        except (FileNotFoundError, IndexError):  # on this device, or in this precision
             return row | {"measured": "", "interval": "", "verdict": "not measured"}
-        values = self.by_round(read_json(results / self.file, made_by="make bench"))
         low, high = interval_of_median(values)
         return row | {
             "measured": statistics.median(values),
@@ -147,6 +148,6 @@ def of_training(device: str, size: str, precision: str) -> Iterator[Target]:
 
 
 def one(found: Found, **wanted: str) -> Row:
-    """The row that holds these values."""
-    row: Row = next(row for row in found["rows"] if wanted.items() <= row.items())
-    return row
+    """The row that holds these values; IndexError: it was not measured."""
+    rows: list[Row] = [row for row in found["rows"] if wanted.items() <= row.items()]
+    return rows[0]

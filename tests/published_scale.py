@@ -5,6 +5,7 @@
 In a clone of the repository, in FOLDER or one that is deleted, it makes a handful of images in
 FFHQ's and in ILSVRC-2012's layout, then lets Snakemake go from them to the evaluations of D²iT-B,
 unconditional and class-conditional: 256 px, the published widths, learned variance, both protocols.
+A CPU that does not multiply in bf16 trains in fp32: a step in bf16 would take it minutes.
 """
 
 import hashlib
@@ -24,10 +25,12 @@ import yaml
 from PIL import Image
 from skimage import data
 
+from d2it.device import multiplies_bf16
+
 ROOT = Path(__file__).parents[1]
 WNIDS = ("n01440764", "n01443537")  # the first two classes of ILSVRC-2012
 IMAGES = 4  # in each data set
-TWO_STEPS = {"images": 2, "batch": 1, "shards": 1}
+TWO_STEPS: dict[str, int | str] = {"images": 2, "batch": 1, "shards": 1}
 LAUNCHER = "local stages.dvae.processes=1 threads=2 device=cpu"
 SETTINGS = {
     "scale": "paper",
@@ -96,6 +99,9 @@ def main(folder: str) -> None:
     weights = os.environ | {"D2IT_WEIGHTS": str(ROOT / "data" / "weights")}
     ffhq(clone / "data" / "archives" / "ffhq")
     imagenet(clone / "data" / "archives" / "imagenet")
+    if not multiplies_bf16():
+        print("This CPU does not multiply in bf16: trained in fp32.")
+        TWO_STEPS["precision"] = "fp32"
     settings = [
         f"{key}={yaml.safe_dump(value, default_flow_style=True, width=10**6).strip()}"
         for key, value in SETTINGS.items()

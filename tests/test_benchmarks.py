@@ -72,7 +72,10 @@ def test_mfu_is_a_share_of_the_gpus_own_peak(tmp_path):
     assert row["measured"] == pytest.approx(0.45) and row["verdict"] == "met"
 
 
-def test_what_has_no_json_is_not_measured(tmp_path):
+def test_what_has_no_json_or_no_row_is_not_measured(tmp_path):
+    assert {target.row(tmp_path)["verdict"] for target in targets()} == {"not measured"}
+    for target in targets():
+        (tmp_path / target.file).write_text(json.dumps({"rows": []}))
     assert {target.row(tmp_path)["verdict"] for target in targets()} == {"not measured"}
 
 

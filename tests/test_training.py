@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from d2it.config import load, paths
+from d2it.device import multiplies_bf16
 from d2it.errors import UserError
 from d2it.files import write_json
 from d2it.training import run_folder, state
@@ -160,12 +161,14 @@ def test_four_shards_in_one_number_of_processes(
 
 
 def test_bf16_goes_on_bitwise(tmp_path: Path) -> None:
-    """Autocast on the CPU; weights, moments and averages stay in fp32."""
+    """Autocast on the CPU, with a warning where that is slow; weights, moments and averages stay in
+    fp32."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run(whole, "precision=bf16") == 0, errors(whole)
     assert run(parts, "precision=bf16", "images=320") == 0, errors(parts)
     assert run(parts, "precision=bf16") == 0, errors(parts)
     assert fingerprint(parts) == fingerprint(whole)
+    assert ("imitates bf16" in errors(whole)) == (not multiplies_bf16())
     assert all(t.dtype == torch.float32 for t in weights(whole).values())
 
 

@@ -19,7 +19,7 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 
-from d2it.device import cpu_threads
+from d2it.device import cpu_threads, multiplies_bf16
 from d2it.errors import UserError
 from d2it.files import write_json
 from d2it.training import state
@@ -126,6 +126,12 @@ class Loop:
             pin=accelerator.device.type == "cuda",
             noise=plan.noise,
         )
+        in_bf16 = training.precision == "bf16"
+        if self.main and in_bf16 and accelerator.device.type == "cpu" and not multiplies_bf16():
+            self._warn(
+                "this CPU imitates bf16, many times as slow as fp32: use a GPU, another CPU, or "
+                f"training.{plan.kind}.precision=fp32, which makes it another run."
+            )
         peak = peak_of(self._device_name(), training.precision)
         self.peak = peak and peak * accelerator.num_processes
         self.marks = frozenset(plan.marks)  # looked up at each step
