@@ -16,13 +16,18 @@ from d2it.files import write_json
 from d2it.report.text import markdown_table
 
 RESULTS = Path(__file__).parent / "results"
+NAMES = (  # columns that say of what a row is come first: a JSON has its keys in alphabetical order
+    *("size", "network", "precision", "what", "peer", "in use", "other way", "command"),
+    *("images", "batch", "steps", "processes"),
+)
 PACKAGES = ("torch", "accelerate", "diffusers", "clean-fid", "torch-fidelity", "snakemake", "scipy")
 
 
-def arguments(description: str, repeats: int = 9) -> argparse.Namespace:
-    """--device and --repeats, as every benchmark takes them."""
+def arguments(description: str, repeats: int = 9, gpu: bool = True) -> argparse.Namespace:
+    """--device and --repeats, as every benchmark takes them; without `gpu`, of a CPU alone."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    devices = ("cpu", "cuda") if gpu else ("cpu",)
+    parser.add_argument("--device", choices=devices, default="cpu")
     parser.add_argument(
         "--repeats", type=int, default=repeats, help=f"timed rounds (default: {repeats})"
     )
@@ -148,7 +153,8 @@ def machine(found: dict[str, Any]) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """In Markdown."""
     rows = [_shown(row) for row in rows]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+    known = dict.fromkeys(column for row in rows for column in row)
+    columns = [*(name for name in NAMES if name in known), *(c for c in known if c not in NAMES)]
     return markdown_table(columns, [[_spell(row.get(c, "")) for c in columns] for row in rows])
 
 

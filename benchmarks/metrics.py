@@ -201,7 +201,7 @@ def compared(what: str, peer: str, calls: Calls, repeats: int) -> dict[str, Any]
 
 
 def main() -> None:
-    options = arguments(__doc__.split("\n")[0])
+    options = arguments(__doc__.split("\n")[0], gpu=False)
     use_all_cores()
     torch.set_num_threads(int(os.environ["D2IT_THREADS"]))
     rows = []

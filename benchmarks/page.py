@@ -24,8 +24,8 @@ TARGETS = """## Targets
 
 What was aimed at: the median of the ratios of single rounds, which the tables below do not show,
 and its interval in this run by the sign test (95 % from six rounds on; of fewer, the least and the
-largest); *not decidable*: it holds the bound. *MAC bound*: by how many times a step multiplies more
-than DiT's. The bounds were set for a GPU, whose rows are those of
+largest); *not decidable*: the interval contains the bound. *MAC bound*: by how many times a step
+multiplies more than DiT's. The bounds were set for a GPU, whose rows are those of
 `benchmarks/results/training-cuda.json`, once there is one; a CPU's stand beside them.
 
 """

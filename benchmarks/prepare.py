@@ -66,7 +66,7 @@ def inside(folder: Path) -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(no difference)")
+    parser.add_argument("--device", choices=("cpu",), default="cpu")
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()

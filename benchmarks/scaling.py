@@ -168,7 +168,7 @@ def measured(points: list[Point], repeats: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    given = arguments(__doc__.splitlines()[0], repeats=3)
+    given = arguments(__doc__.splitlines()[0], repeats=3, gpu=False)
     use_all_cores()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    given = arguments(__doc__.splitlines()[0])
+    given = arguments(__doc__.splitlines()[0], gpu=False)
     with tempfile.TemporaryDirectory() as folder:  # a new clone, where everything is to be made
         subprocess.run(["git", "clone", "--quiet", str(ROOT), folder], check=True)
         calls = {

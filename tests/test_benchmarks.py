@@ -50,7 +50,9 @@ def test_the_interval_of_few_rounds_is_all_of_them():
 
 
 def test_ratios_are_of_rounds_that_took_turns(tmp_path):
-    target = one_target("training DiT, speed over diffusers' in the published loop, B in bf16")
+    target = one_target(
+        "training DiT, speed over diffusers' in the published loop (fp32), B in bf16"
+    )
     of = {"size": "B", "precision": "bf16"}
     rows = [
         of | {"network": "DiT", "precision": "fp32", "rounds": [9.0]},

@@ -137,7 +137,17 @@ def test_what_was_run_comes_first_and_says_how_many_seeds(config):
     row = next(line for line in page["What was run"].splitlines() if "d2it_l < dit_l" in line)
     assert "| 2 of 3 |" in row and "C05" in row and "C05" not in page["Not run"]
     assert row.count("holds so far") == 2  # the claim's and the pair's
-    assert row.split(" |")[0] in summary(config)  # the README's table has the same lines
+    [line] = [line for line in summary(config).splitlines() if line.startswith("| C05")]
+    assert "**holds so far**" in line and line.split(" | ")[2].strip() in row  # the README's
+
+
+def test_what_stands_against_the_paper_is_said_so(config):
+    lower, higher = [100.0 + 1.01 * seed for seed in range(3)], [120.0 + seed for seed in range(3)]
+    of(config, higher, lower)
+    assert "stand: d2it_l > dit_l, against the paper" in render(config, load_claims())
+    of(config, lower, higher)
+    page = render(config, load_claims())
+    assert "stand: d2it_l < dit_l;" in page and "against the paper" not in page
 
 
 def also(config, pair: Pair, metric: str, ours: list[float], others: list[float]) -> str:

@@ -49,8 +49,6 @@ COLUMNS = [
     "verdict",
     "runs",
 ]
-ONLY_HERE = ("nearest", "GMACs", "difference", "at equal seconds, %", "runs")  # not in the README
-SHORT = [column for column in COLUMNS if column not in ONLY_HERE]
 BESIDE = [
     *COLUMNS[:5],
     "difference",
@@ -64,17 +62,25 @@ IN_SHORT = (
     "In brackets: Student's {level:g} % interval of the mean difference over training seeds. "
     "*Holds*: all of it is on the paper's side, or, where two are said to be equal, within the "
     "share that is named. *Does not hold*: all of it is on the other. *Not decidable*: it has room "
-    "for either answer. *Incomplete*: some pair was not run. *So far*: seeds that the scale asks "
-    "for were not. {apart}: the maps of the two sides are not drawn by one grain network, and of "
-    "each grain network there is one training. No interval holds the scatter of DVAE, grain "
-    "network and sampling noise, but where DVAEs are compared. Each verdict is of its comparison "
-    "alone; comparisons share runs. {together}{work}"
+    "for either answer. *Incomplete*: some pair was not run. *So far*: some of the seeds that the "
+    "scale asks for have not been run. {apart}: the maps of the two sides are not drawn by one "
+    "grain network, and of each grain network there is one training. Intervals leave out the "
+    "scatter of DVAE, grain network and sampling noise, except where DVAEs are compared. Each "
+    "verdict is of its comparison alone; comparisons share runs. {together}{work}"
 )
 TOGETHER = "Tested all at once, by Holm's correction, these differences stand: {}."
 WORKED = (
     " At equal work: the dearer of the two networks is taken at the moment when its training had "
     "taken as many multiplications as the other's in all, on the line between measured moments; "
-    "the grain network, one for all sizes, is not counted."
+    "the grain network, one for all sizes, is not counted. *Equal*: both do the same work anyway. "
+    "*Not measured*: the dearer one was not evaluated along the way."
+)
+README = [*COLUMNS[:1], "verdict", "difference, %", "paper's, %", "seeds"]
+IN_README = (
+    "*Difference*: of the first FID that the claim speaks of from the second, in % of it (of "
+    "reconstructions: rFID), one for each comparison, with Student's {level:g} % interval over "
+    "training seeds. *So far*: some of the planned seeds have not been run. Each verdict is of its "
+    "comparison alone. {together}"
 )
 RUN_SAYS = (
     "Differences are paired: both methods of a seed see the same images in the same order. What "
@@ -145,17 +151,40 @@ def render(config: Config, claims: Claims) -> str:
 
 
 def summary(config: Config) -> str:
-    """What was run, in few columns, for the README."""
+    """A line for each claim, for the README."""
     claims = load_claims()
     found = effects(config, claims)
+    lines = []
+    for name, pairs in found.items():
+        verdict, several = _so_far(verdict_of(pairs), pairs), [_line(one) for one in pairs]
+        line = {"claim": f"{name}: {claims.claims[name].says}", "verdict": f"**{verdict}**"}
+        for column in README[2:]:
+            line[column] = "; ".join(one.get(column, ABSENT) for one in several)
+        lines.append(line)
+    legend = IN_README.format(level=100 * claims.level, together=_together(claims, found))
     parts = [
         f"*Scale {config.name}. {config.caption}*",
-        _how(config, claims, found, commits=False),
-        _table(SHORT, _lines(claims, found)),
-        _in_short(claims, found),
         _counted(found),
+        _table(README, lines),
+        f"{legend}{_at_equal_work(claims, found, config)}",
+        _how(config, claims, found, commits=False),
     ]
     return "\n\n".join(parts)
+
+
+def _at_equal_work(claims: Claims, found: Found, config: Config) -> str:
+    """What is left of the differences, also of pairs that stand beside a claim."""
+    pairs = [one for several in found.values() for one in several]
+    pairs += [effect(p, claims.level, config) for c in claims.claims.values() for p in c.beside]
+    left = [
+        f"{_compared(one)}: {_at_equal(one, one.worked)} % (at equal steps "
+        f"{100 * one.mean / one.average(1):+.3g} %)"
+        for one in pairs
+        if one.worked
+    ]
+    if not left:
+        return ""
+    return f" At equal work in place of equal steps, where that was measured: {'; '.join(left)}."
 
 
 def effects(config: Config, claims: Claims) -> Found:
@@ -181,13 +210,25 @@ def _counts(verdicts: Sequence[str]) -> str:
 
 def _in_short(claims: Claims, found: Found) -> str:
     worked = any(one.worked for pairs in found.values() for one in pairs)
-    together = stand_together([one for pairs in found.values() for one in pairs], claims.level)
     return IN_SHORT.format(
         level=100 * claims.level,
         apart=APART,
-        together=TOGETHER.format("; ".join(map(_compared, together)) or "none"),
+        together=_together(claims, found),
         work=WORKED if worked else "",
     )
+
+
+def _together(claims: Claims, found: Found) -> str:
+    """Which differences stand when all are tested, each in the direction that was found."""
+    standing = stand_together([one for pairs in found.values() for one in pairs], claims.level)
+    return TOGETHER.format("; ".join(map(_as_found, standing)) or "none")
+
+
+def _as_found(one: Effect) -> str:
+    said = _compared(one)
+    if one.verdict != "does not hold":
+        return said
+    return f"{said.translate(str.maketrans('<>', '><'))}, against the paper"
 
 
 def _in_full(found: Found) -> str:
