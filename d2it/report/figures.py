@@ -33,6 +33,7 @@ from d2it.report.results import (
     Gap,
     Result,
     made_with,
+    of_several,
     published,
     result,
     scale_line,
@@ -254,7 +255,12 @@ def draw_ratios(item: Ratios, config: Config) -> tuple[Figure, list[str]]:
     ]
     figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
     how = made_with(result(config, run) for run in item.runs)
-    return figure, [*absent(item.runs, config), *doubled(item, config), *how]
+    return figure, [
+        *absent(item.runs, config),
+        *doubled(item, config),
+        *how,
+        *of_several(config, item.runs),
+    ]
 
 
 def _curve(axes: Axes, points: pd.DataFrame, x: str, **style: Any) -> None:
@@ -305,8 +311,8 @@ def draw_curves(item: Curves, config: Config) -> tuple[Figure, list[str]]:
     ]
     figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False)
     runs = [curve.run for curve in item.curves]
-    how = made_with(result(config, run) for run in runs)
-    return figure, [*absent(runs, config), *how]
+    lines = absent(runs, config) + made_with(result(config, run) for run in runs)
+    return figure, lines + of_several(config, runs)
 
 
 def _thousands(images: float) -> str:

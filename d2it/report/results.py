@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d2it.config import paths
-from d2it.config.recipe import digest, run_recipe
+from d2it.config.recipe import digest, repeats_of, run_recipe
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.files import read_format
@@ -106,3 +106,13 @@ def made_with(found: Iterable[Result | Gap]) -> list[str]:
             "never with published numbers."
         )
     return lines
+
+
+def of_several(config: Config, runs: Iterable[str]) -> list[str]:
+    """The sentence below what shows one training of each, where there are more."""
+    if all(len(repeats_of(config, run)) < 2 for run in runs):
+        return []
+    return [
+        "Ours are the first of several trainings: what differs over training seeds, with "
+        f"intervals, is in {paths.claims(config)}."
+    ]

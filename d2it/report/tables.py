@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from d2it.config import paths
-from d2it.config.recipe import ratio_key, repeats_of
+from d2it.config.recipe import ratio_key
 from d2it.config.schema import Config
 from d2it.files import write_text
 from d2it.report.results import (
@@ -20,6 +20,7 @@ from d2it.report.results import (
     Gap,
     Result,
     made_with,
+    of_several,
     published,
     result,
     scale_line,
@@ -140,13 +141,8 @@ def remarks(study: Study, name: str, config: Config) -> list[str]:
     item = item_of(study, name)
     assert isinstance(item, Table)
     found = [result(config, row.run, row.label) for row in item.all_rows(config)]
-    lines = [f"Published: {item.published}.", *made_with(found)]
-    if any(len(repeats_of(config, row.run)) > 1 for row in item.all_rows(config)):
-        lines.append(
-            "Ours are the first of several trainings: what differs over training seeds, with "
-            f"intervals, is in {paths.claims(config)}."
-        )
-    return lines
+    several = of_several(config, [row.run for row in item.all_rows(config)])
+    return [f"Published: {item.published}.", *made_with(found), *several]
 
 
 def write_table(study: Study, name: str, config: Config) -> list[Path]:
