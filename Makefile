@@ -11,7 +11,7 @@ WEIGHTS := inception lpips_alex lpips_vgg
 .PHONY: help setup demo test test-faults test-published test-gpu bench test-slurm slurm-up slurm-down lint lock pull clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 # Runs again only when the lock or the project's own metadata changed.
 .venv/.installed: requirements.lock pyproject.toml
@@ -36,11 +36,12 @@ test-published: setup  ## the published scale with two steps a stage: 256 px, th
 test-gpu: setup  ## the tests that need a GPU
 	$(BIN)/pytest -m gpu --ignore=tests/slurm
 
-bench: setup  ## measure against other implementations; GPU=1 on the GPU
+bench: setup  ## measure against others, half an hour on two idle cores; GPU=1 on the GPU
 	for name in $(BENCHMARKS); do \
 		PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks.$$name --device $(if $(GPU),cuda,cpu) || exit 1; \
 	done
 	$(BIN)/python -m benchmarks.page
+	$(BIN)/python -m tools.readme speed
 
 test-slurm: setup  ## the tests on Slurm clusters of their own, which root can start
 	@$(PYTHON) tests/slurm/cluster.py install

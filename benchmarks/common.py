@@ -88,18 +88,12 @@ def significant(value: float) -> float:
 def hardware(device: str) -> dict[str, Any]:
     import torch
 
-    found: dict[str, Any] = {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0))}
-    found["vectors"] = torch.backends.cpu.get_cpu_capability()
+    from d2it.device import processor
+
+    found: dict[str, Any] = {"cpu": processor(), "cores": len(os.sched_getaffinity(0))}
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
     return found
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 def versions() -> dict[str, str]:
@@ -144,10 +138,9 @@ def write(name: str, device: str, config: dict[str, Any], rows: list[dict[str, A
 def machine(found: dict[str, Any]) -> str:
     """What a benchmark's JSON was measured on and with."""
     where, versions = found["hardware"], found["versions"]
-    vectors = f" ({where['vectors']})" if "vectors" in where else ""
-    processor = where.get("gpu") or f"{where['cores']} cores of {where['cpu']}{vectors}"
+    computed = where.get("gpu") or f"{where['cores']} cores of {where['cpu']}"
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return f"{processor}; {packages}"
+    return f"{computed}; {packages}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:

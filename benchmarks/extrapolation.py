@@ -21,6 +21,7 @@ from d2it.report.plan import price_data, price_run, rate_of
 
 ROOT = Path(__file__).parents[1]
 PAGE, MEASURED = ROOT / "docs" / "scaling.md", RESULTS / "scaling-cpu.json"
+PACKED = RESULTS / "prepare-cpu.json"
 IMAGES, CLASSES = 14_200_000, 21_841  # of ImageNet-22k
 NODES, PER_NODE = 64, 8
 GPUS_USED = NODES * PER_NODE
@@ -206,6 +207,7 @@ def here(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     runs = [found for found in rows if found["cost"] == "dry run"]
     fixed, each = line(*([found[key] for found in runs] for key in ("x", "seconds")))
     return [
+        *preparing(),
         row("calibration", f"{IMAGES:,} / {rate:,.0f} images a second here", hours(IMAGES / rate)),
         row(
             "order of an epoch",
@@ -217,6 +219,19 @@ def here(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
             f"{fixed:.2f} s + {MANY:,} x {each * 1e3:.1f} ms here",
             f"{fixed + MANY * each:.1f} s",
         ),
+    ]
+
+
+def preparing() -> list[dict[str, str]]:
+    """At the rate of a core while all of a machine work."""
+    measured = read_json(PACKED, made_by="make bench")["rows"][-1]
+    rate = measured["images_per_second_per_core"]
+    return [
+        row(
+            "packing the images",
+            f"{IMAGES:,} / {rate:,.0f} images a second of a core, JPEG of 500 x 375 px",
+            f"{IMAGES / rate / 3600:.2g} core-hours",
+        )
     ]
 
 
@@ -249,9 +264,11 @@ What breaks first, in this order:
    than the arithmetic, as far as it is not hidden behind it: {NODES} nodes pay from batches of
    {needed * GPUS_USED:,.0f} on.
 3. **The disk**: packed images first, then latents. `d2it plan` compares them with what is free.
-4. **The reference**: precision and recall look at 50,000 features at most, so
+4. **One machine's cores**: `prepare` and `calibrate` work on one, once: their hours above are
+   longer than an epoch on {NODES} nodes. Give them a large one (`srun -c 64`).
+5. **The reference**: precision and recall look at 50,000 features at most, so
    `data.<name>.reference` is better 50,000 images than all.
-5. **Not** the head node: dry runs, questions to Slurm and numbers of files stay small."""
+6. **Not** the head node: dry runs, questions to Slurm and numbers of files stay small."""
 
 
 def gigabytes(size: float) -> str:

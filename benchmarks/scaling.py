@@ -1,14 +1,18 @@
-"""How costs grow: with ratio, batch, resolution, steps, images, features and runs.
+"""How costs grow: with ratio, batch, resolution, steps, images, features, runs and processes.
 
     python -m benchmarks.scaling
 
 The points of a curve take turns. docs/scaling.md fits them, and says what they come to elsewhere.
+Processes have a thread each and share the images of a step; they exchange gradients by gloo.
 No window of the maps holds both grains; calibration is its entropies alone, on all cores.
 """
 
 import functools
+import os
+import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +49,7 @@ SETS = (1000, 2000, 4000)  # of features, of the width SETS_WIDTH, and so of ful
 SETS_WIDTH = 512
 EPOCHS = (10**5, 10**6, 10**7)  # images of an epoch
 RUNS = (0, 100, 300)  # added to the paper's
+PROCESSES, SHARED, TIMED = (1, 2), 8, 20  # images of a step, steps of a round
 Point = tuple[str, str, float, Callable[[], Any], float | None]  # cost, over, x, call, GMACs
 
 
@@ -68,10 +73,15 @@ def latents_of(folder: Path, side: int) -> Latents:
 
 
 def training_step(
-    kind: str, folder: Path, side: int = SIDE, batch: int = BATCH, ratio: float = RATIO
+    kind: str,
+    folder: Path,
+    side: int = SIDE,
+    batch: int = BATCH,
+    ratio: float = RATIO,
+    shards: int = 1,
 ) -> tuple[Callable[[], None], float]:
     """A step, and the GMACs of its forward pass."""
-    training = Training(images=0, batch=batch, learning_rate=1e-4, shards=1, ema_half_life=1e6)
+    training = Training(images=0, batch=batch, learning_rate=1e-4, shards=shards, ema_half_life=1e6)
     step = ours(kind, network(kind, side), latents_of(folder, side), training, "cpu", ratio)
     own = gmacs(kind, shape(kind, side), ratio if kind == "content" else None)
     return step, batch * own["sparse" if kind == "content" else "dense"]
@@ -157,6 +167,38 @@ def dry_run_points(folder: Path) -> Iterator[Point]:
         yield "dry run", "runs", own + more, call, None
 
 
+def seconds_of_a_step(rank: int, processes: int, port: int, folder: str) -> None:
+    """In one of several processes; the first leaves what it measured in `folder`."""
+    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{processes}"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "D2IT_THREADS": "1"}
+    place = Path(folder, f"{rank}")
+    place.mkdir()
+    step, _ = training_step("content", place, batch=SHARED, shards=max(PROCESSES))
+    for _ in range(3):  # to warm up
+        step()
+    began = time.perf_counter()
+    for _ in range(TIMED):
+        step()
+    if rank == 0:
+        Path(folder, "seconds").write_text(repr((time.perf_counter() - began) / TIMED))
+
+
+def process_rows(repeats: int) -> Iterator[dict[str, Any]]:
+    """Processes are started anew for each round, and time themselves."""
+    rounds: dict[int, list[float]] = {count: [] for count in PROCESSES}
+    for _ in range(repeats):
+        for count, spent in rounds.items():
+            with tempfile.TemporaryDirectory() as folder:
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", 0))
+                    port: int = probe.getsockname()[1]
+                torch.multiprocessing.spawn(seconds_of_a_step, (count, port, folder), count)
+                spent.append(float(Path(folder, "seconds").read_text()))
+    for count, spent in rounds.items():
+        what = {"cost": f"training step, D²iT, {SHARED} images", "over": "processes", "x": count}
+        yield what | timed(spent)
+
+
 def measured(points: list[Point], repeats: int) -> list[dict[str, Any]]:
     """Rows of points that take turns."""
     rounds = interleaved({str(i): point[3] for i, point in enumerate(points)}, repeats, least=0.2)
@@ -181,6 +223,7 @@ def main() -> None:
         ):
             rows += measured(list(points), given.repeats)
             print(f"{len(rows)} points", flush=True)
+    rows += process_rows(given.repeats)
     config = SIZE | {"depth": DEPTH, "layers": LAYERS, "side": SIDE, "batch": BATCH}
     write("scaling", "cpu", config | {"repeats": given.repeats}, rows)
 

@@ -1,8 +1,10 @@
 """Where a stage computes: one GPU if there is one, else CPU threads (D2IT_THREADS, default 1)."""
 
 import os
+import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -30,6 +32,16 @@ def choose_device() -> torch.device:
     """The device of this process; on a CPU also its number of threads."""
     torch.set_num_threads(cpu_threads())
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def processor() -> str:
+    """The CPU and the widest vectors that torch uses on it: another kind rounds otherwise."""
+    name = platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        name = (models or [name])[0]
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def multiplies_bf16() -> bool:

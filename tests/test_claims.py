@@ -282,6 +282,13 @@ def test_results_of_different_hardware_do_not_stand_in_one_table(config):
     took(config, "d2it_l", [1.0, 1.0, 1.0], "cpu")
     with pytest.raises(UserError, match="trained on H200 and cpu"):
         render(config, load_claims())
+    took(config, "dit_l", [1.0, 1.0, 1.0], "cpu")
+    assert "Trained on: cpu." in render(config, load_claims())
+    path = paths.provenance(config, "dit_l")
+    known = json.loads(path.read_text())
+    known["training"]["processors"] = ["x, AVX2"]
+    path.write_text(json.dumps(known))
+    assert "Trained on: cpu (x, AVX2)." in render(config, load_claims())
 
 
 def test_results_of_other_settings_do_not_count(config):

@@ -22,7 +22,10 @@ def trained(config, run: str, rates: list[float]) -> None:
     """A run folder of two starts and a line every 16 images."""
     folder = paths.run_folder(config, run)
     start = {"commit": "a", "device": "cpu", "processes": 2}
-    write_json(folder / "provenance.json", {"starts": [start, start | {"device": "H200"}]})
+    write_json(
+        folder / "provenance.json",
+        {"starts": [start, start | {"device": "H200", "processor": "x, AVX2"}]},
+    )
     lines = [{"images": 16 * (i + 1), "images_per_second": rate} for i, rate in enumerate(rates)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -37,6 +40,7 @@ def test_an_evaluation_says_its_commit_and_its_trainings_seconds(config):
         "commits": ["a"],
         "devices": ["cpu", "H200"],
         "processes": [2],
+        "processors": ["x, AVX2"],  # the first start is older than this
         "seconds": 16 / 8 + 16 / 16 + 16 / 4,
     }
 

@@ -277,7 +277,9 @@ def hardware(config: Config, runs: Sequence[str]) -> str:
             f"The claims' runs were trained on {' and '.join(devices)}: results of different "
             "hardware do not stand in one table, so make them anew on one of these."
         )
-    return devices[0] if devices else "not recorded"
+    processors = sorted({one for each in told if each for one in each.get("processors", [])})
+    known = f" ({'; '.join(processors)})" if processors and devices == ["cpu"] else ""
+    return f"{devices[0]}{known}" if devices else "not recorded"
 
 
 def _found(config: Config, run: str, label: str, metric: str) -> Result | Gap:

@@ -19,7 +19,7 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 
-from d2it.device import cpu_threads, multiplies_bf16
+from d2it.device import cpu_threads, multiplies_bf16, processor
 from d2it.errors import UserError
 from d2it.files import write_json
 from d2it.training import state
@@ -145,6 +145,7 @@ class Loop:
                 images=start,
                 processes=self.accelerator.num_processes,
                 device=self._device_name(),
+                processor=processor(),
                 threads=torch.get_num_threads(),
                 torch=torch.__version__,
                 accelerate=accelerate.__version__,
