@@ -13,8 +13,8 @@ parameters for its optimiser, the same multiplications.
 The published scale trains in bf16, the demo in fp32; the size B is shown in both on a CPU, if that
 multiplies in bf16. Maps are in patches of 4 x 4 regions, so that no window holds both grains:
 "windows with fine regions" are the fewest that there can be. With maps of photographs skipping
-spares less: the variants below measure it. Batches on a GPU are what an H200 holds beside the
-states of all five networks; a size that does not fit is left out.
+spares less: the variants below measure it. Batches on a GPU are what an H200 should hold beside the
+states of all five networks, by a count of bytes; a size that does not fit is left out.
 """
 
 import copy
