@@ -219,8 +219,8 @@ ANOTHER = (
     "the same, and nobody comes back for a minute",
     "kill -9 of one of two processes",
 )
-# Slurm tries for a minute to deliver to a lost node that its job is over. A node that is back by then
-# takes that for the requeued job, if it still runs (seen once, on a busy machine), and ends it.
+# A lost node that is back may hear late that the job on it is over, and end the requeued one, if that
+# still runs (seen once, on a busy machine).
 MAYBE_ANOTHER = ("a node lost",)
 HEADER = """# Faults on a Slurm cluster
 
