@@ -4,7 +4,7 @@ CORES ?= 2
 WORKERS ?= 2
 KILLS ?= 20
 BIN := .venv/bin
-BENCHMARKS = training sampling calibration $(if $(GPU),,workflow metrics prepare scaling variants)
+BENCHMARKS = training sampling compiling calibration $(if $(GPU),,workflow metrics prepare scaling variants)
 WEIGHTS := inception lpips_alex lpips_vgg
 
 .DEFAULT_GOAL := help

@@ -17,7 +17,7 @@ from d2it.report.text import markdown_table
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = (  # columns that say of what a row is come first: a JSON has its keys in alphabetical order
-    *("size", "network", "precision", "what", "peer", "in use", "other way", "command"),
+    *("size", "network", "precision", "what", "compiled", "peer", "in use", "other way", "command"),
     *("images", "batch", "steps", "processes"),
 )
 PACKAGES = ("torch", "accelerate", "diffusers", "clean-fid", "torch-fidelity", "snakemake", "scipy")

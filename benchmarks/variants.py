@@ -7,17 +7,16 @@ A way that changes bits becomes a setting at most: `training.precision` and `sam
 such (fp32 is in use here; bf16 is tried on a CPU that multiplies in it). Channels-last DVAEs and
 compiled blocks on a CPU are no settings: every result would have to be made anew for their gain.
 Skipped windows are a setting and change no bit; their shapes follow the data, so compiling them was
-not tried. "Fine codes alone" is another network, not another
-way to compute ours: fine codes see no coarse ones, so that windows which hold both cost less;
-whether it draws as well was not tried. Maps are of photographs, half of whose regions are fine.
+not tried. "Fine codes alone" is another network, not another way to compute ours: fine codes see no
+coarse ones, so that windows which hold both cost less; whether it draws as well was not tried. Maps
+are of photographs, half of whose regions are fine.
 Attention in windows is two layers of twelve, and modulation takes microseconds of each: their gains
 are about a hundredth of a step. Differences are of outputs, relative to the largest; a sampling
 step is a forward pass.
 
 FlexAttention has no backward pass on a CPU, and is tried in sampling alone; what it generates at
-the size B does not compile. torch.compile is in its default mode, the others were not tried. Nor
-were CUDA graphs, for want of a GPU: skipped windows change the shapes from map to map, which a
-graph forbids.
+the size B does not compile. torch.compile is in its default mode here; its other modes have a table
+of their own, where CUDA graphs wait for a GPU.
 """
 
 import copy

@@ -219,8 +219,8 @@ ANOTHER = (
     "the same, and nobody comes back for a minute",
     "kill -9 of one of two processes",
 )
-# A lost node that is back may hear late that the job on it is over, and end the requeued one, if that
-# still runs (seen once, on a busy machine).
+# A lost node that is back may hear late that the job on it is over, and end the requeued one, if
+# that still runs (seen once, on a busy machine).
 MAYBE_ANOTHER = ("a node lost",)
 HEADER = """# Faults on a Slurm cluster
 

@@ -1,0 +1,109 @@
+"""Modes of torch.compile, for a sampling step and a training pass of D²iT.
+
+    python -m benchmarks.compiling [--device cuda]
+
+Each block by itself is what a GPU uses; on a CPU nothing is compiled. "Whole" is the whole network.
+CUDA graphs (reduce-overhead) exist on a GPU alone. All windows are computed, as a graph wants
+shapes that stay. The first call compiles; then candidates take turns. Differences are of outputs,
+relative to the largest.
+"""
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.common import arguments, interleaved, timed, use_all_cores, write
+from benchmarks.sampling import maps_of
+from benchmarks.training import CHANNELS, CLASSES, SIZES, shapes
+from benchmarks.variants import randomised
+from d2it.device import arithmetic, choose_device, compile_blocks
+from d2it.models.content_transformer import ContentTransformer
+
+EAGER, BLOCKS = "not compiled", "each block"
+MODES = {
+    "cpu": ("default", "max-autotune-no-cudagraphs"),
+    "cuda": ("default", "max-autotune-no-cudagraphs", "reduce-overhead"),
+}
+NAMES = {"cpu": ("demo",), "cuda": ("B", "L", "XL")}  # a CPU takes minutes to compile B once
+Pass = Literal["sampling step", "training pass"]
+
+
+def compiled(network: nn.Module, how: str) -> Callable[..., Tensor]:
+    other = copy.deepcopy(network)
+    if how == BLOCKS:
+        compile_blocks(other)
+    elif how != EAGER:
+        other.compile(mode=how.removeprefix("whole, "))
+    return other
+
+
+def caller(
+    network: Callable[..., Tensor], what: Pass, inputs: list[Tensor]
+) -> Callable[[], Tensor]:
+    device = inputs[0].device.type
+
+    def once() -> Tensor:
+        with arithmetic(device, "bf16" if device == "cuda" else "fp32"):
+            return network(*inputs).float()
+
+    def sampling() -> Tensor:
+        with torch.inference_mode():
+            return once().clone()  # a graph's output is overwritten by its next call
+
+    def training() -> Tensor:
+        found = once()
+        found.square().mean().backward()
+        return found.detach().clone()
+
+    return sampling if what == "sampling step" else training
+
+
+def measure(device: str, size: str, repeats: int) -> list[dict[str, Any]]:
+    torch.manual_seed(0)
+    side, *_, n = SIZES[device][size]
+    _, content = shapes(device, size)
+    x, t = torch.randn(n, CHANNELS, side, side), torch.full((n,), 500)
+    network = randomised(ContentTransformer(**content)).to(device)
+    inputs = [one.to(device) for one in (x, t, torch.arange(n) % CLASSES, maps_of(n, side // 2))]
+    rows = of_pass(network, "sampling step", inputs, repeats)
+    return [
+        {"size": size} | row for row in rows + of_pass(network, "training pass", inputs, repeats)
+    ]
+
+
+def of_pass(
+    network: nn.Module, what: Pass, inputs: list[Tensor], repeats: int
+) -> list[dict[str, Any]]:
+    calls, rows = dict[str, Callable[[], Tensor]](), list[dict[str, Any]]()
+    expected = caller(network, what, inputs)()
+    for how in (EAGER, BLOCKS, *(f"whole, {mode}" for mode in MODES[inputs[0].device.type])):
+        calls[how] = caller(compiled(network, how), what, inputs)
+        began = time.perf_counter()
+        found = calls[how]()
+        first = time.perf_counter() - began
+        difference = float((found - expected).abs().max() / expected.abs().max())
+        row = {"what": what, "compiled": how, "first call, s": round(first, 1)}
+        rows.append(row | {"difference": float(f"{difference:.1e}")})
+    sync = torch.cuda.synchronize if inputs[0].is_cuda else lambda: None
+    rounds = interleaved(calls, repeats, sync)
+    for row, spent in zip(rows, rounds.values(), strict=True):
+        row |= timed(spent)
+    for row in rows:
+        row["over not compiled"] = round(rows[0]["seconds"] / row["seconds"], 3)
+    return rows
+
+
+def main() -> None:
+    given = arguments(__doc__.splitlines()[0])
+    use_all_cores()
+    choose_device()
+    rows = [r for size in NAMES[given.device] for r in measure(given.device, size, given.repeats)]
+    write("compiling", given.device, {"repeats": given.repeats}, rows)
+
+
+if __name__ == "__main__":
+    main()
