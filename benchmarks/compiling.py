@@ -9,6 +9,8 @@ relative to the largest.
 """
 
 import copy
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -101,7 +103,11 @@ def main() -> None:
     given = arguments(__doc__.splitlines()[0])
     use_all_cores()
     choose_device()
-    rows = [r for size in NAMES[given.device] for r in measure(given.device, size, given.repeats)]
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:  # or a first call would find what another left
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        for size in NAMES[given.device]:
+            rows += measure(given.device, size, given.repeats)
     write("compiling", given.device, {"repeats": given.repeats}, rows)
 
 
