@@ -47,8 +47,9 @@ point's quartiles' distance over its median. *MACs'*: that of the multiply-
 accumulates. *Line*: least squares of seconds over x, where a fixed part and one for each step
 or run are what is asked; over the ratio, in units of the step at ratio 0, with that of the
 MACs. Networks this small spend much of a step outside of their multiplications, so their seconds
-grow slower than their MACs: what large ones take follows the MACs. Of three to five points an
-exponent is a rough number.
+grow slower than their MACs: what large ones take follows the MACs. Of two to five points an
+exponent is a rough number. *Processes* share one machine, a thread each; several nodes have not
+been measured, what their network adds is computed below.
 """
 COMPUTED = f"""
 ## ImageNet-22k on {NODES} nodes: computed, not measured
