@@ -48,8 +48,7 @@ def main() -> None:
         "d2it calibrate": lambda: count(entropy_map(many, REGION).cpu().numpy(), top),
         "direct kernel density": lambda: direct(few),
     }
-    sync = torch.cuda.synchronize if given.device == "cuda" else lambda: None
-    found = {name: timed(r) for name, r in interleaved(calls, given.repeats, sync).items()}
+    found = {name: timed(r) for name, r in interleaved(calls, given.repeats, given.device).items()}
     images = {name: DIRECT if "direct" in name else IMAGES for name in found}
     rate = {name: images[name] / row["seconds"] for name, row in found.items()}
     rows = [

@@ -43,7 +43,7 @@ def use_all_cores() -> None:
 def interleaved(
     candidates: dict[str, Callable[[], Any]],
     repeats: int,
-    sync: Callable[[], Any] = lambda: None,
+    device: str = "cpu",
     least: float = 0.5,
 ) -> dict[str, list[float]]:
     """Seconds of a call of each candidate, round by round.
@@ -52,6 +52,9 @@ def interleaved(
     and may compile; the second says how often a short call is made in a turn: for `least` seconds.
     Where all are short there are three times as many rounds: a busy moment distorts those most.
     """
+    import torch
+
+    sync: Callable[[], Any] = torch.cuda.synchronize if device == "cuda" else lambda: None
 
     def turn(call: Callable[[], Any], times: int) -> float:
         sync()

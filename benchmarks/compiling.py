@@ -21,26 +21,22 @@ from torch import Tensor, nn
 from benchmarks.common import arguments, interleaved, timed, use_all_cores, write
 from benchmarks.sampling import maps_of
 from benchmarks.training import CHANNELS, CLASSES, SIZES, shapes
-from benchmarks.variants import randomised
+from benchmarks.variants import difference, randomised
 from d2it.device import arithmetic, choose_device, compile_blocks
 from d2it.models.content_transformer import ContentTransformer
 
-EAGER, BLOCKS = "not compiled", "each block"
-MODES = {
-    "cpu": ("default", "max-autotune-no-cudagraphs"),
-    "cuda": ("default", "max-autotune-no-cudagraphs", "reduce-overhead"),
-}
-NAMES = {"cpu": ("demo",), "cuda": ("B", "L", "XL")}  # a CPU takes minutes to compile B once
+MEASURED = {"cpu": ("demo",), "cuda": tuple(SIZES["cuda"])}  # a CPU takes minutes to compile B once
 Pass = Literal["sampling step", "training pass"]
 
 
-def compiled(network: nn.Module, how: str) -> Callable[..., Tensor]:
-    other = copy.deepcopy(network)
-    if how == BLOCKS:
-        compile_blocks(other)
-    elif how != EAGER:
-        other.compile(mode=how.removeprefix("whole, "))
-    return other
+def ways(device: str) -> dict[str, Callable[[nn.Module], Any]]:
+    """How a network is compiled, in place."""
+    modes = ["default", "max-autotune-no-cudagraphs"]
+    modes += ["reduce-overhead"] if device == "cuda" else []
+    whole: dict[str, Callable[[nn.Module], Any]] = {
+        f"whole, {mode}": lambda network, mode=mode: network.compile(mode=mode) for mode in modes
+    }
+    return {"not compiled": lambda network: None, "each block": compile_blocks} | whole
 
 
 def caller(
@@ -81,17 +77,17 @@ def of_pass(
     network: nn.Module, what: Pass, inputs: list[Tensor], repeats: int
 ) -> list[dict[str, Any]]:
     calls, rows = dict[str, Callable[[], Tensor]](), list[dict[str, Any]]()
-    expected = caller(network, what, inputs)()
-    for how in (EAGER, BLOCKS, *(f"whole, {mode}" for mode in MODES[inputs[0].device.type])):
-        calls[how] = caller(compiled(network, how), what, inputs)
+    device, expected = inputs[0].device.type, caller(network, what, inputs)()
+    for how, compile_it in ways(device).items():
+        other = copy.deepcopy(network)
+        compile_it(other)
+        calls[how] = caller(other, what, inputs)
         began = time.perf_counter()
         found = calls[how]()
         first = time.perf_counter() - began
-        difference = float((found - expected).abs().max() / expected.abs().max())
         row = {"what": what, "compiled": how, "first call, s": round(first, 1)}
-        rows.append(row | {"difference": float(f"{difference:.1e}")})
-    sync = torch.cuda.synchronize if inputs[0].is_cuda else lambda: None
-    rounds = interleaved(calls, repeats, sync)
+        rows.append(row | {"difference": difference(found, expected)})
+    rounds = interleaved(calls, repeats, device)
     for row, spent in zip(rows, rounds.values(), strict=True):
         row |= timed(spent)
     for row in rows:
@@ -106,7 +102,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as cache:  # or a first call would find what another left
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        for size in NAMES[given.device]:
+        for size in MEASURED[given.device]:
             rows += measure(given.device, size, given.repeats)
     write("compiling", given.device, {"repeats": given.repeats}, rows)
 

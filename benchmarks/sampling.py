@@ -62,9 +62,8 @@ def measure(device: str, name: str, repeats: int) -> list[dict[str, Any]]:
         return z
 
     calls = {"DiT": lambda: draw("DiT"), "D²iT": lambda: draw("D²iT")}
-    sync = torch.cuda.synchronize if device == "cuda" else lambda: None
     calls |= {"diffusers' DiT": draw_theirs}
-    rounds = interleaved(calls, repeats, sync)
+    rounds = interleaved(calls, repeats, device)
     found = {label: timed(spent) for label, spent in rounds.items()}
     base = found["diffusers' DiT"]["seconds"]
     macs = {"DiT": gmacs("dit", dit)["dense"], "D²iT": gmacs("content", content, RATIO)["sparse"]}

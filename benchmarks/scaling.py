@@ -9,7 +9,6 @@ No window of the maps holds both grains; calibration is its entropies alone, on 
 
 import functools
 import os
-import socket
 import subprocess
 import tempfile
 import time
@@ -32,6 +31,7 @@ from d2it.config.schema import Training
 from d2it.diffusion import Schedule, guided, sample
 from d2it.evaluation.metrics import Gaussian, frechet_distance, precision_recall
 from d2it.grains import entropy_map
+from d2it.jobs import free_port
 from d2it.latents import Latents
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.cost import gmacs
@@ -189,10 +189,8 @@ def process_rows(repeats: int) -> Iterator[dict[str, Any]]:
     for _ in range(repeats):
         for count, spent in rounds.items():
             with tempfile.TemporaryDirectory() as folder:
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", 0))
-                    port: int = probe.getsockname()[1]
-                torch.multiprocessing.spawn(seconds_of_a_step, (count, port, folder), count)
+                given = (count, free_port(), folder)
+                torch.multiprocessing.spawn(seconds_of_a_step, given, count)
                 spent.append(float(Path(folder, "seconds").read_text()))
     for count, spent in rounds.items():
         what = {"cost": f"training step, D²iT, {SHARED} images", "over": "processes", "x": count}

@@ -1,12 +1,12 @@
 """What was aimed at, beside what the benchmarks measured."""
 
-import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from d2it.files import read_json
 from d2it.gpus import find_gpu
 
 Found = dict[str, Any]  # a benchmark's JSON
@@ -32,9 +32,11 @@ class Target:
 
     def row(self, results: Path) -> Row:
         row: Row = {"target": self.what, "wanted": f"{self.sign} {self.wanted:g}"}
+        path = results / self.file
+        found = read_json(path, made_by="make bench") if path.is_file() else {"rows": []}
         try:
-            values = self.by_round(json.loads((results / self.file).read_text()))
-        except (FileNotFoundError, IndexError):  # on this device, or in this precision
+            values = self.by_round(found)
+        except IndexError:  # on this device, or in this precision
             return row | {"measured": "", "interval": "", "verdict": "not measured"}
         low, high = interval_of_median(values)
         return row | {

@@ -183,11 +183,8 @@ def published(
     decay, batches = 0.9999, iter(loader)
     autocast = torch.autocast(device, torch.bfloat16, enabled=fast and training.precision == "bf16")
 
+    @arithmetic(device, "fp32" if fast else "tf32")  # TF32: as DiT's own train.py says
     def step() -> None:
-        with arithmetic(device, "fp32" if fast else "tf32"):  # as DiT's own train.py says
-            once()
-
-    def once() -> None:
         nonlocal batches
         try:
             z0, y = next(batches)
@@ -251,8 +248,7 @@ def measure(
     peer = (side, width, depth, heads, latents, training, device)
     steps["diffusers' DiT, published loop"] = published(*peer, fast=False)
     steps["diffusers' DiT, equal dtype and compile"] = published(*peer, fast=True)
-    sync = torch.cuda.synchronize if device == "cuda" else lambda: None
-    found = {label: timed(spent) for label, spent in interleaved(steps, repeats, sync).items()}
+    found = {label: timed(spent) for label, spent in interleaved(steps, repeats, device).items()}
     base, our_dit = (found[label]["seconds"] for label in ("diffusers' DiT, published loop", "DiT"))
     rows = []
     for label, row in found.items():

@@ -267,6 +267,11 @@ def randomised(network: nn.Module) -> Any:
     return network
 
 
+def difference(found: Tensor, expected: Tensor) -> float:
+    """Relative to the largest, in two digits."""
+    return float(f"{float((found - expected).abs().max() / expected.abs().max()):.1e}")
+
+
 def measure(size: str, repeats: int) -> Iterator[dict[str, Any]]:
     for used, other, plain, variant in pairs(size):
         row = {"size": size, "in use": used, "other way": other}
@@ -276,14 +281,13 @@ def measure(size: str, repeats: int) -> Iterator[dict[str, Any]]:
         except RuntimeError as error:  # torch cannot compile it
             yield row | {"gain": f"none: {type(error).__name__}"}
             continue
-        difference = float((found - expected).abs().max() / expected.abs().max())
         rounds = interleaved({"used": plain, "other": variant}, repeats)
         used, other = (statistics.median(spent) for spent in rounds.values())
         yield row | {
             "seconds in use": round(used, 6),
             "gain": round(used / other, 3),
             "rounds": {name: kept(spent) for name, spent in rounds.items()},
-            "difference": float(f"{difference:.1e}"),
+            "difference": difference(found, expected),
         }
 
 

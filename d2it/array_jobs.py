@@ -85,7 +85,8 @@ def run_on_slurm(words: Sequence[str], stage: str, launcher: "Launcher", shares:
         for begun in home.glob(f"{name}-[0-9]*"):  # when the launcher asked for another number
             shares = int(begun.name.rpartition("-")[2]) if _live(begun) else shares
         folder, parts = home / f"{name}-{shares}", [f"{i + 1}/{shares}" for i in range(shares)]
-        if not _all_well(folder, parts) and not done(folder, *parts):
+        well = [word["error"] is None for word in _words(folder, parts).values()]
+        if (len(well) < shares or not all(well)) and not done(folder, *parts):
             return
     if done(end, END):
         for folder in home.glob(f"{name}-*"):
@@ -106,11 +107,6 @@ def _words(folder: Path, parts: Iterable[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _all_well(folder: Path, parts: Sequence[str]) -> bool:
-    words = _words(folder, parts).values()
-    return len(words) == len(parts) and all(word["error"] is None for word in words)
-
-
 def _live(folder: Path) -> str | None:
     """The array of this very folder, if any part of it is pending or running."""
     jobs = [job.job for job in slurm.queued(folder.name) if job.comment == str(folder)]
@@ -127,9 +123,9 @@ def _run(folder: Path, work: Sequence[PartJob], resources: "Resources", every: f
 
     parts = [own.part for own in work]
     with slurm.submitting(folder.parent / "lock"):
-        array = _live(folder)
-        failed = len(_words(folder, parts)) == len(parts) and not _all_well(folder, parts)
-        if array is None or failed:
+        array, words = _live(folder), _words(folder, parts)
+        over = len(words) == len(parts) and any(word["error"] for word in words.values())
+        if array is None or over:
             remove_folder(folder)
             jobs = submit(folder, work, resources)
             array = jobs[0].job_id.partition("_")[0]

@@ -99,7 +99,7 @@ def run_here(plan: Plan, job: Job, processes: int, gpus: int) -> None:
         if gpus and "CUDA_VISIBLE_DEVICES" in os.environ:
             named = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
             executor.update_parameters(local_visible_gpus=tuple(int(name) for name in named))
-        os.environ |= {"MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": str(job.threads)}
+        os.environ |= {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": str(job.threads)}
         # Ctrl-C reaches all processes of a terminal. Children inherit that it is ignored; workers
         # take signals up again, and submitit's process between us must not end before them.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -151,7 +151,7 @@ def _kill(folder: Path) -> None:
             os.kill(int(path.stem), signal.SIGKILL)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -60,7 +60,7 @@ def training(config: Config, run: str) -> dict[str, Any] | None:
             "commits": _each(starts, "commit"),
             "devices": _each(starts, "device"),
             "processes": _each(starts, "processes"),
-            "processors": _each(starts, "processor"),
+            "processors": _each([one for one in starts if "processor" in one], "processor"),
             "seconds": round(sum(_seconds(lines)), 1),
         }
     except (OSError, ValueError, KeyError, TypeError):
@@ -68,7 +68,7 @@ def training(config: Config, run: str) -> dict[str, Any] | None:
 
 
 def _each(starts: list[dict[str, Any]], what: str) -> list[Any]:
-    return list(dict.fromkeys(start[what] for start in starts if what in start))
+    return list(dict.fromkeys(start[what] for start in starts))
 
 
 def _seconds(lines: list[dict[str, Any]]) -> list[float]:

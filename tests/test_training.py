@@ -19,6 +19,7 @@ from d2it.config import load, paths
 from d2it.device import multiplies_bf16
 from d2it.errors import UserError
 from d2it.files import write_json
+from d2it.jobs import free_port
 from d2it.training import run_folder, state
 from d2it.training.clock import Order, crossed, generator, milestone, seed_of
 from d2it.training.ema import Ema
@@ -36,12 +37,6 @@ PROCESSES.set_forkserver_preload(
 )
 MEASURED = {"grad_norm/critic", "images_per_second", "tflops", "data_wait", "memory_bytes"}
 SLOW = "pause=0.01"  # 40 steps in half a second: time to be killed in
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start(folder: Path, *settings: str, world: int = 1, limit: int = 0) -> list:

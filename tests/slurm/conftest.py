@@ -72,16 +72,21 @@ def until(reached: Callable[[], object], what: str, said: Callable[[], str] = st
         time.sleep(0.2)
 
 
+def wrapped(folder: Path, program: str, *lines: str) -> str:
+    """A PATH on which these lines of shell, in a new folder, take the place of the program."""
+    folder.mkdir()
+    (folder / program).write_text("\n".join(["#!/bin/sh", *lines]))
+    (folder / program).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
 def held_sbatch(folder: Path, before: bool) -> str:
     """A PATH with an sbatch that reads its file, leaves `called`, and waits for `go`, before or
     after what the real one does."""
-    wrapper, real = folder / "sbatch", f"{shutil.which('sbatch')} {folder}/read"
+    real = f"{shutil.which('sbatch')} {folder}/read"
     hold = f"timeout {PATIENCE:.0f} sh -c 'until [ -e {folder}/go ]; do sleep 0.1; done'"
     read = [f'cp "$1" {folder}/read', f"touch {folder}/called"]
-    folder.mkdir()
-    wrapper.write_text("\n".join(["#!/bin/sh", *read, *((hold, real) if before else (real, hold))]))
-    wrapper.chmod(0o755)
-    return f"{folder}:{os.environ['PATH']}"
+    return wrapped(folder, "sbatch", *read, *((hold, real) if before else (real, hold)))
 
 
 def released(folder: Path, process: "subprocess.Popen[Any]", lock: Path) -> None:

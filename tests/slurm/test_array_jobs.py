@@ -13,7 +13,7 @@ import pytest
 from d2it import cli
 from d2it.config import Config, load, paths
 from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import held_sbatch, released, until
+from tests.slurm.conftest import held_sbatch, released, until, wrapped
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUN = "dit_b"
@@ -77,12 +77,8 @@ def computing(share: str = "") -> list[int]:
 
 def silent_squeue(folder: Path) -> str:
     """A PATH with a squeue that leaves a byte in `asked` and fails while there is `busy`."""
-    wrapper = folder / "squeue"
-    folder.mkdir()
     lines = [f"printf . >> {folder}/asked", f"[ ! -e {folder}/busy ] || exit 1"]
-    wrapper.write_text("\n".join(["#!/bin/sh", *lines, f'exec {shutil.which("squeue")} "$@"']))
-    wrapper.chmod(0o755)
-    return f"{folder}:{os.environ['PATH']}"
+    return wrapped(folder, "squeue", *lines, f'exec {shutil.which("squeue")} "$@"')
 
 
 def test_whoever_waits_is_killed(cluster: Cluster, config: Config, alone: bytes) -> None:
