@@ -16,6 +16,7 @@ from d2it.config.recipe import regions_of
 from d2it.data.images import PackedImages, open_images
 from d2it.data.packing import runner
 from d2it.data.prepare import find_dataset
+from d2it.device import find_accelerator
 from d2it.errors import UserError
 from d2it.files import atomic_path, canonical_digest
 from d2it.grains import entropy_map
@@ -57,7 +58,7 @@ def calibrate(config: Config, data: str, processes: int | None = None) -> bool:
         for i in range(len(images.maps))
     ]
     if processes is None:  # others take seconds to start, and a GPU needs none
-        many = len(parts) >= FILES and not torch.cuda.is_available()
+        many = len(parts) >= FILES and find_accelerator() is None
         processes = min(len(os.sched_getaffinity(0)), len(parts)) if many else 1
     histograms = np.zeros((len(regions), CELLS), dtype=np.int64)
     with (
@@ -94,7 +95,7 @@ def count_part(part: Part) -> np.ndarray:
     images = PackedImages.open(part.folder, "train").maps[part.number]
     histograms = np.zeros((len(part.regions), CELLS), dtype=np.int64)
     top = math.log(part.bins)  # the largest entropy of as many bins
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_accelerator() or torch.device("cpu")
     block = max(1, PIXELS // images.shape[1] ** 2)
     for start in range(0, len(images), block):
         pixels = torch.from_numpy(np.array(images[start : start + block])).to(device)

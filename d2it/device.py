@@ -28,10 +28,21 @@ def cpu_threads() -> int:
     return threads
 
 
+def find_accelerator() -> torch.device | None:
+    """What computes instead of the CPU, if anything does: a CUDA GPU, or the device that accelerate
+    is told to take (ACCELERATE_TORCH_DEVICE).
+    """
+    named = os.environ.get("ACCELERATE_TORCH_DEVICE")
+    if named:
+        device = torch.device(named)
+        return None if device.type == "cpu" else device
+    return torch.device("cuda") if torch.cuda.is_available() else None
+
+
 def choose_device() -> torch.device:
     """The device of this process; on a CPU also its number of threads."""
     torch.set_num_threads(cpu_threads())
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return find_accelerator() or torch.device("cpu")
 
 
 def processor() -> str:

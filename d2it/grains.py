@@ -15,7 +15,7 @@ from d2it.errors import UserError
 
 LEVELS = 256  # grey levels of an 8-bit image
 # Regions whose histograms (256 float64 each) are held at a time: 4 MiB stay in a CPU's cache.
-CHUNK = {"cpu": 2**11, "cuda": 2**14}
+CHUNK, LARGE_CHUNK = 2**11, 2**14  # on a CPU; on an accelerator, which wants more at a time
 
 
 def grey_levels(images: Tensor) -> Tensor:
@@ -58,8 +58,9 @@ def entropy_map(images: Tensor, region: int, sigma: float = 0.01, bins: int = 25
         raise UserError(
             f"Images of {width} x {height} px do not divide into regions of {region} px."
         )
-    per_chunk = max(1, CHUNK[images.device.type] // (h * w))
-    entropies = [_entropies(chunk, region, kernel) for chunk in images.split(per_chunk)]
+    chunk = CHUNK if images.device.type == "cpu" else LARGE_CHUNK
+    per_chunk = max(1, chunk // (h * w))
+    entropies = [_entropies(some, region, kernel) for some in images.split(per_chunk)]
     return torch.cat(entropies) if entropies else images.new_zeros((0, h, w), dtype=torch.float32)
 
 

@@ -19,7 +19,7 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 
-from d2it.device import cpu_threads, multiplies_bf16, processor
+from d2it.device import cpu_threads, find_accelerator, multiplies_bf16, processor
 from d2it.errors import UserError
 from d2it.files import write_json
 from d2it.training import state
@@ -64,13 +64,12 @@ def _answered(plan: Plan) -> Iterator[None]:
 
 def make_accelerator(plan: Plan, device: str) -> Accelerator:
     """Processes and device; for many processes, MASTER_ADDR, RANK, ... are in the environment."""
-    cuda = torch.cuda.is_available()
-    if device == "cuda" and not cuda:
+    if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "The launcher demands a CUDA GPU, but torch sees none: check the driver or use the CPU."
         )
     threads = cpu_threads()
-    cpu = device == "cpu" or not cuda
+    cpu = device == "cpu" or find_accelerator() is None
     if cpu:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     accelerator = Accelerator(
@@ -123,7 +122,7 @@ class Loop:
             training.batch,
             training.shards,
             self.trainer.mine,
-            pin=accelerator.device.type == "cuda",
+            pin=accelerator.device.type != "cpu",
             noise=plan.noise,
         )
         in_bf16 = training.precision == "bf16"

@@ -1,0 +1,254 @@
+"""A simulated accelerator: tensors that say they are on `sim:0`, and compute on the CPU.
+
+    import tests.simulated as simulated            # registers the device, once a process
+    x = torch.ones(3, device=simulated.DEVICE)
+    with simulated.waits() as found: ...           # [Wait("item", "grains.py:167"), ...]
+    with simulated.chosen(): ...                   # choose_device and accelerate take it
+
+It computes what the CPU computes, to the bit, and is as strict as CUDA: a CPU tensor beside its own
+is an error (`Mixed`), and every moment at which the host would wait for a GPU is noted with the
+line of d2it that asks for it. A copy waits unless it is non-blocking and the CPU's side is pinned.
+
+It is a backend in Python (torch.utils.backend_registration): it has no GPU's speed or rounding.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch.utils import backend_registration
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakIdKeyDictionary
+
+DEVICE = torch.device  # set below, once the device has its name
+LIBRARY = str(Path(__file__).parents[1] / "d2it") + os.sep
+
+
+class Mixed(RuntimeError):
+    """Tensors of the CPU and of the accelerator in one operation."""
+
+
+class Wait(NamedTuple):
+    what: str
+    where: str  # the innermost line of d2it; autograd's own thread has none
+
+
+_recorders: list[list[Wait]] = []
+
+
+@contextmanager
+def waits() -> Iterator[list[Wait]]:
+    """The moments within the block at which the host waits for the device."""
+    found: list[Wait] = []
+    _recorders.append(found)
+    try:
+        yield found
+    finally:
+        _recorders.remove(found)
+
+
+def _note(what: str) -> None:
+    if not _recorders:
+        return
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and not frame.f_code.co_filename.startswith(LIBRARY):
+        frame = frame.f_back
+    where = "outside d2it"
+    if frame is not None:
+        where = f"{frame.f_code.co_filename.removeprefix(LIBRARY)}:{frame.f_lineno}"
+    for found in _recorders:
+        found.append(Wait(what, where))
+
+
+@contextmanager
+def chosen() -> Iterator[None]:
+    """Within the block d2it and accelerate take the simulated device, as they would a GPU."""
+    name = "ACCELERATE_TORCH_DEVICE"
+    before = os.environ.get(name)
+    os.environ[name] = str(DEVICE)
+    forget_accelerator()
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+        forget_accelerator()
+
+
+def forget_accelerator() -> None:
+    """Accelerate keeps its first choice of a device as long as the process lives."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
+    GradientState._reset_state()
+
+
+class SimulatedTensor(torch.Tensor):
+    """Says that it is on the device; `raw` is the CPU's tensor that it stands for."""
+
+    raw: torch.Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, raw: torch.Tensor) -> "SimulatedTensor":
+        return torch.Tensor._make_wrapper_subclass(
+            cls,
+            raw.size(),
+            strides=raw.stride(),
+            storage_offset=raw.storage_offset(),
+            dtype=raw.dtype,
+            device=DEVICE,
+        )
+
+    def __init__(self, raw: torch.Tensor) -> None:
+        self.raw = raw
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"simulated {self.raw!r}"
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return _run(operation, args, kwargs or {})
+
+
+# what CUDA cannot answer before the device has: a value, or how large the result is
+WAITING = {
+    "_local_scalar_dense": "item",
+    "bincount": "bincount",
+    "equal": "equal",
+    "is_nonzero": "item",
+    "masked_select": "masked_select",
+    "nonzero": "nonzero",
+    "repeat_interleave": "repeat_interleave",
+    "_unique2": "unique",
+    "unique_consecutive": "unique",
+    "unique_dim": "unique",
+}
+COPIES = ("_to_copy", "copy_", "_copy_from")
+MASKED = ("index", "index_put", "index_put_", "_index_put_impl_")  # by a mask: it is counted first
+
+
+def _run(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The CPU's own operation on what the tensors stand for."""
+    name = operation._schema.name.removeprefix("aten::")
+    if name in COPIES:
+        return _copy(name, operation, args, kwargs)
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    _refuse_mixed(name, operation, tensors)
+    if name in WAITING:
+        _note(WAITING[name])
+    if name in MASKED and any(leaf is not None and leaf.dtype == torch.bool for leaf in args[1]):
+        _note("indexing by a mask")
+    out = operation(*_raw(args), **_raw(kwargs) | ({"device": "cpu"} if "device" in kwargs else {}))
+    # what is changed in place, or given as `out`, comes back as it came
+    same = {id(t.raw): t for t in tensors if isinstance(t, SimulatedTensor)}
+    for raw, tensor in ((t.raw, t) for t in same.values()):
+        assert raw.shape == tensor.shape, f"{name} has resized a tensor: give the device its own"
+    return tree_map(lambda x: same.get(id(x), x) if id(x) in same else _simulated(x), out)
+
+
+def _refuse_mixed(name: str, operation: Any, tensors: list[torch.Tensor]) -> None:
+    """CUDA takes a CPU tensor beside its own only as the number in an element-wise operation."""
+    number = torch.Tag.pointwise in operation.tags or name in (*MASKED, "fill_", "lift_fresh")
+    written = operation._schema.arguments and operation._schema.arguments[0].is_write
+    for place, tensor in enumerate(tensors):
+        if not isinstance(tensor, SimulatedTensor):
+            if number and tensor.dim() == 0 and not (written and place == 0):
+                continue
+            raise Mixed(
+                f"{name}: a CPU tensor of shape {tuple(tensor.shape)} among the accelerator's"
+            )
+
+
+def _copy(name: str, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Between the CPU and the device, or within one of them."""
+    if name == "_to_copy":
+        (source,) = args
+        target = torch.device(kwargs.get("device") or source.device)
+        out = operation(_raw(source), **kwargs | {"device": "cpu", "pin_memory": None})
+        if target.type == "cpu":
+            _note("copy to the CPU")  # into new memory, which is not pinned
+            return out
+        if not isinstance(source, SimulatedTensor):
+            _note_upload(source, kwargs.get("non_blocking"))
+        return _simulated(out)
+    to, source = (args[1], args[0]) if name == "_copy_from" else args[:2]
+    waiting = kwargs.get("non_blocking") or (len(args) > 2 and args[2])
+    if not isinstance(to, SimulatedTensor):
+        if not (waiting and is_pinned(to)):
+            _note("copy to the CPU")
+    elif not isinstance(source, SimulatedTensor):
+        _note_upload(source, waiting)
+    _raw(to).copy_(_raw(source))
+    return to
+
+
+def _note_upload(source: torch.Tensor, non_blocking: bool | None) -> None:
+    if not (non_blocking and is_pinned(source)):
+        _note("copy from pinned memory" if is_pinned(source) else "copy from pageable memory")
+
+
+def _raw(tree: Any) -> Any:
+    return tree_map(lambda x: x.raw if isinstance(x, SimulatedTensor) else x, tree)
+
+
+def _simulated(x: Any) -> Any:
+    return SimulatedTensor(x) if isinstance(x, torch.Tensor) else x
+
+
+class _Backend(backend_registration._DummyBackendModule):
+    """What torch asks of `torch.sim`."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+
+# Storages that were pinned, as long as they live: nothing is really locked in memory.
+_pinned: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def pin_memory(self: torch.Tensor, device: Any = None) -> torch.Tensor:
+    copy = self.clone()
+    _pinned[copy.untyped_storage()] = True
+    return copy
+
+
+def is_pinned(self: torch.Tensor, device: Any = None) -> bool:
+    return self.device.type == "cpu" and self.untyped_storage() in _pinned
+
+
+def _make(operation: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """A new tensor of the device, made by the CPU's operation."""
+    return SimulatedTensor(operation(*args, **kwargs | {"device": "cpu", "pin_memory": None}))
+
+
+FACTORIES = (
+    *("empty.memory_format", "empty_strided", "zeros", "ones", "full", "scalar_tensor", "eye"),
+    *("arange", "arange.start", "arange.start_step", "linspace"),
+)
+
+backend_registration._setup_privateuseone_for_python_backend("sim", backend_module=_Backend())
+DEVICE = torch.device("sim", 0)
+_library = torch.library.Library("aten", "IMPL")
+for _factory in FACTORIES:
+    _packet, _, _overload = _factory.partition(".")
+    _operation = getattr(getattr(torch.ops.aten, _packet), _overload or "default")
+    _library.impl(_factory, functools.partial(_make, _operation), "PrivateUse1")
+_library.impl(
+    "_copy_from",
+    lambda source, to, non_blocking=False: _run(
+        torch.ops.aten.copy_.default, (to, source), {"non_blocking": non_blocking}
+    ),
+    "PrivateUse1",
+)
+torch.Tensor.pin_memory = pin_memory
+torch.Tensor.is_pinned = is_pinned
