@@ -33,17 +33,31 @@ class Schedule:
         before = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar[:-1]])
         self.posterior = self.betas * (1 - before) / (1 - self.alpha_bar)
         self.posterior[0] = self.posterior[1]  # 0 has no logarithm
-        self.signal_in_mean = self.betas * before.sqrt() / (1 - self.alpha_bar)
+        self.tables = {
+            "signal": self.alpha_bar.sqrt(),
+            "noise": (1 - self.alpha_bar).sqrt(),
+            "signal in mean": self.betas * before.sqrt() / (1 - self.alpha_bar),
+            "log posterior": self.posterior.log(),
+            "log beta": self.betas.log(),
+        }
+        self.placed: dict[torch.device, dict[str, Tensor]] = {}
+
+    def at(self, t: Tensor, table: str) -> Tensor:
+        """The table's value at each t, (N, 1, 1, 1) float32.
+
+        A device is sent all tables once: the host waits for it at every copy.
+        """
+        if t.device not in self.placed:
+            values = torch.stack(list(self.tables.values())).to(t.device, torch.float32)
+            self.placed[t.device] = dict(zip(self.tables, values, strict=True))
+        return self.placed[t.device][table][t].view(-1, 1, 1, 1)
 
     def q_sample(self, z0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps."""
-        alpha_bar = self.alpha_bar
-        return gather(alpha_bar.sqrt(), t) * z0 + gather((1 - alpha_bar).sqrt(), t) * noise
+        return self.at(t, "signal") * z0 + self.at(t, "noise") * noise
 
     def predict_z0(self, zt: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        alpha_bar = self.alpha_bar
-        signal = zt - gather((1 - alpha_bar).sqrt(), t) * noise
-        return signal / gather(alpha_bar.sqrt(), t)
+        return (zt - self.at(t, "noise") * noise) / self.at(t, "signal")
 
     def level(self, t: int) -> float:
         """abar_t; t = -1 is the clean end."""
@@ -56,11 +70,6 @@ class Schedule:
         if steps == 1:
             return [self.timesteps - 1]
         return [round(i * (self.timesteps - 1) / (steps - 1)) for i in reversed(range(steps))]
-
-
-def gather(values: Tensor, t: Tensor) -> Tensor:
-    """The schedule's value at each t, (N, 1, 1, 1) float32."""
-    return values.to(t.device, torch.float32)[t].view(-1, 1, 1, 1)
 
 
 def noise_loss(
@@ -94,9 +103,9 @@ def variance_bound(
     """
     noise, variance = prediction.chunk(2, dim=1)
     predicted = schedule.predict_z0(zt, t, noise.detach())
-    mean_gap = gather(schedule.signal_in_mean, t) * (z0 - predicted)
-    low = gather(schedule.posterior.log(), t)
-    log_variance = learned_log_variance(variance, low, gather(schedule.betas.log(), t))
+    mean_gap = schedule.at(t, "signal in mean") * (z0 - predicted)
+    low = schedule.at(t, "log posterior")
+    log_variance = learned_log_variance(variance, low, schedule.at(t, "log beta"))
     ratio = low - log_variance
     kl = 0.5 * (ratio.exp() - 1 - ratio + mean_gap.square() * (-log_variance).exp())
     return kl / math.log(2)

@@ -6,6 +6,7 @@ them. A grain map holds the grain of each region, (N, h, w) int64.
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -27,9 +28,11 @@ def grey_levels(images: Tensor) -> Tensor:
     return ((299 * red + 587 * green + 114 * blue + 500) // 1000).to(torch.uint8)
 
 
+@cache
 def kernel_matrix(sigma: float, bins: int, device: torch.device | str = "cpu") -> Tensor:
     """What a pixel of each grey level adds to each bin (Eq 2). (256, bins) float64.
 
+    Remembered, since a host waits for what it copies to an accelerator.
     Grey levels and bins b_j span [-1, 1]. 256 bins are the paper's P = S x S at S = 16, kept for
     every S: with fewer, a constant region's entropy would depend on how near its level is to a bin.
     """
@@ -72,8 +75,10 @@ def _entropies(images: Tensor, region: int, kernel: Tensor) -> Tensor:
         grey.view(n, h, region, w, region).transpose(2, 3).reshape(n * h * w, region**2).long()
     )
     index = torch.arange(len(regions), device=grey.device)[:, None] * LEVELS + regions
-    histogram = torch.bincount(index.flatten(), minlength=len(regions) * LEVELS)
-    density = histogram.view(-1, LEVELS).double() @ kernel  # Eq 2
+    # bincount would wait for an accelerator; whole numbers add up exactly in any order
+    histogram = kernel.new_zeros(len(regions) * LEVELS)
+    histogram.scatter_add_(0, index.flatten(), kernel.new_ones(()).expand(index.numel()))
+    density = histogram.view(-1, LEVELS) @ kernel  # Eq 2
     p = density / density.sum(1, keepdim=True)
     return -torch.xlogy(p, p).sum(1).view(n, h, w).float()  # Eq 3
 
@@ -159,19 +164,23 @@ def cell_weights(map: Tensor, k: int) -> Tensor:
 
     (N, h, w) -> (N, 1, H_f, W_f) float32.
     """
-    alpha = torch.tensor([0.25 ** (k - 1 - grain) for grain in range(k)], device=map.device)
-    return to_grid(alpha[map], 2 ** (k - 1))[:, None]
+    alpha = torch.full(map.shape, 0.25 ** (k - 1), device=map.device)
+    for grain in range(1, k):
+        alpha = torch.where(map == grain, 0.25 ** (k - 1 - grain), alpha)
+    return to_grid(alpha, 2 ** (k - 1))[:, None]
 
 
 def fine_share(map: Tensor, k: int = 2) -> float:
     """Share of regions of the finest grain."""
-    return (map == k - 1).double().mean().item()
+    return reached_shares(map, k)["fine_share"].item()
 
 
-def reached_shares(map: Tensor, k: int) -> dict[str, float]:
-    """`fine_share`, and `share_<i>` of every grain between the coarsest and the finest."""
-    between = {f"share_{grain}": (map == grain).double().mean().item() for grain in range(1, k - 1)}
-    return {"fine_share": fine_share(map, k)} | between
+def reached_shares(map: Tensor, k: int) -> dict[str, Tensor]:
+    """`fine_share`, and `share_<i>` of every grain between the coarsest and the finest: float64
+    scalars on the map's device, so that training logs them without waiting for it.
+    """
+    names = {"fine_share": k - 1} | {f"share_{grain}": grain for grain in range(1, k - 1)}
+    return {name: (map == grain).double().mean() for name, grain in names.items()}
 
 
 def neighbour_agreement(map: Tensor) -> float:

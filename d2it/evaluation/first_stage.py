@@ -61,7 +61,8 @@ class Coder:
             metrics = {name: value / self.n for name, value in sums.items()} | {
                 "rfid": frechet_distance(Gaussian.of(np.concatenate(features)), self.originals)
             }
-            metrics |= reached_shares(maps, len(self.part.architecture["factors"]))
+            shares = reached_shares(maps, len(self.part.architecture["factors"]))
+            metrics |= {name: share.item() for name, share in shares.items()}
             return Evaluated(metrics, dict.fromkeys(metrics), recipe, shown[0])
 
         return self.judge.remember(label, recipe, compute)

@@ -66,6 +66,7 @@ def draw(maps: Maps, classes: int, seed: int, n: int) -> Tensor:
 
 
 def measure(map: Tensor, maps: Maps) -> dict[str, float]:
-    return reached_shares(map, maps.latents.grains) | {
+    shares = reached_shares(map, maps.latents.grains)
+    return {name: share.item() for name, share in shares.items()} | {
         "neighbour_agreement": neighbour_agreement(map),
     }

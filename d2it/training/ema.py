@@ -16,11 +16,15 @@ class Ema:
         self.averages = self.parameters if follows else [p.float().clone() for p in self.parameters]
 
     @torch.no_grad()
-    def update(self, trust: Tensor) -> None:
-        """Take in the present weights; `trust` is 1, or 0 after a step that was not finite."""
+    def update(self) -> None:
+        """Take in the present weights.
+
+        Also after a step that was not finite: from there on weights stand still and nothing is
+        saved. One number for all parameters is a few kernels on a GPU; a masked one is a launch
+        for each.
+        """
         if self.averages is not self.parameters:
-            weights = [trust * self.new_share] * len(self.averages)
-            torch._foreach_lerp_(self.averages, self.parameters, weights)
+            torch._foreach_lerp_(self.averages, self.parameters, self.new_share)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The network's state dict with the averaged parameters in place of the present ones."""

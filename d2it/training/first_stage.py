@@ -167,7 +167,7 @@ class DvaeTask:
         error = (y.clamp(-1, 1) - x).square().mean((1, 2, 3))
         measures = {
             "psnr": (10 * torch.log10(4 / error.clamp(min=1e-10))).mean(),
-            **{n: torch.as_tensor(s) for n, s in reached_shares(map, self.grains).items()},
+            **reached_shares(map, self.grains),
         }
         errors = mean_per_grain((y - x).abs().mean(1), map, self.grains)
         measures |= {f"l1_{grain}": mean for grain, mean in enumerate(errors)}

@@ -38,11 +38,11 @@ class PowerAverages:
         self.exponents = {w: exponent(w) for w in WIDTHS}
 
     @torch.no_grad()
-    def update(self, trust: Tensor, images: int, batch: int) -> None:
-        """Take in the weights after `images`; `trust` is 0 after a step that was not finite."""
+    def update(self, images: int, batch: int) -> None:
+        """Take in the weights after `images` (see Ema.update)."""
         for width, averages in self.averages.items():
             new_share = 1 - (1 - batch / images) ** (self.exponents[width] + 1)  # Equation 127
-            torch._foreach_lerp_(averages, self.parameters, [trust * new_share] * len(averages))
+            torch._foreach_lerp_(averages, self.parameters, new_share)
 
     def state_dict(self) -> state.Tensors:
         return {

@@ -66,7 +66,8 @@ class Trainer:
             norm = self._clip(self.players[name])
             bad |= ~torch.isfinite(norm)
             terms[f"grad_norm/{name}"] = norm.expand(self.local)
-        # From the first bad step on all updates are masked: the weights before it stay.
+        # From the first bad step on all updates are masked: the weights before it stay. Averages go
+        # on towards them, which nobody sees: what is saved is checked first.
         number = images // batch
         self.first_bad = torch.where((self.first_bad < 0) & bad, number, self.first_bad)
         masked = (self.first_bad >= 0).float()
@@ -77,9 +78,9 @@ class Trainer:
             # where this is 1, fused AdamW does nothing
             optimiser.found_inf = masked  # type: ignore[attr-defined]
             optimiser.step()
-        self.ema.update(1 - masked)
+        self.ema.update()
         if self.power:
-            self.power.update(1 - masked, images + batch, batch)
+            self.power.update(images + batch, batch)
         self.sums.add(terms, 1 - masked)
 
     def _backward(self, name: str, shards: Shards, images: int, terms: dict[str, Tensor]) -> bool:
