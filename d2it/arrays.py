@@ -139,8 +139,7 @@ def _start(
     environment = os.environ | {WORKER: "1"}
     gpus = visible_gpus()
     if gpus:  # one each, in turn
-        named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-        environment["CUDA_VISIBLE_DEVICES"] = named.split(",")[(share.part - 1) % gpus]
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[(share.part - 1) % len(gpus)]
     return subprocess.Popen(
         [sys.executable, "-m", "d2it", *words, "--shard", str(share)],
         stdin=subprocess.PIPE,

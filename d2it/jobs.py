@@ -53,6 +53,7 @@ class LocalJob(Job):
     """As one of several processes of this machine."""
 
     alive: Path  # locked by the launching process while it lives
+    gpus: list[str]  # as CUDA_VISIBLE_DEVICES names them, one to a process; submitit takes numbers
 
     def __call__(self) -> dict[str, Any]:
         from submitit.helpers import TorchDistributedEnvironment
@@ -60,6 +61,7 @@ class LocalJob(Job):
         from d2it.training.stop import Stopped
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
         os.environ["MASTER_ADDR"] = "127.0.0.1"
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
         threading.Thread(target=_end_with, args=(self.alive,), daemon=True).start()
@@ -82,8 +84,9 @@ def _end_with(alive: Path) -> None:
             time.sleep(1)
 
 
-def run_here(plan: Plan, job: Job, processes: int, gpus: int) -> None:
-    """Train in `processes` processes of this machine, which end when this one does."""
+def run_here(plan: Plan, job: Job, processes: int, gpus: list[str]) -> None:
+    """Train in `processes` processes of this machine, which end when this one does, on a GPU each
+    or, if there are no `gpus`, on the CPU."""
     import submitit
 
     from d2it.training.stop import SIGNALS, Stopped
@@ -91,14 +94,11 @@ def run_here(plan: Plan, job: Job, processes: int, gpus: int) -> None:
     folder = plan.folder / "submitit"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    local = LocalJob(**vars(job), alive=(folder / "alive").resolve())
+    local = LocalJob(**vars(job), alive=(folder / "alive").resolve(), gpus=gpus)
     with open(local.alive, "w") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
         executor = submitit.AutoExecutor(folder.resolve(), cluster="local")
-        executor.update_parameters(tasks_per_node=processes, gpus_per_node=gpus, timeout_min=YEAR)
-        if gpus and "CUDA_VISIBLE_DEVICES" in os.environ:
-            named = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
-            executor.update_parameters(local_visible_gpus=tuple(int(name) for name in named))
+        executor.update_parameters(tasks_per_node=processes, timeout_min=YEAR)
         os.environ |= {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": str(job.threads)}
         # Ctrl-C reaches all processes of a terminal. Children inherit that it is ignored; workers
         # take signals up again, and submitit's process between us must not end before them.

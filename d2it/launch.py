@@ -5,8 +5,9 @@ No torch is imported here, so a process that only waits for a job stays small.
 """
 
 import os
+import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import yaml
 
 from d2it.config import paths
 from d2it.config.load import build, nearest, params_folder
+from d2it.config.recipe import KINDS
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.files import locked
@@ -60,7 +62,7 @@ class Launcher:
 
 def load_launcher(words: str | None = None) -> Launcher:
     """A launcher by its name or its file, and what differs from it, e.g. "slurm
-    resources.account=vision stages.dvae.nodes=2". Default: D2IT_LAUNCHER, else local."""
+    resources.account=vision stages.dvae.minutes=2880". Default: D2IT_LAUNCHER, else local."""
     words = words or os.environ.get("D2IT_LAUNCHER") or "local"
     name, *changes = shlex.split(words)
     folder = params_folder() / "launcher"
@@ -86,7 +88,7 @@ def load_launcher(words: str | None = None) -> Launcher:
 
 
 def _set(settings: Any, change: str) -> None:
-    """Set one entry of a launcher, named as in "stages.dvae.nodes=2"."""
+    """Set one entry of a launcher, named as in "stages.dvae.minutes=2880"."""
     name, equals, value = change.partition("=")
     *tables, key = name.split(".")
     if not equals:
@@ -100,6 +102,67 @@ def _set(settings: Any, change: str) -> None:
     if not isinstance(settings, dict):
         raise UserError(f"There is no table {'.'.join(tables)!r} for {change!r}.")
     settings[key] = yaml.safe_load(value)
+
+
+def check_launcher(config: Config, launcher: Launcher) -> None:
+    """Refuse a launcher that cannot train all kinds of runs of this scale."""
+    for kind in KINDS:
+        if getattr(config.runs, kind):
+            arrange(config, launcher, kind)
+
+
+def arrange(
+    config: Config, launcher: Launcher, kind: str, processes: int | None = None
+) -> Resources:
+    """What a run of this kind gets, here or on a cluster; refused if it cannot train like that."""
+    given, device = launcher.of(kind), device_of(config, launcher)
+    if launcher.cluster == "local":
+        gpus = 0 if device == "cpu" else len(joinable(visible_gpus()))
+        count = processes or (min(given.processes, gpus) if gpus else given.processes)
+        given = replace(given, nodes=1, processes=count, gpus=gpus)
+    elif device == "cuda" and not given.gpus:
+        raise UserError(
+            f"Runs of {kind} are to be trained on CUDA GPUs, but the launcher asks for none: give "
+            "it `gpus`, or say device: cpu."
+        )
+    if given.nodes < 1 or given.processes < 1:
+        raise UserError(f"{kind} is to be trained by no process: give it one or more.")
+    if device != "cpu" and 0 < given.gpus < given.processes:
+        raise UserError(
+            f"{given.processes} processes cannot train {kind} on {given.gpus} "
+            f"GPU{'s' * (given.gpus > 1)} of a node: give it at most one process a GPU."
+        )
+    if getattr(config.training, kind).shards % (given.nodes * given.processes):
+        raise UserError(_cannot_share(config, launcher, kind, given))
+    return given
+
+
+def _cannot_share(config: Config, launcher: Launcher, kind: str, given: Resources) -> str:
+    """The sentence for processes that do not divide the shards, with arrangements that work."""
+    shards = getattr(config.training, kind).shards  # a power of two, as all that divides it
+    own = {"nodes", "processes"} & launcher.stages.get(kind, {}).keys()
+    where = f"stages.{kind}" if own else "resources"
+    works = []
+    for nodes in sorted({1, given.nodes}):
+        most = min(given.processes, shards // nodes)
+        if shards % nodes == 0 and most:
+            each = 2 ** (most.bit_length() - 1)
+            words = {"nodes": nodes, "processes": each, "gpus": min(each, given.gpus)}
+            changed = {name: n for name, n in words.items() if n != getattr(given, name)}
+            works.append(" ".join(f"{where}.{name}={n}" for name, n in changed.items()))
+    if launcher.cluster == "local":
+        each = 2 ** (min(given.processes, shards).bit_length() - 1)
+        works = [f"--processes {each}, or {where}.processes={each} in the launcher"]
+    of_nodes = f" ({given.nodes} nodes of {given.processes})" if given.nodes > 1 else ""
+    return (
+        f"{given.nodes * given.processes} processes{of_nodes} cannot share the {shards} shards of "
+        f"training.{kind}, whose number must be a multiple of theirs: take {', or '.join(works)}."
+    )
+
+
+def device_of(config: Config, launcher: Launcher) -> str:
+    """A launcher that names no device leaves it to the scale: the published one wants a GPU."""
+    return config.accelerator if launcher.device == "auto" else launcher.device
 
 
 def launch(
@@ -140,33 +203,36 @@ def _train(
 ) -> None:
     from d2it import jobs, slurm_jobs
 
-    resources = launcher.of(plan.kind)
-    # A launcher that names no device leaves it to the scale: the published one wants a GPU.
-    device = config.accelerator if launcher.device == "auto" else launcher.device
-    job = jobs.Job(config, plan.run, device, launcher.threads)
+    resources = arrange(config, launcher, plan.kind, processes)
+    job = jobs.Job(config, plan.run, device_of(config, launcher), launcher.threads)
     if launcher.cluster == "slurm":
         slurm_jobs.run_on_slurm(plan, job, resources, wait, launcher.poll)
         return
     await_free(plan.folder, wait)
-    gpus = 0 if device == "cpu" else visible_gpus()
-    if device == "cuda" and not gpus:
+    if job.device == "cuda" and not resources.gpus:
         raise UserError(
             f"{plan.run} is to be trained on a CUDA GPU, and this machine has none: use a machine "
             "that has one, a cluster (--launcher slurm), or a launcher that says device: cpu."
         )
-    count = processes or (min(resources.processes, gpus) if gpus else resources.processes)
-    if count > 1:
-        jobs.run_here(plan, job, count, min(count, gpus))
+    if resources.processes > 1:
+        names = joinable(visible_gpus())[: resources.processes] if resources.gpus else []
+        jobs.run_here(plan, job, resources.processes, names)
     else:
         job.train(wait)
 
 
-def visible_gpus() -> int:
-    """Number of NVIDIA GPUs of this machine, found without torch."""
+def visible_gpus() -> list[str]:
+    """NVIDIA GPUs that this process may use, found without torch: 0, GPU-<uuid> or MIG-<uuid>."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return len([name for name in named.split(",") if name.strip()])
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+    if named is None:
+        return [str(i) for i, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+    names = [name.strip() for name in named.split(",")]
+    return [name for name in names if re.fullmatch(r"\d+|(GPU|MIG)-.+", name)]
+
+
+def joinable(gpus: list[str]) -> list[str]:
+    """Those that processes of one training can use together: NCCL joins no slices of GPUs."""
+    return gpus[:1] if any(name.startswith("MIG-") for name in gpus) else gpus
 
 
 def _warn(sentence: str) -> None:

@@ -232,8 +232,10 @@ def submitting(path: Path) -> Iterator[None]:
 
 def refusal(error: Exception) -> str:
     """Why sbatch submitted nothing, in its own words, from the exception of submitit."""
-    said = re.findall(r"sbatch: error: (?:Batch job submission failed: )?(.*)", str(error))
-    return said[-1] if said else str(error)
+    told = str(error)
+    said = re.findall(r"sbatch: error: (?:Batch job submission failed: )?(.*)", told)
+    said = said or re.findall(r"sbatch: (.*)", told)  # of an option that it does not know
+    return said[-1] if said else _last_line(told)
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

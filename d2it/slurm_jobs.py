@@ -133,11 +133,6 @@ def _attach(plan: Plan, job: SlurmJob, resources: "Resources", wait: bool) -> "s
 
     slurm.require("use --launcher local")
     _check_owner(plan)
-    if job.device == "cuda" and not resources.gpus:
-        raise UserError(
-            f"{plan.run} is to be trained on CUDA GPUs, but the launcher asks for none: give it "
-            "`gpus`, or say device: cpu."
-        )
     if 60 * resources.minutes < 2 * WARNED:
         raise UserError(
             f"The launcher gives {plan.run} {resources.minutes} minutes, but a job is told to save "
@@ -235,12 +230,19 @@ def submit(
             "nodes": resources.nodes,
             "gpus": resources.gpus,
             "minutes": resources.minutes,
+            "extra": _spelt(resources.extra),
         }
         settings = ", ".join(f"{name} {value}" for name, value in asked.items() if value)
         raise UserError(
             f"Slurm refused the job of {folder.name} ({slurm.refusal(error)}): nothing was "
             f"submitted; correct the launcher, which asks for {settings}."
         ) from None
+
+
+def _spelt(extra: dict[str, Any]) -> str:
+    """As in a launcher: {mem: 200G, qos: high}."""
+    entries = ", ".join(f"{name}: {value}" for name, value in extra.items())
+    return entries and f"{{{entries}}}"
 
 
 def leave(job: "submitit.Job[Any]", work: Callable[[], Any], resources: "Resources") -> None:

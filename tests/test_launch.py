@@ -2,16 +2,26 @@
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from d2it import slurm, slurm_jobs
+from d2it import jobs, slurm, slurm_jobs
 from d2it.config import load, paths
 from d2it.errors import UserError
-from d2it.launch import Launcher, launch, load_launcher, visible_gpus
+from d2it.jobs import Job, LocalJob, run_here
+from d2it.launch import (
+    Launcher,
+    check_launcher,
+    joinable,
+    launch,
+    load_launcher,
+    visible_gpus,
+)
 from d2it.slurm_jobs import FRUITLESS, count_starts, make_executor
 from d2it.training.run_folder import Plan, make_plan
 
@@ -24,6 +34,9 @@ OVERRIDES = [
     "training.dvae.save_images=4",
     "dvae_loss.gan_start=16",
 ]
+
+
+TWO = "slurm resources.processes=2 resources.gpus=2"  # the smoke scale has two shards
 
 
 def test_launchers_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,16 +154,18 @@ def test_a_job_that_never_saves_anything_is_given_up(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("launcher", "sentence"),
     [
-        ("slurm", "There is no Slurm here"),
+        (TWO, "There is no Slurm here"),
         ("slurm resources.gpus=0", "the launcher asks for none: give it `gpus`"),
-        ("slurm resources.minutes=2", "2 minutes, but a job is told to save 90 s before"),
+        (f"{TWO} resources.minutes=2", "2 minutes, but a job is told to save 90 s before"),
         ("local device=cuda", "on a CUDA GPU, and this machine has none"),
+        ("slurm", "8 processes cannot share the 2 shards of training.dvae"),
+        ("slurm device=cpu resources.processes=0", "trained by no process"),
     ],
 )
 def test_what_cannot_be_launched_leaves_nothing(
     plan: Plan, launcher: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "resources" in launcher:
+    if "minutes" in launcher:
         monkeypatch.setattr(shutil, "which", lambda name: name)
     else:
         monkeypatch.setenv("PATH", "/nowhere")
@@ -166,7 +181,73 @@ def test_the_published_scale_demands_a_gpu() -> None:
     assert load(overrides=["scale=demo"]).accelerator == "auto"
 
 
-def test_gpus_are_counted_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value, count in (("", 0), ("0", 1), ("0,3", 2)):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-        assert visible_gpus() == count
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            "stages.dvae.nodes=2",
+            "take stages.dvae.nodes=1, or stages.dvae.processes=4 stages.dvae.g",
+        ),
+        ("resources.nodes=3", "take resources.nodes=1."),
+        ("resources.nodes=16", "take resources.nodes=1."),
+        ("resources.processes=6", "take resources.processes=4 resources.gpus=4."),
+        ("resources.gpus=4", "8 processes cannot train dvae on 4 GPUs of a node"),
+        ("resources.nodes=8", "take resources.nodes=1, or resources.processes=1 resources.gpus=1."),
+        (
+            "cluster=local device=cpu stages.dvae.processes=3",
+            "take --processes 2, or stages.dvae.pr",
+        ),
+    ],
+)
+def test_what_cannot_share_a_step_is_told_what_can(words: str, sentence: str) -> None:
+    """And what is named then does."""
+    config = load(overrides=["scale=paper"])
+    with pytest.raises(UserError, match=re.escape(sentence)) as error:
+        check_launcher(config, load_launcher(f"slurm {words}"))
+    named = str(error.value).rpartition("take ")[2].rstrip(".").split(", or ")
+    for works in named if "resources" in words and "take" in sentence else ():
+        check_launcher(config, load_launcher(f"slurm {words} {works}"))
+
+
+def test_launchers_in_the_documents_can_train_the_published_scale() -> None:
+    config, root = load(overrides=["scale=paper"]), Path(__file__).parents[1]
+    files = [*root.glob("docs/*.md"), root / "README.md", root / "params/launcher/slurm.yaml"]
+    pattern = re.compile(r"[`\"](slurm [\w.' ]*=[^`\"]+)[`\"]")
+    found = {words for file in files for words in pattern.findall(file.read_text())}
+    assert len(found) >= 4
+    for words in sorted(found):
+        check_launcher(config, load_launcher(words))
+
+
+def test_a_refused_launcher_runs_nothing(plan: Plan) -> None:
+    """The real command: one sentence before any process is started."""
+    words = ["train", "dvae", "--processes", "3", *OVERRIDES, "runs.dvae.dvae.ratio=1.0"]
+    done = subprocess.run([sys.executable, "-m", "d2it", *words], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "3 processes cannot share the 2 shards" in done.stderr and not plan.folder.exists()
+
+
+def test_gpus_are_named_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, slices = ["GPU-8932f937", "GPU-46f0"], ["MIG-7a", "MIG-9b"]
+    for names in ([], ["0"], ["0", "3"], whole, slices):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(names))
+        assert visible_gpus() == names
+        assert joinable(names) == (names if names != slices else slices[:1])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "NoDevFiles")
+    assert visible_gpus() == []
+
+
+def test_gpus_named_by_uuid_reach_the_processes(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """submitit takes numbers alone; a process sees all names, and takes its own by its place."""
+
+    class Telling(LocalJob):  # pickled by value, since it is local
+        def train(self, wait: bool = False) -> None:
+            raise UserError(f"{os.environ['LOCAL_RANK']}: {os.environ['CUDA_VISIBLE_DEVICES']}")
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937,GPU-46f0,GPU-0123")
+    monkeypatch.setattr(jobs, "LocalJob", Telling)
+    job = Job(load(overrides=OVERRIDES), "dvae", "cuda", 1)
+    with pytest.raises(UserError, match="0: GPU-8932f937,GPU-46f0$"):
+        run_here(plan, job, 2, visible_gpus()[:2])

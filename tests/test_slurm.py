@@ -90,3 +90,20 @@ def test_an_end_that_sacct_hears_of_late(monkeypatch) -> None:
     again = slurm._ask({"7", "8"}, {job: asdict(answer) for job, answer in first.items()})
     assert (again["7"].state, again["7"].live) == ("RUNNING", False)
     assert first["8"] == again["8"] and not again["8"].live
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ("sbatch: error: Batch job submission failed: Invalid qos specification", "Invalid qos sp"),
+        ("sbatch: error: Invalid --mem specification\nmore", "Invalid --mem specification"),
+        (
+            "sbatch: unrecognized option '--mooon=1'\nTry \"sbatch --help\"",
+            "unrecognized option '-",
+        ),
+        ("a plugin's words\nof two lines", "of two lines"),
+    ],
+)
+def test_what_sbatch_says_is_one_line(told: str, why: str) -> None:
+    said = slurm.refusal(RuntimeError(told))
+    assert said.startswith(why) and "\n" not in said

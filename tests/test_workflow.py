@@ -262,17 +262,18 @@ def test_models_that_a_clone_holds_are_not_trained_again(finished):
 
 
 def test_the_slurm_profile_keeps_the_users_settings(checkout, monkeypatch):
-    printed = checkout.snakemake(
-        "--profile", "slurm", "--dry-run", "all_tables", "--config", "scale=smoke"
-    )
+    parts = ", ".join(f"{kind}: {{shards: 8}}" for kind in ("dvae", "grain", "content", "dit"))
+    settings = ("--config", "scale=smoke", f"training={{{parts}}}")  # eight, one to a GPU of a node
+    printed = checkout.snakemake("--profile", "slurm", "--dry-run", "all_tables", *settings)
     assert "Scale smoke" in printed
     assert "Training d2it_l on 1 node with 8 GPUs each, in jobs of 1440 minutes" in printed
-    monkeypatch.setenv("D2IT_LAUNCHER", "slurm stages.content.nodes=4 resources.gpus=2")
+    small = "slurm resources.processes=1 resources.gpus"
+    monkeypatch.setenv("D2IT_LAUNCHER", f"{small}=2 stages.content.nodes=2")
     printed = checkout.snakemake("--profile", "slurm", "--dry-run", "d2it_l")
-    assert "Training d2it_l on 4 nodes with 2 GPUs each" in printed
-    words = ("--config", "launcher=slurm stages.content.nodes=5")
+    assert "Training d2it_l on 2 nodes with 2 GPUs each" in printed
+    words = ("--config", f"launcher={small}=1 stages.content.nodes=2")
     printed = checkout.snakemake("--profile", "slurm", "--dry-run", "d2it_l", *words)
-    assert "Training d2it_l on 5 nodes with 8 GPUs each" in printed
+    assert "Training d2it_l on 2 nodes with 1 GPU each" in printed
 
 
 def test_help_lists_targets_and_needs_no_cores(checkout):
@@ -288,6 +289,7 @@ def test_help_lists_targets_and_needs_no_cores(checkout):
         (["--config", "rato=0.7"], "There is no setting 'rato' (did you mean 'ratio'?)"),
         (["--config", "scale=smole"], "There is no scale 'smole' (did you mean 'smoke'?)"),
         (["--config", "launcher=slrum"], "There is no launcher 'slrum'"),
+        (["--config", "launcher=slurm"], "take resources.processes=2 resources.gpus=2."),
         (["table_33"], "There is no target 'table_33' (did you mean 'table_3'?)"),
         (["results/demo/models/dit_bb/manifest.json"], "There is no experiment 'dit_bb'"),
         (["results/paper/tables/table_1.csv"], "add `--config scale=paper`"),

@@ -23,10 +23,12 @@ def refused(training: Training, *parts: str, **changes: str) -> None:
         ("resources.account=nobodys", "(Invalid account or account/partition combination"),
         ("resources.constraint=h900", "(Invalid feature specification)"),
         ("resources.gpus=9", "(Requested node configuration is not available)"),
+        ("'resources.extra={mem: 900T}'", "(Memory specification can not be satisfied)"),
+        ("'resources.extra={mooon: 1}'", "(unrecognized option '--mooon=1')"),
     ],
 )
 def test_refused_by_slurm(training, change: str, sentence: str) -> None:
-    asked = change.removeprefix("resources.").replace("=", " ")
+    asked = change.strip("'").removeprefix("resources.").replace("=", " ")
     parts = ("Slurm refused the job of dvae", sentence, "correct the launcher", asked)
     refused(training("refused", change), *parts)
 

@@ -7,7 +7,7 @@ from d2it.config import paths, recipe
 from d2it.config.metrics import asked
 from d2it.data.sources import find_source
 from d2it.errors import UserError
-from d2it.launch import load_launcher
+from d2it.launch import check_launcher, load_launcher
 from d2it.report import claims, study
 from d2it import workflow as wiring
 
@@ -22,6 +22,7 @@ try:
     if "help" in sys.argv[1:]:  # answered while this is read: it needs no --cores
         print(wiring.help_text(CONFIG))
         sys.exit(0)
+    check_launcher(CONFIG, LAUNCHER)
     print(wiring.scale_line(CONFIG, "all"), file=sys.stderr)
 except UserError as error:
     sys.exit(f"d2it: error: {error}")
