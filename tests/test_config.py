@@ -193,7 +193,8 @@ def test_recipes_see_what_decides_their_numbers_and_nothing_else():
     assert named("ratio=0.7", run="d2it_b") != run_name(config, "d2it_b")
     assert named("ratio=0.7", run="d2it_b_r30") == run_name(config, "d2it_b_r30")
     # A longer training extends the run; machines' settings are not science.
-    longer = ["training.content.images=12800", "training.content.save_images=64"]
+    machines = ["save_images=64", "compile=true", "checkpointing=true"]
+    longer = [f"training.content.{setting}" for setting in ("images=12800", *machines)]
     assert named(*longer, run="d2it_b") == run_name(config, "d2it_b")
     # The transformers' settings are invisible to the DVAE and visible to their own runs.
     rate = "training.content.learning_rate=0.01"

@@ -314,6 +314,33 @@ def test_threads_are_a_whole_number(
         make_accelerator(tiny_run.tiny_plan(tmp_path), "cpu")
 
 
+def test_a_process_that_never_comes_is_given_up_before_a_gpu_waits(tmp_path: Path) -> None:
+    """By gloo, in half the time that NCCL has until its watchdog aborts the process."""
+    port, told = free_port(), tmp_path / "told"
+    ranks = [
+        PROCESSES.Process(target=tiny_run.meet, args=(rank, port, "0.02", str(told)))
+        for rank in range(2)
+    ]
+    for process in ranks:
+        process.start()
+    ranks[0].join(60)
+    ranks[1].kill()
+    assert ranks[0].exitcode == 0 and "0.02 minutes (D2IT_STALL_MINUTES)" in told.read_text()
+
+
+@pytest.mark.parametrize(("gpus", "patience"), [(False, 600), (True, 1200)])
+def test_nccl_has_twice_the_patience_of_gloo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: bool, patience: int
+) -> None:
+    from d2it.training import engine
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    monkeypatch.setattr(engine, "Accelerator", lambda **given: given)
+    given = engine.make_accelerator(tiny_run.tiny_plan(tmp_path), "auto")
+    [group] = [h for h in given["kwargs_handlers"] if hasattr(h, "timeout")]
+    assert group.timeout.total_seconds() == patience
+
+
 def test_shards_and_processes_must_fit(tmp_path: Path) -> None:
     assert run(tmp_path / "run", "shards=1", world=2) == 2
     assert "2 processes cannot share the 1 shards" in errors(tmp_path / "run")

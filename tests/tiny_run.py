@@ -133,6 +133,28 @@ def beat(path: str) -> None:
         time.sleep(0.2)
 
 
+def meet(rank: int, port: int, minutes: str, told: str) -> None:
+    """Two processes, of which the second never comes to the end of a step."""
+    from torch import distributed
+
+    from d2it.training.engine import answered
+    from d2it.training.stop import Stop
+
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "D2IT_STALL_MINUTES": minutes}
+    store = f"tcp://127.0.0.1:{port}"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    with Stop(2) as stop:
+        if rank:
+            time.sleep(600)
+        stop.asked()
+        try:
+            with answered("tiny"):
+                stop.meet()
+        except UserError as error:
+            Path(told).write_text(str(error))
+            os._exit(0)
+
+
 def main(folder: str, *settings: str) -> int:
     from d2it.training.engine import train
     from d2it.training.stop import Stopped

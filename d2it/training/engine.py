@@ -39,7 +39,7 @@ def train(
 ) -> None:
     """Train until `plan.images`, from the newest state. Raises Stopped if a signal ended it."""
     began = time.perf_counter()
-    with _answered(plan):
+    with answered(plan.run):
         accelerator = make_accelerator(plan, device)
         task = make_task()  # first: one that lacks something begins no run folder
         with _alone(accelerator, plan, wait):
@@ -47,7 +47,7 @@ def train(
 
 
 @contextmanager
-def _answered(plan: Plan) -> Iterator[None]:
+def answered(run: str) -> Iterator[None]:
     """A sentence in place of gloo's words when another process stands still."""
     try:
         yield
@@ -56,7 +56,7 @@ def _answered(plan: Plan) -> Iterator[None]:
             raise
         minutes = stall_timeout().total_seconds() / 60
         raise Stalled(
-            f"Another process of the training of {plan.run} has not answered for {minutes:g} "
+            f"Another process of the training of {run} has not answered for {minutes:g} "
             "minutes (D2IT_STALL_MINUTES): see to its machine; the same command goes on from the "
             "last saved state."
         ) from None
@@ -79,7 +79,8 @@ def make_accelerator(plan: Plan, device: str) -> Accelerator:
         project_config=ProjectConfiguration(logging_dir=str(plan.folder / "tracker")),
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=stall_timeout()),
+            # NCCL's watchdog aborts without a word: gloo, which asks about signals, comes first
+            InitProcessGroupKwargs(timeout=stall_timeout() * (1 if cpu else 2)),
         ],
     )
     if cpu:  # the number of threads can change a sum's last bit
@@ -154,8 +155,8 @@ class Loop:
         for note in self.task.notes if start == 0 else ():
             self.journal.say(note)
         try:
-            with Stop(self.accelerator.num_processes) as stop:
-                self._loop(start, stop)
+            with Stop(self.accelerator.num_processes) as self.stop:
+                self._loop(start)
         except Exception as error:
             if not isinstance(error, Stopped):  # `d2it status` shows it
                 told = " ".join(str(error).split()) or type(error).__name__
@@ -196,7 +197,7 @@ class Loop:
     def _warn(self, sentence: str) -> None:
         self.journal.say(f"warning: {sentence}")
 
-    def _loop(self, images: int, stop: Stop) -> None:
+    def _loop(self, images: int) -> None:
         plan, batch = self.plan, self.plan.training.batch
         self.feed.start(images, plan.images)
         self._reset_interval(images)
@@ -209,8 +210,7 @@ class Loop:
                     f"first step after {time.perf_counter() - self.began:.1f} s", terminal=False
                 )
                 first = False
-            ended = images == plan.images
-            signum = 0 if ended else stop.asked()
+            ended, signum = images == plan.images, self.stop.asked()
             aligned = crossed(images, batch, plan.training.log_images)
             if aligned or ended:
                 self._log(images, aligned)
@@ -220,7 +220,7 @@ class Loop:
             if ended or signum or (save_images and crossed(images, batch, save_images)):
                 self._save(images)
             self.journal.step(images)
-            if signum:
+            if signum and not ended:
                 self.journal.say(
                     f"stopped at {images}/{plan.images} images; the same command goes on"
                 )
@@ -256,6 +256,7 @@ class Loop:
 
     def _check(self, images: int) -> None:
         """Stop if any step so far was not finite. This is where the host waits for the device."""
+        self.stop.meet()
         bad = int(self.trainer.first_bad)
         if bad < 0:
             return

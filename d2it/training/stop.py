@@ -91,3 +91,9 @@ class Stop:
             self.shared, distributed.ReduceOp.MAX, group=self.group, async_op=True
         )
         return agreed
+
+    def meet(self) -> None:
+        """Wait for the other processes to end this step too. A GPU that waits for them holds up its
+        host where no sentence can be said; here it can, and they are as near as they ever are."""
+        if self.pending is not None:
+            self.pending.wait()
