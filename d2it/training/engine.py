@@ -28,6 +28,7 @@ from d2it.training.feed import Feed
 from d2it.training.journal import Journal, Sums, memory_bytes, peak_of, utilisation
 from d2it.training.publish import write_done
 from d2it.training.run_folder import Plan, claim, lease, record_start
+from d2it.training.saver import Contents, Saver
 from d2it.training.stop import Stalled, Stop, Stopped, stall_timeout
 from d2it.training.task import Task
 from d2it.training.tracking import Tracker, chosen_tracker
@@ -134,6 +135,7 @@ class Loop:
             )
         peak = peak_of(self._device_name(), training.precision)
         self.peak = peak and peak * accelerator.num_processes
+        self.saver, self.stop = Saver(accelerator.device), Stop(accelerator.num_processes)
         self.marks = frozenset(plan.marks)  # looked up at each step
         self.final: dict[str, float] = {}  # means of the last logged interval
 
@@ -155,7 +157,7 @@ class Loop:
         for note in self.task.notes if start == 0 else ():
             self.journal.say(note)
         try:
-            with Stop(self.accelerator.num_processes) as self.stop:
+            with self.stop:
                 self._loop(start)
         except Exception as error:
             if not isinstance(error, Stopped):  # `d2it status` shows it
@@ -164,6 +166,7 @@ class Loop:
             raise
         finally:
             self.feed.close()
+            self.saver.close()
             self.tracker.finish()
             self.journal.close()
         if self.main:
@@ -214,11 +217,14 @@ class Loop:
             aligned = crossed(images, batch, plan.training.log_images)
             if aligned or ended:
                 self._log(images, aligned)
+            self.saver.check()
             if images in self.marks:
                 self._save_mark(images)
             save_images = plan.training.save_images
             if ended or signum or (save_images and crossed(images, batch, save_images)):
                 self._save(images)
+            if ended or signum:
+                self.saver.wait()
             self.journal.step(images)
             if signum and not ended:
                 self.journal.say(
@@ -275,15 +281,24 @@ class Loop:
     def _save(self, images: int) -> None:
         self._check(images)
         contents = self.trainer.contents()
-        if self.main:
-            header = {"final": self.final, "batch": self.plan.training.batch}
-            state.save(state.state_folder(self.plan.state, images), images, contents, header)
+        header = {"final": self.final, "batch": self.plan.training.batch}
+
+        def write(held: Contents) -> None:
+            state.save(state.state_folder(self.plan.state, images), images, held, header)
             state.prune(self.plan.state, images)
 
+        if self.main:
+            self.saver.put(contents, write)
+
     def _save_mark(self, images: int) -> None:
-        """A milestone, a snapshot: each can serve as the other, whoever asks for it later."""
+        """A milestone, a snapshot: each can serve as the other, whoever asks for it later. A state
+        after it is written after it."""
         self._check(images)
+        header = {"batch": self.plan.training.batch}
+
+        def write(held: Contents) -> None:
+            state.save(state.milestone_folder(self.plan.state, images), images, held, header)
+
         if self.main:
             weights = {"model": self.trainer.ema.state_dict()} | self.trainer.snapshot()
-            folder = state.milestone_folder(self.plan.state, images)
-            state.save(folder, images, weights, {"batch": self.plan.training.batch})
+            self.saver.put(weights, write)

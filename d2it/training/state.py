@@ -60,7 +60,7 @@ def milestone_folder(root: Path, images: int) -> Path:
 
 
 def save(folder: Path, images: int, contents: dict[str, Tensors], header: dict[str, Any]) -> None:
-    """Write a state: `contents` maps a file's stem to its tensors."""
+    """Write a state: `contents` maps a file's stem to its tensors, on the CPU and contiguous."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -68,9 +68,8 @@ def save(folder: Path, images: int, contents: dict[str, Tensors], header: dict[s
     require_space(folder, needed + MEGABYTE)
     with atomic_folder(folder) as temporary:
         for stem, tensors in contents.items():
-            ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             try:
-                save_file(ready, temporary / f"{stem}.safetensors")
+                save_file(tensors, temporary / f"{stem}.safetensors")
             except SafetensorError as error:
                 raise UserError(
                     f"{folder} cannot be written ({error}): free some space and run the same "

@@ -3,7 +3,11 @@
 import os
 import shutil
 import signal
+import threading
 from collections import namedtuple
+from pathlib import Path
+
+BATCH = 4  # as in runs.py
 
 
 def between_micro_batches(images: int) -> None:
@@ -19,6 +23,21 @@ def between_micro_batches(images: int) -> None:
         return loss(self, player, networks, batch, images_seen)
 
     CodesTask.loss = deadly
+
+
+def two_steps_into_a_write(images: int) -> None:
+    """SIGKILL in a step, while the state of two steps before still wants its last file."""
+    from d2it.training import state
+
+    digests = state.folder_files
+
+    def endless(folder: Path):
+        if f"{images:012d}" in folder.name:
+            threading.Event().wait()
+        return digests(folder)
+
+    state.folder_files = endless
+    between_micro_batches(images + 2 * BATCH)
 
 
 def nearly_full_disk(free: int) -> None:

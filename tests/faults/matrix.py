@@ -142,6 +142,19 @@ def killed_while_accumulating(world: World) -> Result:
     return result
 
 
+def killed_while_writing(world: World) -> Result:
+    """The state that was being written is lost, and what was trained meanwhile; no more."""
+    result = Result("SIGKILL while a state is written and steps go on", "1", "content, dit", "")
+    for kind in ("content", "dit"):
+        case = world.case(kind)
+        died = case.run(fault="two_steps_into_a_write", at=64)
+        assert died == -signal.SIGKILL and case.saving() and case.saved()[-1] == 48, case.log()
+        result.finish(world, case)
+        assert "resumed at 48/" in case.words(), case.words()
+    result.ended = "killed; the same command goes on from the state before"
+    return result
+
+
 def killed_encoding(world: World, number: int, draw: random.Random) -> Result:
     result = Result("SIGKILL to `d2it encode`", "1", "latents", "killed")
     case = world.case("dvae", own_data=True)
@@ -369,6 +382,7 @@ def matrix(kills_wanted: int, draw: random.Random) -> list[Callable[[World], Ite
     return [
         lambda world: kills(world, kills_wanted, draw),
         one(killed_while_accumulating),
+        one(killed_while_writing),
         one(rank_killed),
         one(stalled),
         one(asked_to_stop, signal.SIGTERM, 1, "content"),

@@ -1,0 +1,92 @@
+"""Saving beside training: what is written is what was there, whole, one after another."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import tests.simulated as simulated
+from d2it.errors import UserError
+from d2it.training import state
+from d2it.training.saver import Contents, Saver
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", [CPU, simulated.DEVICE])
+def test_what_is_written_is_what_was_there(tmp_path: Path, device: torch.device) -> None:
+    """Though training changes it before the thread has begun; again in the buffers of the first."""
+    weight = torch.randn(4, 3, 5, 5).to(device)
+    tensors = {
+        "weight": weight.to(memory_format=torch.channels_last),  # files hold rows, whatever is here
+        "step": torch.ones((), dtype=torch.int64, device=device),
+        "half": torch.ones(3, dtype=torch.bfloat16, device=device),
+    }
+    saver, begin = Saver(device), threading.Event()
+    for images in (8, 16):
+        expected = {name: t.cpu().contiguous().clone() for name, t in tensors.items()}
+
+        def write(held: Contents, images: int = images) -> None:
+            assert begin.wait(10)
+            state.save(state.state_folder(tmp_path, images), images, held, {})
+
+        begin.clear()
+        saver.put({"model": tensors}, write)
+        for tensor in tensors.values():
+            tensor += 1
+        begin.set()
+        saver.wait()
+        save_file(expected, tmp_path / "expected")
+        found = state.read(state.state_folder(tmp_path, images)).folder / "model.safetensors"
+        assert found.read_bytes() == (tmp_path / "expected").read_bytes()
+    saver.close()
+
+
+def test_the_host_does_not_wait_for_a_gpu(tmp_path: Path) -> None:
+    """Copies are made by the device, into pinned memory."""
+    saver = Saver(simulated.DEVICE)
+    with simulated.waits() as found:
+        saver.put({"model": {"weight": torch.ones(3, device=simulated.DEVICE)}}, lambda held: None)
+    saver.close()
+    assert not found
+
+
+def test_training_goes_on_during_a_write_and_the_next_waits_for_it() -> None:
+    events: list[str] = []
+    saver, go_on = Saver(CPU), threading.Event()
+
+    def first(held: Contents) -> None:
+        assert go_on.wait(10)
+        events.append("first")
+
+    saver.put({}, first)
+    saver.check()
+    assert events == []  # it is going on, and nobody waits
+    threading.Timer(0.1, go_on.set).start()
+    saver.put({}, lambda held: events.append("second"))
+    assert events[0] == "first"
+    saver.close()
+    assert events == ["first", "second"]
+
+
+@pytest.mark.parametrize("look", [Saver.check, Saver.wait, lambda saver: saver.put({}, print)])
+def test_a_write_that_failed_is_heard_of_once(look: Callable[[Saver], None]) -> None:
+    saver, failed = Saver(CPU), threading.Event()
+
+    def write(held: Contents) -> None:
+        try:
+            raise UserError("no space")
+        finally:
+            failed.set()
+
+    saver.put({}, write)
+    assert failed.wait(10)
+    while saver.running is not None and not saver.running.done():
+        pass
+    with pytest.raises(UserError, match="no space"):
+        look(saver)
+    saver.check()
+    saver.close()
