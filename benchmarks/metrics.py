@@ -35,8 +35,8 @@ from d2it.evaluation.metrics import (
     frechet_distance,
     inception_score,
     kernel_distance,
-    precision_recall,
 )
+from d2it.evaluation.neighbours import precision_recall
 
 FOLDERS = (24, 20)  # images
 FULL, BELOW, MANY = 4096, 256, 2000  # features, above and below their dimension

@@ -29,7 +29,8 @@ from d2it.config import load
 from d2it.config.recipe import KINDS
 from d2it.config.schema import Training
 from d2it.diffusion import Schedule, guided, sample
-from d2it.evaluation.metrics import Gaussian, frechet_distance, precision_recall
+from d2it.evaluation.metrics import Gaussian, frechet_distance
+from d2it.evaluation.neighbours import precision_recall
 from d2it.grains import entropy_map
 from d2it.jobs import free_port
 from d2it.latents import Latents

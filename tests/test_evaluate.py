@@ -22,7 +22,7 @@ from d2it.evaluation import generation
 from d2it.evaluation.evaluate import EVALUATORS, evaluate
 from d2it.evaluation.features import Inception
 from d2it.evaluation.folders import show
-from d2it.evaluation.metrics import nearest_distance
+from d2it.evaluation.neighbours import nearest_distance
 from d2it.evaluation.reference import held_out_features, make_reference, open_reference
 from d2it.files import folder_files, read_json
 from d2it.painter import Painter

@@ -7,9 +7,8 @@ import hashlib
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from d2it.data.decode import reason
 from d2it.data.images import file_entry
 from d2it.errors import UserError
 from d2it.files import canonical_digest, read_format, write_json
+from d2it.pools import in_order
 
 BLOCK = 64  # images that a process decodes at a time
 FORMAT, VERSION = "d2it-chunk", 1
@@ -162,25 +162,12 @@ def runner(processes: int) -> Iterator[Run]:
         processes, mp_context=get_context("spawn"), initializer=_serve
     ) as pool:
         try:
-            yield partial(_in_order, pool, 4 * processes)
+            yield partial(in_order, pool, 4 * processes)
         except BrokenProcessPool:
             raise UserError(
                 "A process that decodes images was ended from outside, perhaps for want of "
                 "memory: run the same command again with fewer --processes, it goes on."
             ) from None
-
-
-def _in_order(
-    pool: ProcessPoolExecutor, ahead: int, call: Callable[[Any], Any], jobs: Iterable[Any]
-) -> Iterator[Any]:
-    """`map` that asks for no more than `ahead` results before the first is taken."""
-    waiting: deque[Future[Any]] = deque()
-    for job in jobs:
-        waiting.append(pool.submit(call, job))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _serve() -> None:

@@ -17,8 +17,11 @@ from torch.nn import functional as F
 
 from d2it.data.fetch import weights_file
 from d2it.data.sources import find_source
+from d2it.device import Device
+from d2it.evaluation.blocks import by_rows, products
 
 BLOCK = 16
+ROWS = 1024  # features whose classes are found together
 DIMENSIONS = 2048  # of pool features
 SPATIAL = 7 * 17 * 17  # the first seven channels of the layer `mixed_6`, as ADM's evaluator
 SIDE = 299  # of the network's input
@@ -77,9 +80,9 @@ class Head:
 
     SOURCE = "inception_head"
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device = "cpu") -> None:
         network: Any = torch.jit.load(weights_file(self.SOURCE), map_location="cpu")
-        self.weight = network.output.weight.detach().double()  # (1008, 2048)
+        self.weight = network.output.weight.detach().double().to(device)  # (1008, 2048)
 
     @classmethod
     def sha256(cls) -> str | None:
@@ -87,10 +90,14 @@ class Head:
         source = find_source(cls.SOURCE)
         return source.sha256 if source.file.exists() else None
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
+    def __call__(self, features: np.ndarray) -> Tensor:
         """Log-probabilities of the classes, (N, 2048) -> (N, 1008) float64."""
-        logits = torch.as_tensor(features).double() @ self.weight.T
-        return logits.log_softmax(1).numpy()
+
+        def of(rows: slice) -> Tensor:
+            some = torch.as_tensor(features[rows]).to(self.weight.device).double()
+            return products(some, self.weight).log_softmax(1)
+
+        return torch.cat(list(by_rows(of, len(features), ROWS, self.weight.device)))
 
 
 def resize_clean(image: np.ndarray) -> Tensor:

@@ -58,9 +58,9 @@ class Coder:
                     sums[name] = sums.get(name, 0.0) + value * len(images)
                 labels = self.images.labels[indices]
                 shown.append(Drawn(coded, maps[indices].numpy(), labels)[:PICTURES])
-            metrics = {name: value / self.n for name, value in sums.items()} | {
-                "rfid": frechet_distance(Gaussian.of(np.concatenate(features)), self.originals)
-            }
+            coded_as = Gaussian.of(np.concatenate(features), self.judge.device)
+            metrics = {name: value / self.n for name, value in sums.items()}
+            metrics["rfid"] = frechet_distance(coded_as, self.originals)
             shares = reached_shares(maps, len(self.part.architecture["factors"]))
             metrics |= {name: share.item() for name, share in shares.items()}
             return Evaluated(metrics, dict.fromkeys(metrics), recipe, shown[0])
@@ -75,7 +75,8 @@ class Coder:
     @cached_property
     def originals(self) -> Gaussian:
         chunks = self.chunks("originals")
-        return Gaussian.of(np.concatenate([self.judge.extractor(images) for _, images in chunks]))
+        features = [self.judge.extractor(images) for _, images in chunks]
+        return Gaussian.of(np.concatenate(features), self.judge.device)
 
     def chunks(self, what: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(indices, images) in turn, with a progress bar."""

@@ -67,7 +67,7 @@ def compare_pictures(
     samples = _features(extractor, ours)
     if isinstance(theirs, Pictures):
         theirs = cached_reference(theirs, protocol, "sfid" in bases)
-    found = compare(bases, samples, theirs, NEIGHBOURS)
+    found = compare(bases, samples, theirs, NEIGHBOURS, extractor.device)
     recipe = {
         "protocol": protocol,
         "n": ours.n,

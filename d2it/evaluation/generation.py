@@ -25,7 +25,7 @@ from d2it.evaluation.judge import (
     over_seeds,
     rank_deficient,
 )
-from d2it.evaluation.metrics import nearest_distance
+from d2it.evaluation.neighbours import nearest_distance
 from d2it.files import atomic_path, require_space
 from d2it.grains import entropy_map, grain_map
 from d2it.latents import Latents
@@ -109,7 +109,7 @@ def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = 
                 for unit in units:
                     compute_unit(judge, painter, unit, bar)
             drawn = joined([load_file(unit.path) for unit in units])
-            metrics = compare(names, drawn, judge.reference, settings.neighbours)
+            metrics = compare(names, drawn, judge.reference, settings.neighbours, judge.device)
             if "nearest" in judge.metrics:  # 1: as far from the training images as unseen ones are
                 distance = nearest_distance(drawn["features"], judge.reference.features)
                 metrics["nearest"] = distance / judge.held_out_distance

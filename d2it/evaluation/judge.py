@@ -15,16 +15,15 @@ from d2it.config import Config, paths
 from d2it.config.metrics import asked
 from d2it.config.recipe import VERSIONS, data_of, digest, kind_of
 from d2it.data.sources import find_source
-from d2it.device import choose_device
+from d2it.device import Device, choose_device
 from d2it.evaluation.features import DIMENSIONS, Head, Inception
 from d2it.evaluation.metrics import (
     Gaussian,
     frechet_distance,
     inception_score,
     kernel_distance,
-    nearest_distance,
-    precision_recall,
 )
+from d2it.evaluation.neighbours import nearest_distance, precision_recall
 from d2it.evaluation.reference import Reference, held_out_features, open_reference
 from d2it.files import atomic_folder, read_json, write_json
 from d2it.sampling import Drawn
@@ -86,7 +85,7 @@ class Judge:
         """How far images that were not trained on are from the nearest one that was."""
         n = self.config.evaluation.n
         return nearest_distance(
-            held_out_features(self.config, self.data, n), self.reference.features
+            held_out_features(self.config, self.data, n), self.reference.features, self.device
         )
 
     @property
@@ -140,21 +139,26 @@ def missing(names: Sequence[str]) -> dict[str, str]:
 
 
 def compare(
-    names: Sequence[str], samples: dict[str, np.ndarray], reference: Reference, neighbours: int
+    names: Sequence[str],
+    samples: dict[str, np.ndarray],
+    reference: Reference,
+    neighbours: int,
+    device: Device,
 ) -> dict[str, float]:
     """The metrics `names` of samples (Judge.features) against the reference."""
     features = samples["features"]
     found: dict[str, float] = {}
     if "fid" in names:
-        found["fid"] = frechet_distance(Gaussian.of(features), reference.gaussian)
+        found["fid"] = frechet_distance(Gaussian.of(features, device), reference.gaussian)
     if "sfid" in names and reference.spatial:
-        found["sfid"] = frechet_distance(Gaussian.of(samples["spatial"]), reference.spatial)
+        spatial = Gaussian.of(samples["spatial"], device)
+        found["sfid"] = frechet_distance(spatial, reference.spatial)
     if "kid" in names:
-        found["kid"] = kernel_distance(features, reference.manifold)
+        found["kid"] = kernel_distance(features, reference.manifold, device)
     if "inception_score" in names:
-        found["inception_score"] = inception_score(Head()(features))
+        found["inception_score"] = inception_score(Head(device)(features))
     if {"precision", "recall"} & set(names):
-        shares = precision_recall(features, reference.manifold, neighbours)
+        shares = precision_recall(features, reference.manifold, neighbours, device)
         found |= dict(zip(("precision", "recall"), shares, strict=True))
     return {name: found[name] for name in names}
 

@@ -1,19 +1,22 @@
-"""Numbers for sets of features: Fréchet and kernel distance, precision and recall, Inception Score.
+"""Numbers for sets of features: Fréchet and kernel distance, Inception Score.
 
-fp64, and nothing is left to chance.
+Sums are in fp64, and nothing is left to chance.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.linalg import LinAlgError, eigh
 from torch import Tensor
 
+from d2it.device import Device
 from d2it.errors import UserError
+from d2it.evaluation.blocks import by_rows, products
 
-BLOCK = 1024  # rows of a distance matrix held at once
+BLOCK = 512  # rows of a matrix of products held at once
+CACHED = 64  # of them in fp64
 ROWS = 4096  # features held at once in fp64
 
 
@@ -30,7 +33,7 @@ class Gaussian:
     factored: bool = False
 
     @classmethod
-    def of(cls, features: np.ndarray | Tensor) -> "Gaussian":
+    def of(cls, features: np.ndarray | Tensor, device: Device = "cpu") -> "Gaussian":
         x = torch.as_tensor(features)
         n, dimensions = x.shape
         if n < 2:
@@ -38,15 +41,19 @@ class Gaussian:
                 f"A distance needs at least two images, but there are {n}: give or draw more."
             )
         if n > dimensions:
-            total, outer = np.zeros(dimensions), np.zeros((dimensions, dimensions))
-            for rows in x.split(ROWS):
-                some = rows.double().numpy()
-                total += some.sum(0)
-                outer += some.T @ some  # NumPy sees that it is symmetric, and computes half of it
-            mean = torch.from_numpy(total / n)
-            covariance = torch.from_numpy(outer).addr_(mean, mean, alpha=-n).div_(n - 1)
-            return cls(n, mean, covariance)
-        x = x.double()
+
+            def of(rows: slice) -> tuple[Tensor, Tensor]:
+                some = x[rows].to(device).double()
+                return some.sum(0), products(some.T, some.T)
+
+            total = torch.zeros(dimensions, dtype=torch.float64, device=device)
+            outer = total.new_zeros(dimensions, dimensions)
+            for sums, squares in by_rows(of, n, ROWS, device):
+                total += sums
+                outer += squares
+            mean = total / n
+            return cls(n, mean, outer.addr_(mean, mean, alpha=-n).div_(n - 1))
+        x = x.to(device).double()
         mean = x.mean(0)
         return cls(n, mean, (x - mean) / (n - 1) ** 0.5, factored=True)
 
@@ -54,6 +61,9 @@ class Gaussian:
     def variance(self) -> Tensor:
         """Trace of the covariance."""
         return self.matrix.square().sum() if self.factored else self.matrix.trace()
+
+    def to(self, device: Device) -> "Gaussian":
+        return replace(self, mean=self.mean.to(device), matrix=self.matrix.to(device))
 
     def factor(self) -> "Gaussian":
         """The same with its covariance factored."""
@@ -66,6 +76,7 @@ class Gaussian:
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|mean_a - mean_b|² + tr(A + B - 2 (AB)^½): the squared Fréchet distance of Gaussians."""
+    b = b.to(a.mean.device)
     distance = (a.mean - b.mean).square().sum() + a.variance + b.variance - 2 * _trace_root(a, b)
     return float(distance.clamp(min=0))  # rounding leaves equal sets on either side of it
 
@@ -77,7 +88,7 @@ def _trace_root(a: Gaussian, b: Gaussian) -> Tensor:
     A = FᵀF they are those of F B Fᵀ; where also B = GᵀG, their roots are the singular values of
     F Gᵀ. For two small sets that is an n x n matrix: exact, in milliseconds.
     """
-    if not (a.factored or b.factored):
+    if not (a.factored or b.factored) and a.mean.device.type == "cpu":  # no GPU solves that one
         with suppress(LinAlgError):  # B lacks rank
             roots = eigh(a.matrix, b.matrix, type=2, eigvals_only=True, driver="gv")
             return torch.from_numpy(roots).clamp(min=0).sqrt().sum()
@@ -88,63 +99,57 @@ def _trace_root(a: Gaussian, b: Gaussian) -> Tensor:
     return torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
 
 
-def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """KID: the unbiased squared MMD with the kernel (x·y / d + 1)³ of whole sets."""
+def kernel_distance(a: np.ndarray, b: np.ndarray, device: Device = "cpu") -> float:
+    """KID: the unbiased squared MMD with the kernel (x·y / d + 1)³ of whole sets.
 
-    def mean(left: np.ndarray, right: np.ndarray, pairs: int) -> float:
-        x, y = torch.as_tensor(left).double(), torch.as_tensor(right).double()
-        blocks = (((rows @ y.T) / x.shape[1] + 1) ** 3 for rows in x.split(BLOCK))
-        total = sum(float(block.sum()) for block in blocks)
-        if left is right:
-            total -= float(((x.square().sum(1) / x.shape[1] + 1) ** 3).sum())
-        return total / pairs
-
-    n, m = len(a), len(b)
-    return mean(a, a, n * (n - 1)) + mean(b, b, m * (m - 1)) - 2 * mean(a, b, n * m)
-
-
-def precision_recall(
-    samples: np.ndarray, reference: np.ndarray, neighbours: int = 3
-) -> tuple[float, float]:
-    """Shares of samples inside the reference's manifold and of the reference inside the samples'.
-
-    A set's manifold is the union of balls that reach from each of its points to the k-th neighbour
-    (Kynkäänniemi et al. 2019).
+    Products are of features from a common centre in fp32, where they round least. What the centre
+    adds to them, the kernel and its sums are in fp64.
     """
-    fewest = min(len(samples), len(reference))
-    if fewest <= neighbours:
-        raise UserError(
-            f"Precision and recall need more than {neighbours} images, but there are {fewest}."
-        )
-    x, y = (torch.as_tensor(points).double() for points in (samples, reference))
-    return _share_inside(x, y, neighbours), _share_inside(y, x, neighbours)
+    x, y = (torch.as_tensor(np.array(features)).to(device) for features in (a, b))
+    n, m, centre = len(x), len(y), y.mean(0)
+    (x, u), (y, v) = (_centred(features, centre) for features in (x, y))
+    own = _kernel_within(x, u) / (n * (n - 1)) + _kernel_within(y, v) / (m * (m - 1))
+    return float(own - 2 * _kernel_between(x, u, y, v) / (n * m)) / len(centre) ** 3
 
 
-def nearest_distance(points: np.ndarray, centres: np.ndarray) -> float:
-    """Mean distance of `points` (n, d) from the nearest of `centres` (m, d)."""
-    x, y = (torch.as_tensor(np.array(some)).double() for some in (points, centres))
-    nearest = [_squared(rows, y).min(1).values for rows in x.split(BLOCK)]
-    return float(torch.cat(nearest).clamp(min=0).sqrt().mean())
+def _centred(features: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """x' = x - c (n, d), and u (n,) in fp64 such that x·y + d = x'·y' + u + v."""
+    near, c = features - centre, centre.double()
+    parts = [rows.double() @ c for rows in near.split(CACHED)]
+    return near, torch.cat(parts) + (c @ c + len(c)) / 2
 
 
-def _share_inside(points: Tensor, centres: Tensor, neighbours: int) -> float:
-    """Share of `points` (n, d) within a ball around one of `centres` (m, d)."""
-    # a centre is its own nearest point, at 0, hence the (k + 1)-th
-    radii = torch.cat(
-        [_squared(rows, centres).kthvalue(neighbours + 1).values for rows in centres.split(BLOCK)]
+def _kernel_within(x: Tensor, u: Tensor) -> Tensor:
+    """Sum of d³ times the kernel over the pairs of different x."""
+
+    def of(rows: slice) -> Tensor:
+        later = slice(rows.start + BLOCK, None)
+        diagonal = (x[rows].double().square().sum(1) + 2 * u[rows]).pow(3).sum()
+        own = _cubes(x[rows], u[rows], x[rows], u[rows]) - diagonal
+        return own + 2 * _cubes(x[rows], u[rows], x[later], u[later])
+
+    return torch.stack(list(by_rows(of, len(x), BLOCK, x.device))).sum()
+
+
+def _kernel_between(x: Tensor, u: Tensor, y: Tensor, v: Tensor) -> Tensor:
+    """The same over all pairs of an x and a y."""
+
+    def of(rows: slice) -> Tensor:
+        return _cubes(x[rows], u[rows], y, v)
+
+    return torch.stack(list(by_rows(of, len(x), BLOCK, x.device))).sum()
+
+
+def _cubes(x: Tensor, u: Tensor, y: Tensor, v: Tensor) -> Tensor:
+    """Sum of (x'·y' + u + v)³ over all pairs."""
+    parts = zip(products(x, y).split(CACHED), u.split(CACHED), strict=True)
+    return sum(
+        ((part.double() + some[:, None]).add_(v).pow_(3).sum() for part, some in parts),
+        u.new_zeros(()),
     )
-    inside = sum(
-        int((_squared(rows, centres) <= radii).any(1).sum()) for rows in points.split(BLOCK)
-    )
-    return inside / len(points)
 
 
-def _squared(x: Tensor, y: Tensor) -> Tensor:
-    """(n, m) squared distances."""
-    return x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
-
-
-def inception_score(log_probabilities: np.ndarray, split: int = 5000) -> float:
+def inception_score(log_probabilities: np.ndarray | Tensor, split: int = 5000) -> float:
     """exp of the mean KL(p(y|x) || p(y)), (N, classes) -> the mean over splits (Salimans et al.).
 
     Splits are consecutive images, 5,000 as in ADM's evaluator: ten of FID-50K's.

@@ -1,11 +1,13 @@
 """How well a DVAE reconstructs: PSNR, SSIM, LPIPS, and what resizing does with as many numbers."""
 
+from functools import cache
+
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from d2it.device import Device
 from d2it.grains import route
 from d2it.losses import Lpips
 from d2it.models.dvae import Dvae, in_use, to_network, to_pixels
@@ -43,28 +45,38 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 10 * np.log10(PEAK**2 / np.maximum(error, 1e-10))
 
 
-def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def ssim(a: np.ndarray, b: np.ndarray, device: Device = "cpu") -> np.ndarray:
     """Structural similarity per image, of uint8 images (N, H, W, 3), averaged over channels. (N,)
 
     Gaussian window of 11 px (Wang et al. 2004), means over windows that lie inside the image.
     """
-    x, y = (torch.from_numpy(images.astype(np.float64)).permute(0, 3, 1, 2) for images in (a, b))
+    x, y = (
+        torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).double()
+        for images in (a, b)
+    )
     mean_x, mean_y = _blur(x), _blur(y)
     var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
     covariance = _blur(x * y) - mean_x * mean_y
     c1, c2 = ((k * PEAK) ** 2 for k in SSIM_K)
     similar = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     similar /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
-    return similar.mean((1, 2, 3)).numpy()
+    return similar.mean((1, 2, 3)).cpu().numpy()
 
 
 def _blur(x: Tensor) -> Tensor:
     """Gaussian means of the windows inside the image. (N, C, H, W) -> (N, C, H-10, W-10)."""
-    offsets = torch.arange(SSIM_WINDOW, dtype=x.dtype) - SSIM_WINDOW // 2
+    down, across = (_windows(side).to(x.device) for side in x.shape[2:])
+    return down @ x @ across.T
+
+
+@cache
+def _windows(side: int) -> Tensor:
+    """The weights of each window along a line of pixels, (side - 10, side) fp64."""
+    pixels = torch.arange(side, dtype=torch.float64)
+    offsets = pixels - pixels[: side - SSIM_WINDOW + 1, None] - SSIM_WINDOW // 2
     kernel = torch.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
-    kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, 1, -1)
-    rows = F.conv2d(x, kernel, groups=x.shape[1])
-    return F.conv2d(rows, kernel.transpose(2, 3), groups=x.shape[1])
+    kernel[offsets.abs() > SSIM_WINDOW // 2] = 0
+    return kernel / kernel.sum(1, keepdim=True)
 
 
 @torch.no_grad()
@@ -104,7 +116,7 @@ def reconstruction_metrics(
     """Means over images: psnr, ssim, lpips, and the psnr of resizing at equal code size."""
     return {
         "psnr": float(psnr(images, reconstructions).mean()),
-        "ssim": float(ssim(images, reconstructions).mean()),
+        "ssim": float(ssim(images, reconstructions, judge.shift.device).mean()),
         "lpips": float(lpips(judge, images, reconstructions).mean()),
         "baseline_psnr": float(psnr(images, bicubic_baseline(images, numbers)).mean()),
     }

@@ -76,7 +76,7 @@ class Reference:
         stored = {name: _load(folder / name) for name in files if name.endswith(".safetensors")}
         return cls(
             features,
-            stored.get("gaussian.safetensors") or Gaussian.of(np.array(features)),
+            stored.get("gaussian.safetensors") or Gaussian.of(np.array(features), choose_device()),
             files["features.npy"]["sha256"],
             manifest["recipe"]["protocol"],
             stored.get("spatial.safetensors"),
@@ -87,8 +87,8 @@ def _save(gaussian: Gaussian, path: Path) -> None:
     """The factor takes seconds to find: once, not in every evaluation."""
     stored = {
         "n": torch.tensor(gaussian.n),
-        "mean": gaussian.mean,
-        "factor": gaussian.factor().matrix,
+        "mean": gaussian.mean.cpu(),
+        "factor": gaussian.factor().matrix.cpu(),
     }
     save_file(stored, path)
 
@@ -238,10 +238,10 @@ def write_reference(
                 array[span.start : span.stop] = found[what]
         whole["features"].flush()
         if n > DIMENSIONS or "features" in given:
-            gaussian = given.get("features") or Gaussian.of(whole["features"])
+            gaussian = given.get("features") or Gaussian.of(whole["features"], choose_device())
             _save(gaussian, temporary / "gaussian.safetensors")
         if "spatial" in whole:  # sFID needs no more of them
-            gaussian = given.get("spatial") or Gaussian.of(whole.pop("spatial"))
+            gaussian = given.get("spatial") or Gaussian.of(whole.pop("spatial"), choose_device())
             _save(gaussian, temporary / "spatial.safetensors")
             (temporary / "spatial.npy").unlink()
         header = {"format": FORMAT, "version": VERSION, "recipe": recipe, "n": n}

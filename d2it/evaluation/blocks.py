@@ -1,0 +1,37 @@
+"""Sums over many features, block by block: on the device, or by all CPUs.
+
+Blocks begin at fixed rows and each is computed by one thread; results come in order. So a CPU
+gives the same bits whatever the number of its threads.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from d2it.device import Device
+from d2it.pools import cpus, in_order, threads
+
+Result = TypeVar("Result")
+
+
+def by_rows(
+    compute: Callable[[slice], Result], n: int, step: int, device: Device
+) -> Iterator[Result]:
+    """`compute` of each `step` of n rows, in turn."""
+    rows = [slice(start, start + step) for start in range(0, n, step)]
+    if torch.device(device).type != "cpu":
+        yield from map(compute, rows)
+        return
+    count = min(cpus(), len(rows))
+    with threads(count) as pool:
+        yield from in_order(pool, 2 * count, compute, rows)
+
+
+def products(x: Tensor, y: Tensor) -> Tensor:
+    """x yᵀ: of n and m vectors, (n, d) and (m, d) -> (n, m)."""
+    if x.device.type != "cpu":
+        return x @ y.T
+    # NumPy's BLAS: it takes 128 ms where torch's takes 152, and half of that where y is x.
+    return torch.from_numpy(x.numpy() @ y.numpy().T)
