@@ -17,7 +17,8 @@ from d2it.files import read_json, write_text
 from d2it.gpus import GPUS
 from d2it.models.architecture import architecture
 from d2it.models.cost import parameters, training_flops
-from d2it.report.plan import price_data, price_run, rate_of
+from d2it.report.plan import price_data, price_run
+from d2it.report.rate import rate_of
 
 ROOT = Path(__file__).parents[1]
 PAGE, MEASURED = ROOT / "docs" / "scaling.md", RESULTS / "scaling-cpu.json"
@@ -26,7 +27,7 @@ IMAGES, CLASSES = 14_200_000, 21_841  # of ImageNet-22k
 NODES, PER_NODE = 64, 8
 GPUS_USED = NODES * PER_NODE
 GPU = GPUS["a100"]
-RATE = rate_of(GPU, benchmark=Path("none"))
+RATE = rate_of(GPU, results=Path("none"))
 LINK = 25e9  # bytes a second of each GPU's own network card (200 Gbit/s)
 ARGUMENT = 131_072  # bytes of one argument of a command, Linux's limit
 MANY = 1000  # runs

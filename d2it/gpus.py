@@ -15,7 +15,7 @@ class Gpu:
     bf16: float
     tf32: float
     fp32: float  # without tensor cores
-    gigabytes: int  # of memory
+    gigabytes: int  # of memory; about so many 10^9 bytes can be used
 
 
 GPUS = {
@@ -25,6 +25,7 @@ GPUS = {
         Gpu("a30", 165, 82, 10.3, 24),
         Gpu("a40", 149.7, 74.8, 37.4, 48),
         Gpu("a100", 312, 156, 19.5, 80),
+        Gpu("a100-40", 312, 156, 19.5, 40),
         Gpu("a800", 312, 156, 19.5, 80),
         Gpu("a6000", 154.8, 77.4, 38.7, 48),
         Gpu("b200", 2250, 1100, 75, 180),
@@ -41,6 +42,7 @@ GPUS = {
         Gpu("5090", 209.5, 104.8, 104.8, 32),
     )
 }
+GPUS["a100-80"] = GPUS["a100"]
 
 
 def find_gpu(name: str) -> Gpu:
@@ -56,6 +58,6 @@ def find_gpu(name: str) -> Gpu:
 
 def identify(device: str) -> Gpu | None:
     """The GPU that a driver calls e.g. `NVIDIA A800-SXM4-80GB`; None: not in the table."""
-    words = set(re.split(r"[^a-z0-9]+", device.lower()))
-    known = [gpu for gpu in GPUS.values() if words.issuperset(gpu.name.split("-"))]
-    return max(known, key=lambda gpu: len(gpu.name), default=None)
+    words = {word.removesuffix("gb") for word in re.split(r"[^a-z0-9]+", device.lower())}
+    known = [name for name in GPUS if words.issuperset(name.split("-"))]
+    return GPUS[max(known, key=len)] if known else None

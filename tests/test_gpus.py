@@ -10,6 +10,9 @@ from d2it.gpus import GPUS, find_gpu, identify
     ("device", "name"),
     [
         ("NVIDIA A800-SXM4-80GB", "a800"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80"),
+        ("NVIDIA A100 80GB PCIe", "a100"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40"),
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("NVIDIA H100 PCIe", "h100-pcie"),
         ("NVIDIA H200", "h200"),

@@ -14,11 +14,12 @@ from d2it.config.recipe import KINDS
 from d2it.gpus import GPUS
 from d2it.models.cost import cost, decoder
 from d2it.report.disk import latents_disk
-from d2it.report.plan import INCEPTION, plan, price_run, rate_of, runs_behind
+from d2it.report.plan import INCEPTION, plan, price_run, runs_behind
+from d2it.report.rate import rate_of
 from d2it.report.study import ITEMS, load_study
 
 ROOT = Path(__file__).parents[1]
-A800 = rate_of(GPUS["a800"], benchmark=Path("none"))
+A800 = rate_of(GPUS["a800"], results=Path("none"))
 
 
 @pytest.fixture(scope="module")
@@ -127,20 +128,69 @@ def test_disk_of_states_and_models(config, whole):
     assert price.disk["states"].bytes - log == 3 * (16 * price.parameters + 12 * 2_765_633)
 
 
+def write_benchmark(path, gpu, rows):
+    path.write_text(json.dumps({"hardware": {"gpu": gpu}, "rows": rows}))
+
+
 def test_a_benchmark_of_this_gpu_takes_the_place_of_the_assumption(config, tmp_path):
     path = tmp_path / "training-cuda.json"
     rows = [{"network": "DiT", "size": "B", "tflops": 494.5}, {"network": "peer", "size": "B"}]
-    path.write_text(json.dumps({"hardware": {"gpu": "NVIDIA H200"}, "rows": rows}))
-    assert rate_of(GPUS["a800"], benchmark=path).measured == {}
-    rate = rate_of(GPUS["h200"], benchmark=path)
+    write_benchmark(path, "NVIDIA H200", rows)
+    assert rate_of(GPUS["a800"], results=tmp_path).measured == {}
+    rate = rate_of(GPUS["h200"], results=tmp_path)
     assert rate.measured == {("dit", "B"): 0.5}
-    assumed = rate_of(GPUS["h200"], benchmark=tmp_path / "none")
+    assumed = rate_of(GPUS["h200"], results=tmp_path / "none")
     halves = [price_run(config, "dit_b", r).hours["train"] for r in (rate, assumed)]
     assert halves[1] == pytest.approx(2 * halves[0])
     assert price_run(config, "dit_b", rate).mfu == 0.5
     assert price_run(config, "dit_l", rate).mfu == 0.25
     path.write_text("[]")
-    assert rate_of(GPUS["h200"], benchmark=path).measured == {}
+    assert rate_of(GPUS["h200"], results=tmp_path).measured == {}
+
+
+def test_the_first_hour_on_a_gpu_measures_every_kind(config, tmp_path):
+    rows = [
+        {"kind": "dvae", "size": None, "tflops": 98.8},
+        {"kind": "grain", "size": "S", "tflops": 98.9},
+        {"kind": "content", "size": "XL", "tflops": 395.6},
+        {"kind": "dit", "size": "B", "tflops": 197.8},
+    ]
+    write_benchmark(tmp_path / "first-hour-h200.json", "NVIDIA H200", rows)
+    write_benchmark(tmp_path / "first-hour-a100.json", "NVIDIA A100-SXM4-80GB", rows[:1])
+    found = {("dvae", ""): 0.2, ("grain", "S"): 0.1, ("content", "XL"): 0.4, ("dit", "B"): 0.2}
+    rate = rate_of(GPUS["h200"], results=tmp_path)
+    assert rate.measured == pytest.approx(found)
+    assert set(rate_of(GPUS["a100"], results=tmp_path).measured) == {("dvae", "")}
+    price = price_run(config, "dvae", rate)  # model FLOPs alone: two to a MAC, three passes
+    by_hand = 6 * price.gmacs * 1e9 * price.images / (0.2 * 494e12) / 3600
+    assert price.hours["train"] == pytest.approx(by_hand) and price.mfu == pytest.approx(0.2)
+    bench = [{"network": "DiT", "size": "B", "tflops": 494.5}]
+    write_benchmark(tmp_path / "training-cuda.json", "NVIDIA H200", bench)
+    assert rate_of(GPUS["h200"], results=tmp_path).measured["dit", "B"] == 0.5
+
+
+def test_checkpointing_is_a_third_more_work_and_less_memory(config):
+    spared = load(overrides=["scale=paper", "training.dit.checkpointing=true"])
+    dense, less = (
+        price_run(config, "dit_xl_classes", A800),
+        price_run(spared, "dit_xl_classes", A800),
+    )
+    assert less.hours["train"] == pytest.approx(dense.hours["train"] * 4 / 3)
+    assert less.memory_gb < dense.memory_gb and less.hours["evaluate"] == dense.hours["evaluate"]
+
+
+def test_the_published_scale_fits_80_gb_and_what_does_not_is_said(config, study):
+    assert plan(config, study, [], A800).too_large == []
+    assert plan(config, study, [], rate_of(GPUS["l40s"], results=Path("none"))).too_large == []
+    dense = load(overrides=["scale=paper", "training.dvae.checkpointing=false"])
+    (said,) = plan(dense, study, ["table_3", "dvae_r0"], A800).too_large
+    price = price_run(dense, "dvae", A800)
+    assert said.startswith(f"dvae, dvae_r0, dvae_r100: training needs {price.memory_gb} GB")
+    assert "and A800 has 80: set training.dvae.checkpointing=true, which needs 40" in said
+    small = plan(config, study, ["d2it_xl_classes"], rate_of(GPUS["l4"], results=Path("none")))
+    assert len(small.too_large) == 2  # the DVAE, and XL
+    assert "set training.content.checkpointing=true" in small.too_large[1]
+    assert "L4 has 24: use a GPU with more memory" in small.too_large[0]
 
 
 def test_what_is_missing_is_said_with_the_way_to_get_it(config, study, tmp_path, monkeypatch):
@@ -195,11 +245,12 @@ def test_the_command():
     found = json.loads(done.stdout)
     assert found["scale"] == "paper" and found["gpu"]["name"] == "a800"
     assert [price["run"] for price in found["prices"]][-2:] == ["d2it_l", "dit_l"]
+    assert all(price["memory_gb"] > 0 for price in found["prices"] if price["kind"] != "data")
     assert "| torch\n" not in done.stderr
 
 
 def test_the_page(capsys):
     assert main(["plan", "--scale=paper", "--gpu=a800", "table_1"]) == 0
     page = capsys.readouterr().out
-    assert "25% of 312 TFLOP/s in" in page and "Table 1" in page
+    assert "25% of 312 TFLOP/s in" in page and "Table 1" in page and "GB/GPU" in page
     assert max(map(len, page.splitlines())) <= 100

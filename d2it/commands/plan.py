@@ -10,7 +10,8 @@ from d2it.config import Config
 from d2it.config.load import load
 from d2it.gpus import GPUS, find_gpu
 from d2it.report.disk import Disk
-from d2it.report.plan import Plan, Price, Rate, plan, rate_of
+from d2it.report.plan import Plan, Price, plan
+from d2it.report.rate import Rate, rate_of
 from d2it.report.study import heading, load_study
 
 HEADINGS = (
@@ -19,12 +20,12 @@ HEADINGS = (
     "GMACs",
     "steps",
     "images",
-    "MFU",
+    "GB/GPU",
     "train",
     "encode",
-    "evaluate",
+    "eval",
     "GPU h",
-    "GB",
+    "disk",
     "files",
 )
 SHOWN = ("train", "encode", "evaluate")
@@ -76,7 +77,7 @@ def main(arguments: argparse.Namespace) -> None:
         for item, hours in found.items.items():
             print(f"  {heading(item):<10}{count(hours):>10}")
     print()
-    for sentence in found.missing or ["Data and weights are there."]:
+    for sentence in [*found.too_large, *(found.missing or ["Data and weights are there."])]:
         print("\n".join(textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")))
 
 
@@ -86,10 +87,11 @@ def as_json(scale: str, found: Plan, rate: Rate) -> dict[str, object]:
         "scale": scale,
         "gpu": asdict(rate.gpu),
         "assumed_mfu": rate.shares,
-        "measured_mfu": {f"{kind} {size}": mfu for (kind, size), mfu in rate.measured.items()},
+        "measured_mfu": {" ".join(what).strip(): mfu for what, mfu in rate.measured.items()},
         "prices": [asdict(price) for price in found.prices],
         "items": found.items,
         "total": total,
+        "too_large": found.too_large,
         "missing": found.missing,
     }
 
@@ -97,14 +99,15 @@ def as_json(scale: str, found: Plan, rate: Rate) -> dict[str, object]:
 def heading_lines(config: Config, rate: Rate) -> list[str]:
     gpu, shares = rate.gpu, rate.shares
     sampling = {"bf16": "bf16", "tf32": "TF32", "fp32": "fp32"}[config.sampling.precision]
-    measured = ", ".join(f"{kind} {size}" for kind, size in rate.measured)
+    measured = ", ".join(f"{' '.join(what).strip()} {m:.0%}" for what, m in rate.measured.items())
     text = (
         f"Scale {config.name} on {gpu.name.upper()} GPUs of {gpu.gigabytes} GB, as if nothing had "
         f"been made yet. Assumed: {shares['bf16']:.0%} of {gpu.bf16:g} TFLOP/s in bf16, "
         f"{shares['tf32']:.0%} of {gpu.tf32:g} in TF32 (convolutions in fp32), "
         f"{shares['fp32']:.0%} of {gpu.fp32:g} in fp32 (Inception); images are drawn in "
-        f"{sampling}. Measured MFU: {measured or 'none on this GPU (make bench GPU=1)'}. "
-        "GMACs are of one forward pass; hours are of one GPU, to be divided by their number."
+        f"{sampling}. Measured MFU: {measured or 'none on this GPU (make first-hour)'}. "
+        "GMACs are of one forward pass; hours are of one GPU, to be divided by their number; "
+        "GB/GPU is what training needs on each, however many there are; disk is in GB."
     )
     return textwrap.wrap(text, WIDTH)
 
@@ -132,7 +135,7 @@ def cells(price: Price) -> tuple[str, ...]:
         "" if data else f"{price.gmacs:.1f}",
         "" if data else amount(price.steps),
         amount(price.images),
-        "" if price.mfu is None else f"{price.mfu:.0%}",
+        "" if price.memory_gb is None else count(price.memory_gb),
         *hours,
         count(price.total_hours),
         *space(price.total_disk),

@@ -47,6 +47,16 @@ def num_classes(config: Config, dvae: str) -> int:
     return config.data[data].classes
 
 
+def judge_shape(config: Config) -> dict[str, int]:
+    """The discriminator's constructor arguments."""
+    model = config.model.dvae
+    return {
+        "channels": model.discriminator_channels,
+        "layers": model.discriminator_layers,
+        "norm_groups": model.norm_groups,
+    }
+
+
 def _dvae(config: Config, run: DvaeRun, factors: list[int]) -> Architecture:
     model = config.model.dvae
     return {

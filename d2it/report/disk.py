@@ -10,7 +10,7 @@ from typing import Any
 from d2it.config import paths
 from d2it.config.recipe import kind_of, training_images
 from d2it.config.schema import Config
-from d2it.models.architecture import architecture
+from d2it.models.architecture import architecture, judge_shape
 from d2it.models.cost import discriminator
 from d2it.training.clock import milestone
 
@@ -22,16 +22,6 @@ class Disk:
 
     def __add__(self, other: "Disk") -> "Disk":
         return Disk(self.bytes + other.bytes, self.files + other.files)
-
-
-def judge_shape(config: Config) -> dict[str, int]:
-    """The discriminator's constructor arguments."""
-    model = config.model.dvae
-    return {
-        "channels": model.discriminator_channels,
-        "layers": model.discriminator_layers,
-        "norm_groups": model.norm_groups,
-    }
 
 
 def latents_disk(shape: dict[str, Any], images: tuple[int, int], shard: int = 2**14) -> Disk:

@@ -1,11 +1,11 @@
-"""What a study costs before it is run: arithmetic, hours on a GPU, disk, and what is missing.
+"""What a study costs before it is run: hours and memory of GPUs, disk, and what is missing.
 
 Everything is a sum over the configuration; no torch, and nothing is measured but what benchmarks
 have left. Work is counted as if nothing had been done yet. Model FLOPs are two to a
-multiply-accumulate and three forward passes to a training step; recomputation is not counted.
+multiply-accumulate and three forward passes to a training step; what checkpointing computes again
+takes hours, but is no progress.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,12 +15,12 @@ from d2it.config import paths
 from d2it.config.build import nearest
 from d2it.config.metrics import MANIFOLD, asked
 from d2it.config.recipe import KINDS, kind_of, training_images
-from d2it.config.schema import Config, DvaeRun, Precision, Ratio
+from d2it.config.schema import Config, DvaeRun, Precision, Ratio, Training
 from d2it.data.sources import find_source
 from d2it.errors import UserError
 from d2it.files import read_json
-from d2it.gpus import Gpu, identify
-from d2it.models.architecture import architecture
+from d2it.gpus import Gpu
+from d2it.models.architecture import architecture, judge_shape
 from d2it.models.cost import (
     cost,
     decoder,
@@ -29,34 +29,15 @@ from d2it.models.cost import (
     parameters,
     training_flops,
 )
-from d2it.report.disk import Disk, judge_shape, latents_disk, no_space, states
+from d2it.models.memory import Need, need_of
+from d2it.report.disk import Disk, latents_disk, no_space, states
+from d2it.report.rate import Rate
 from d2it.report.study import FIGURES, ITEMS, TABLES, Study, needs, with_inputs
 from d2it.training.clock import milestone
 
-# Shares of the peaks that are assumed where no benchmark says better. Published DiT training
-# reaches 20 to 25 % of tensor cores' peak, and about 55 % of an A100's fp32 without them.
-ASSUMED: dict[str, float] = {"bf16": 0.25, "tf32": 0.25, "fp32": 0.5}
-BENCHMARK = Path("benchmarks", "results", "training-cuda.json")
 INCEPTION = 5.71e9  # MACs of Inception-v3 at 299 px
 FEATURES = 4 * 2048  # bytes of an image's Inception features
 WHOLE = {"all_tables": TABLES, "all_figures": FIGURES, "all": ITEMS}
-
-
-@dataclass(frozen=True)
-class Rate:
-    """What a GPU is believed to do: its peaks, times the shares of them that are reached."""
-
-    gpu: Gpu
-    shares: dict[str, float]
-    measured: dict[tuple[str, str], float]  # MFU in bf16 by kind and size
-
-    def hours(
-        self, macs: float, arithmetic: Precision, size: tuple[str, str] | None = None
-    ) -> float:
-        share = self.shares[arithmetic]
-        if arithmetic == "bf16" and size is not None:
-            share = self.measured.get(size, share)
-        return 2 * macs / (getattr(self.gpu, arithmetic) * 1e12 * share) / 3600
 
 
 @dataclass(frozen=True)
@@ -71,6 +52,7 @@ class Price:
     images: int = 0
     hours: dict[str, float] = field(default_factory=dict)  # train, encode, evaluate, reference
     mfu: float | None = None  # in training, of the peak of its arithmetic
+    memory_gb: float | None = None  # that training needs of each GPU
     disk: dict[str, Disk] = field(default_factory=dict)
 
     @property
@@ -87,6 +69,7 @@ class Plan:
     prices: list[Price]  # data sets, then runs
     items: dict[str, float]  # GPU-hours of each table or figure made alone
     missing: list[str]  # sentences
+    too_large: list[str] = field(default_factory=list)  # for the GPU, a sentence for each kind
 
     @property
     def hours(self) -> float:
@@ -105,28 +88,6 @@ class Plan:
         return total
 
 
-def rate_of(gpu: Gpu, mfu: float | None = None, benchmark: Path = BENCHMARK) -> Rate:
-    """`mfu` stands for every assumption and every measurement."""
-    if mfu is not None:
-        if not 0 < mfu <= 1:
-            raise UserError(f"--mfu {mfu:g} is no share of the peak: give 0.4 for 40 %.")
-        return Rate(gpu, dict.fromkeys(ASSUMED, mfu), {})
-    return Rate(gpu, ASSUMED, measured_mfu(gpu, benchmark))
-
-
-def measured_mfu(gpu: Gpu, benchmark: Path) -> dict[tuple[str, str], float]:
-    """MFU by kind and size of this GPU, from the training benchmark if it was run on one."""
-    try:
-        found = json.loads(benchmark.read_text())
-        if identify(found["hardware"].get("gpu", "")) is not gpu:
-            return {}
-        kinds = {"DiT": "dit", "D²iT, all windows": "content"}
-        rows = [row for row in found["rows"] if row["network"] in kinds]
-        return {(kinds[r["network"]], r["size"]): r["tflops"] / gpu.bf16 for r in rows}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
 def plan(config: Config, study: Study, targets: Sequence[str], rate: Rate) -> Plan:
     """The price of the runs behind `targets` (tables, figures, runs); none: of all runs."""
     items = [item for target in targets for item in WHOLE.get(target, (target,))]
@@ -141,8 +102,22 @@ def plan(config: Config, study: Study, targets: Sequence[str], rate: Rate) -> Pl
         item: sum(hours[name] for name in {*mine, *(_data(config, run) for run in mine)})
         for item, mine in alone.items()
     }
-    found = Plan(prices, by_item, missing(config, list(data)))
+    found = Plan(prices, by_item, missing(config, list(data)), too_large(config, runs, rate.gpu))
     return replace(found, missing=found.missing + no_space(found.by_use()))
+
+
+def too_large(config: Config, runs: Sequence[str], gpu: Gpu) -> list[str]:
+    """What does not fit the GPU, and the switch that cures it; equal needs in one sentence."""
+    together: dict[tuple[str, float], list[Need]] = {}
+    for run in runs:
+        need = need_of(config, run)
+        if need.memory.gigabytes > gpu.gigabytes:
+            together.setdefault((need.kind, need.memory.gigabytes), []).append(need)
+    return [
+        f"{', '.join(need.run for need in needs)}: training needs {size} GB of a GPU's memory, and "
+        f"{gpu.name.upper()} has {gpu.gigabytes}: {needs[0].cure(gpu.gigabytes)}."
+        for (_, size), needs in together.items()
+    ]
 
 
 def runs_behind(config: Config, study: Study, items: Sequence[str]) -> list[str]:
@@ -217,18 +192,17 @@ def price_run(config: Config, run: str, rate: Rate) -> Price:
         gmacs=forward / 1e9,
         steps=images // training.batch,
         images=images,
+        memory_gb=need_of(config, run).memory.gigabytes,
         disk=states(config, run, count),
     )
     if kind == "dvae":
         return _dvae_price(config, run, price, rate)
     # fp32 matrix products leave tensor cores alone, as torch does unless told otherwise
     arithmetic: Precision = "bf16" if training.precision == "bf16" else "fp32"
-    size = (kind, spec.size)
-    work = training_flops(kind, shape, ratio) / 2 * images
-    hours = {"train": rate.hours(work, arithmetic, size)}
-    mfu = rate.shares[arithmetic]
-    if arithmetic == "bf16":
-        mfu = rate.measured.get(size, mfu)
+    model = training_flops(kind, shape, ratio) / 2
+    work = (model + again(training, forward)) * images
+    trained, mfu = rate.training((kind, spec.size), arithmetic, work, model * images)
+    hours = {"train": trained}
     if kind == "grain":
         drawn = config.evaluation.n * len(config.evaluation.seeds)
         work = config.sampling.grain_steps * forward * drawn
@@ -239,6 +213,11 @@ def price_run(config: Config, run: str, rate: Rate) -> Price:
     drawn = most * len(config.evaluation.seeds)
     samples = {"samples": Disk(drawn * FEATURES, math.ceil(drawn / 1024))}
     return replace(price, hours=hours, mfu=mfu, disk=price.disk | samples)
+
+
+def again(training: Training, forward: float) -> float:
+    """MACs that checkpointing adds to training on one image."""
+    return forward if training.checkpointing else 0
 
 
 def sampling_hours(config: Config, run: str, forward: float, rate: Rate) -> float:
@@ -265,19 +244,22 @@ def _dvae_price(config: Config, run: str, price: Price, rate: Rate) -> Price:
     alone, played = (dvae_step(shape, judge, loss.perceptual, playing) for playing in (False, True))
     quiet = min(loss.gan_start, price.images)
     steps = alone * quiet + played * (price.images - quiet)
+    steps += again(training, price.gmacs * 1e9) * price.images
     # cuDNN's convolutions take TF32 unless told otherwise
     arithmetic: Precision = "bf16" if training.precision == "bf16" else "tf32"
     coding, n = sum(_halves(config, run)), config.evaluation.n
     packed, ratios = counts(config, spec.data), len(spec.ratios)
     evaluate = rate.hours(n * ratios * coding, "tf32")
     evaluate += rate.hours(n * (ratios + 1) * INCEPTION, "fp32")
+    model = training_flops("dvae", shape) / 2 * price.images
+    trained, mfu = rate.training(("dvae", ""), arithmetic, steps, model)
     hours = {
-        "train": rate.hours(steps, arithmetic),
+        "train": trained,
         "encode": rate.hours(2 * sum(packed) * _halves(config, run)[0], "tf32"),  # both mirrors
         "evaluate": evaluate,
     }
     disk = price.disk | {"latents": latents_disk(shape, packed)}
-    return replace(price, hours=hours, mfu=rate.shares[arithmetic], disk=disk)
+    return replace(price, hours=hours, mfu=mfu, disk=disk)
 
 
 def _halves(config: Config, dvae: str) -> tuple[float, float]:

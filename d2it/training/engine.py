@@ -27,6 +27,7 @@ from d2it.training.clock import Order, crossed
 from d2it.training.feed import Feed
 from d2it.training.journal import Journal, Sums, memory_bytes, peak_of, utilisation
 from d2it.training.publish import write_done
+from d2it.training.room import check_room, enough_room
 from d2it.training.run_folder import Plan, claim, lease, record_start
 from d2it.training.saver import Contents, Saver
 from d2it.training.stop import Stalled, Stop, Stopped, stall_timeout
@@ -42,6 +43,7 @@ def train(
     began = time.perf_counter()
     with answered(plan.run):
         accelerator = make_accelerator(plan, device)
+        check_room(plan, accelerator.device)
         task = make_task()  # first: one that lacks something begins no run folder
         with _alone(accelerator, plan, wait):
             Loop(plan, task, accelerator, began).run()
@@ -115,7 +117,8 @@ class Loop:
         self.main = accelerator.is_main_process
         self.journal = Journal(plan.folder, plan.run, plan.images, self.main)
         self.tracker = Tracker(accelerator, self._warn)
-        self.trainer = Trainer(plan, task, accelerator)
+        with enough_room(plan):
+            self.trainer = Trainer(plan, task, accelerator)
         training = plan.training
         self.feed = Feed(
             task,
@@ -157,7 +160,7 @@ class Loop:
         for note in self.task.notes if start == 0 else ():
             self.journal.say(note)
         try:
-            with self.stop:
+            with self.stop, enough_room(self.plan):
                 self._loop(start)
         except Exception as error:
             if not isinstance(error, Stopped):  # `d2it status` shows it

@@ -20,6 +20,7 @@ from d2it.config import paths, recipe
 from d2it.config.schema import Config, Training
 from d2it.errors import UserError
 from d2it.files import canonical_digest, read_json, write_json, write_text
+from d2it.models.memory import Need, need_of
 from d2it.provenance import commit
 from d2it.thresholds import thresholds_of
 from d2it.training.clock import milestone, seed_of
@@ -47,6 +48,7 @@ class Plan:
     settings: dict[str, Any]  # the whole configuration, for the reader of config.yaml
     noise: str | None = None  # under which name its random numbers are drawn; None: its kind's
     widths: tuple[float, ...] = ()  # of the power-function averages to publish
+    need: Need | None = None  # of a GPU's memory
 
     @property
     def images(self) -> int:
@@ -91,6 +93,7 @@ def make_plan(config: Config, run: str) -> Plan:
         settings=asdict(config),
         noise=_noise(config, run, kind),
         widths=tuple(sorted({e.weights for e in measured if isinstance(e.weights, float)})),
+        need=need_of(config, run),
     )
 
 
