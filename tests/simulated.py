@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch.nn.attention import SDPBackend
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
@@ -117,7 +118,22 @@ class SimulatedTensor(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        return _run(operation, args, kwargs or {})
+        kwargs = kwargs or {}
+        if _is_composite(operation):  # met whole in inference mode
+            return operation.decompose(*args, **kwargs)
+        return _run(operation, args, kwargs)
+
+
+# Torch would put these together from others, with other rounding than the CPU's own kernels.
+NATIVE = ("scaled_dot_product_attention", "silu_backward")
+
+
+@functools.cache
+def _is_composite(operation: Any) -> bool:
+    """Whether it is made of other operations, to be looked at one by one."""
+    name, key = operation.name(), "CompositeImplicitAutograd"
+    native = name.removeprefix("aten::") in NATIVE
+    return not native and torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
 
 
 # what CUDA cannot answer before the device has: a value, or how large the result is
@@ -226,6 +242,22 @@ def is_pinned(self: torch.Tensor, device: Any = None) -> bool:
     return self.device.type == "cpu" and self.untyped_storage() in _pinned
 
 
+def _attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None,
+    dropout: float = 0.0, causal: bool = False, *, scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """By the kernel that the CPU chooses; torch would put it together from smaller operations."""
+    options = {"attn_mask": mask, "scale": scale}
+    kernel: Any = torch.ops.aten._scaled_dot_product_attention_math
+    bias = None if mask is None else _raw(mask).detach().requires_grad_(mask.requires_grad)
+    raw = [_raw(q), _raw(k), _raw(v), bias, dropout, causal]
+    if torch._fused_sdp_choice(*raw, scale=scale) == int(SDPBackend.FLASH_ATTENTION.value):
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out: torch.Tensor = kernel(q, k, v, dropout_p=dropout, is_causal=causal, **options)[0]
+    return out
+
+
 def _make(operation: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     """A new tensor of the device, made by the CPU's operation."""
     return SimulatedTensor(operation(*args, **kwargs | {"device": "cpu", "pin_memory": None}))
@@ -235,6 +267,25 @@ FACTORIES = (
     *("empty.memory_format", "empty_strided", "zeros", "ones", "full", "scalar_tensor", "eye"),
     *("arange", "arange.start", "arange.start_step", "linspace"),
 )
+
+# What autocast to bf16 does on CUDA to the operations of these networks.
+_PRODUCTS = (*("linear", "matmul", "mm", "bmm", "addmm", "conv2d", "scaled_dot_product_attention"),)
+_SUMS = ("layer_norm", "group_norm", "softmax.int", "log_softmax.int", "exp", "pow.Tensor_Scalar")
+AUTOCAST = dict.fromkeys(_PRODUCTS, torch.bfloat16) | dict.fromkeys(_SUMS, torch.float32)
+
+
+def _cast(operation: Any, precision: torch.dtype, *args: Any, **kwargs: Any) -> Any:
+    """The operation on its tensors in this precision; integers and fp64 stay."""
+    with torch.autocast(DEVICE.type, enabled=False):
+        return operation(*_to(args, precision), **_to(kwargs, precision))
+
+
+def _to(tree: Any, precision: torch.dtype) -> Any:
+    halves = (torch.float32, torch.bfloat16)
+    return tree_map(
+        lambda x: x.to(precision) if isinstance(x, torch.Tensor) and x.dtype in halves else x, tree
+    )
+
 
 backend_registration._setup_privateuseone_for_python_backend("sim", backend_module=_Backend())
 DEVICE = torch.device("sim", 0)
@@ -248,6 +299,20 @@ _library.impl(
     lambda source, to, non_blocking=False: _run(
         torch.ops.aten.copy_.default, (to, source), {"non_blocking": non_blocking}
     ),
+    "PrivateUse1",
+)
+for _name in AUTOCAST:
+    _packet, _, _overload = _name.partition(".")
+    _operation = getattr(getattr(torch.ops.aten, _packet), _overload or "default")
+    _library.impl(
+        _name, functools.partial(_cast, _operation, AUTOCAST[_name]), "AutocastPrivateUse1"
+    )
+_others = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
+_others.fallback(torch.library.fallthrough_kernel)
+_library.impl("scaled_dot_product_attention", _attend, "AutogradPrivateUse1")
+_library.impl(
+    "silu_backward",
+    lambda *args: _run(torch.ops.aten.silu_backward.default, args, {}),
     "PrivateUse1",
 )
 torch.Tensor.pin_memory = pin_memory
