@@ -107,7 +107,12 @@ def _with_settings(sentence: str, arguments: argparse.Namespace) -> str:
 
 
 def _system_sentence(error: Exception) -> str | None:
-    """What a person can do about an error of the disk or of a path; None: it is neither."""
+    """What a person can do about a full GPU, an error of the disk or of a path; None: neither."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which not every verb imports
+        return (
+            "The GPU's memory is full: see with nvidia-smi what else computes there, or use one "
+            "with more; then run the same command again."
+        )
     number = getattr(error, "errno", None)
     told = re.search(r"\(os error (\d+)\)", str(error))  # safetensors says it in words alone
     if number is None and told:

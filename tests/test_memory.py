@@ -16,12 +16,14 @@ from d2it.config.recipe import kind_of
 from d2it.config.schema import Training
 from d2it.data.prepare import prepare
 from d2it.errors import UserError
+from d2it.gpus import GPUS
 from d2it.models.architecture import architecture
 from d2it.models.cost import parameters
 from d2it.models.dit import DiT
 from d2it.models.memory import (
     BF16,
     FULL,
+    RUNTIME,
     Need,
     kept,
     need_of,
@@ -35,7 +37,12 @@ from d2it.training.run_folder import Plan
 from d2it.training.task import Player
 from d2it.training.trainer import Trainer
 from tests.tiny_world import OVERRIDES, enter
-from tests.traced_memory import kept_by_forward, peak_of_dvae, peak_of_network
+from tests.traced_memory import (
+    kept_by_forward,
+    peak_of_drawing,
+    peak_of_dvae,
+    peak_of_network,
+)
 
 N = 32  # a micro-batch of the published scale
 CONFIGS = {scale: load(overrides=[f"scale={scale}"]) for scale in ("smoke", "paper")}
@@ -136,6 +143,14 @@ def test_states_are_those_that_a_trainer_holds():
     size = sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in held}.values())
     buckets = FULL * parameters("dit", shape)["trainable"]  # of several processes
     assert training_memory("dit", shape, training).states == pytest.approx(size + buckets, rel=1e-3)
+
+
+def test_drawing_at_the_published_block_fits_every_gpu_of_the_table():
+    config = CONFIGS["paper"]
+    runs = {run: architecture(config, run) for run in ("d2it_xl_classes", "grain", "dvae")}
+    states = FULL * sum(parameters(kind_of(config, r), a)["total"] for r, a in runs.items())
+    drawn = states + peak_of_drawing(runs["d2it_xl_classes"], runs["dvae"], config.sampling.block)
+    assert drawn + RUNTIME < min(gpu.gigabytes for gpu in GPUS.values()) * 1e9
 
 
 def test_a_micro_batch_is_what_counts():
@@ -243,3 +258,16 @@ def test_a_full_memory_is_one_sentence_and_the_same_command_goes_on(
     assert "error: The GPU's memory was full" in log.read_text()
     assert cli.main(command) == 0
     assert "resumed at 8/16 images" in log.read_text()
+
+
+def test_a_full_memory_is_one_sentence_in_every_verb(prepared, tmp_path, monkeypatch, capsys):
+    enter(Path(shutil.copytree(prepared, tmp_path / "work")), monkeypatch)
+    Path("data/smoke/photos/thresholds.json").unlink()
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("d2it.calibration.entropy_map", full)
+    assert cli.main(["calibrate", "photos", *OVERRIDES]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("d2it: error: The GPU's memory is full: see with nvidia-smi")

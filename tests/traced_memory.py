@@ -167,3 +167,14 @@ def peak_of_dvae(config: Config, shape: dict[str, Any], n: int, checkpointing: b
             loss.backward()
             del loss
         return live.peak
+
+
+def peak_of_drawing(content: dict[str, Any], dvae: dict[str, Any], n: int) -> int:
+    """The most bytes, beside networks, of a guided step of `n` latents and of decoding them."""
+    with watched() as live, torch.no_grad():
+        network, inputs = build("content", content, 2 * n, False)
+        decoder, _ = build("dvae", dvae, 1, False)
+        before = live.now
+        network(*inputs)
+        decoder.decode(torch.zeros(n, dvae["latent_channels"], content["side"], content["side"]))
+        return live.peak - before

@@ -25,6 +25,7 @@ COLUMNS = (
     "parameters",
     "run folder and model at most",
     "files",
+    "GB of a GPU",
     "images/s",
     "saved every",
     "a kill costs, on average",
@@ -75,6 +76,7 @@ def row(config: Config, price: Price, rate: Rate, launcher: str | None) -> list[
         f"{price.parameters / 1e6:.1f} M",
         size(disk),
         str(files),
+        f"{price.memory_gb:.1f}",
         f"{speed:.0f} ({how})" if speed else "not measured here",
         *(time(span / speed) if speed else "–" for span in spans),
     ]
