@@ -83,6 +83,25 @@ def test_independent_of_batching(
     assert inception(images[:0]).shape == (0, DIMENSIONS)
 
 
+def test_arithmetic_of_gpus_is_settled(
+    inception: Inception, images: np.ndarray, monkeypatch
+) -> None:
+    """cuDNN computes, by fixed algorithms without TF32, and TorchScript never changes its mind."""
+    seen = []
+    lower = inception.lower
+
+    def noting(x: torch.Tensor) -> torch.Tensor:
+        cudnn = torch.backends.cudnn
+        seen.append((cudnn.enabled, cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32))
+        assert not torch._C._get_graph_executor_optimize()
+        return lower(x)
+
+    monkeypatch.setattr(inception, "lower", noting)
+    inception(images[:1])
+    assert seen == [(True, True, False, False)]
+    assert torch._C._get_graph_executor_optimize()
+
+
 def test_images_of_any_size(inception: Inception) -> None:
     sizes = [(32, 48), (299, 299), (400, 301)]
     random = np.random.default_rng(1)

@@ -46,8 +46,8 @@ from d2it.files import (
 )
 
 FORMAT, VERSION = "d2it-reference", 1
-CHUNK = 4 * BLOCK  # images read at once
-UNIT = 64 * CHUNK  # images whose features are saved together: what a kill costs at most
+CHUNK = 8 * BLOCK  # images read at once
+UNIT = 256 * BLOCK  # images whose features are saved together: what a kill costs at most
 CACHE = Path("data/references")
 
 
