@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,8 +32,8 @@ from d2it.models.memory import (
     shortage,
     training_memory,
 )
+from d2it.training import engine
 from d2it.training.first_stage import DvaeTask
-from d2it.training.room import check_room
 from d2it.training.run_folder import Plan
 from d2it.training.task import Player
 from d2it.training.trainer import Trainer
@@ -192,15 +193,18 @@ def test_what_cannot_fit_is_refused(total, free, checkpointing, sentence):
     assert told.startswith("dvae needs ") and sentence in told
 
 
-def test_a_training_looks_at_its_gpu_before_it_takes_memory(monkeypatch):
+def test_a_training_looks_at_its_gpu_before_it_begins(tmp_path, monkeypatch):
+    gpu = SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(engine, "make_accelerator", lambda plan, device: gpu)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (22 * GIB, 23 * GIB))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
-    plan = Plan("dvae", "dvae", Path(), Training(4, 4, 1e-4), 0, (), {}, {}, {}, need=need())
+    folder, training = tmp_path / "dvae-0", Training(4, 4, 1e-4)
+    plan = Plan("dvae", "dvae", folder, training, 0, (), {}, {}, {}, need=need())
     with pytest.raises(
         UserError, match=r"and this NVIDIA L4 has 24\.7: use a GPU with more memory"
     ):
-        check_room(plan, torch.device("cuda"))
-    check_room(plan, torch.device("cpu"))
+        engine.train(plan, lambda: pytest.fail("a task was made"))
+    assert not folder.exists()
 
 
 def test_what_may_just_fit_is_a_warning():

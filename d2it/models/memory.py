@@ -3,7 +3,7 @@
 What grows with the batch is what autograd keeps for the backward pass, counted operation by
 operation as d2it/models/cost.py counts work; parameters are held six times. No torch: `d2it plan`
 asks for 34 runs at once, where tracing would cost it seconds and a second way through the code.
-tests/test_memory.py holds these sums against traced steps, within 10 %.
+tests/test_memory.py holds these sums against traced steps.
 
 Per image, in bytes. FULL is fp32; `half` is what matrix products and convolutions read: as much,
 or under autocast a copy in bf16. What is kept, by operation: a linear layer or convolution its
@@ -26,7 +26,7 @@ from d2it.models.cost import discriminator, parameters
 from d2it.models.trunks import TRUNKS
 
 FULL, BF16, INDEX = 4, 2, 8  # bytes of an fp32, a bf16 and an int64 number
-# CUDA's context, NCCL's and cuBLAS' buffers, cuDNN's workspaces. A guess: not measured.
+# Assumed, not measured: CUDA's context, buffers of NCCL and cuBLAS, workspaces of cuDNN.
 RUNTIME = 1.5e9
 LEAST = 0.9  # of the count: what a step is sure to take
 
