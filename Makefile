@@ -8,7 +8,7 @@ BENCHMARKS = training sampling compiling calibration $(if $(GPU),,workflow metri
 WEIGHTS := inception lpips_alex lpips_vgg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-published test-gpu bench test-slurm slurm-up slurm-down lint lock pull clean
+.PHONY: help setup demo test test-faults test-published test-gpu first-hour bench test-slurm slurm-up slurm-down lint lock pull clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -35,6 +35,10 @@ test-published: setup  ## the published scale with two steps a stage: 256 px, th
 
 test-gpu: setup  ## the tests that need a GPU
 	$(BIN)/pytest -m gpu --ignore=tests/slurm
+
+first-hour: setup  ## is this GPU node right, and as fast as planned? SLURM=1: a job; SIMULATED=1: no GPU
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks.first_hour $(if $(SIMULATED),--simulated) \
+		$(if $(SLURM)$(LAUNCHER),--slurm) $(if $(LAUNCHER),--launcher "$(LAUNCHER)")
 
 bench: setup  ## measure against others, half an hour on two idle cores; GPU=1 on the GPU
 	for name in $(BENCHMARKS); do \

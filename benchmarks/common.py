@@ -15,7 +15,8 @@ from typing import Any
 from d2it.files import write_json
 from d2it.report.text import markdown_table
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 NAMES = (  # columns that say of what a row is come first: a JSON has its keys in alphabetical order
     *("size", "network", "precision", "what", "compiled", "peer", "in use", "other way", "command"),
     *("images", "batch", "steps", "processes"),

@@ -19,6 +19,10 @@ medians of their rounds are shown: the ratios between them travel to other machi
 not. *Spread*: how far apart the quartiles of a row's rounds are, over their median. Another run on
 the same machine may move a ratio by more than its rounds do: calibration's moved by a quarter.
 [scaling.md](scaling.md) says how costs grow.
+
+`make first-hour` is the short form for a GPU node: every stage at the published sizes within an
+hour, each with a verdict ([cluster.md](cluster.md)). `make first-hour SIMULATED=1` runs the same
+checks at a tiny size without a GPU, and measures nothing.
 """
 TARGETS = """## Targets
 
@@ -51,11 +55,21 @@ def section(path: Path) -> str:
     )
 
 
+def first_hour(path: Path) -> str:
+    found = read_json(path, made_by="make first-hour")
+    title = f"## The first hour on {found['hardware']['gpu']}"
+    where = f"On {machine(found)}. `benchmarks/results/{path.name}`."
+    return "\n\n".join([title, table(found["checks"]), where])
+
+
 def page() -> str:
-    paths = sorted(set(RESULTS.glob("*.json")) - {extrapolation.MEASURED})  # has its own page
+    hours = sorted(RESULTS.glob("first-hour-*.json"))
+    others = {extrapolation.MEASURED, *hours}  # the former has its own page
+    paths = sorted(set(RESULTS.glob("*.json")) - others)
     aims = [target.row(RESULTS) for target in targets.targets()]
     sections = [TARGETS + table(aims), *(section(path) for path in paths)]
-    if not any(path.stem.endswith("-cuda") for path in paths):
+    sections += [first_hour(path) for path in hours]
+    if not hours and not any(path.stem.endswith("-cuda") for path in paths):
         sections.append(NOT_MEASURED)
     return "\n".join([INTRODUCTION, "\n\n".join(sections)]).rstrip() + "\n"
 

@@ -44,7 +44,7 @@ from d2it.training.engine import make_accelerator
 from d2it.training.feed import Feed
 from d2it.training.run_folder import Plan
 from d2it.training.second_stage import CodesTask, ContentTask, DitTask
-from d2it.training.task import Player
+from d2it.training.task import Player, Task
 from d2it.training.trainer import Trainer
 
 RATIO, CHANNELS, CLASSES, WINDOW = 0.5, 4, 1000, 4
@@ -110,12 +110,16 @@ def ours(
 ) -> Callable[[], None]:
     """A step of the project's training loop."""
     plan = Plan(kind, kind, Path(), training, 0, (), {}, {}, {})
-    accelerator = make_accelerator(plan, device)
-    task = task_of(kind, network, latents, training, ratio)
+    return stepping(plan, task_of(kind, network, latents, training, ratio), device)[1]
+
+
+def stepping(plan: Plan, task: Task, device: str) -> tuple[Trainer, Callable[[], None]]:
+    """The trainer of a task, and what does its next step from the feed that training has."""
+    accelerator, training = make_accelerator(plan, device), plan.training
     trainer = Trainer(plan, task, accelerator)
-    order = Order(0, task.size)
-    pin = accelerator.device.type == "cuda"
-    feed = Feed(task, order, 0, training.batch, training.shards, trainer.mine, pin)
+    order = Order(plan.seed, task.size)
+    pin = accelerator.device.type != "cpu"
+    feed = Feed(task, order, plan.seed, training.batch, training.shards, trainer.mine, pin)
     feed.start(0, 10**9)
     seen = 0
 
@@ -124,7 +128,7 @@ def ours(
         trainer.step(feed.take(), seen)
         seen += training.batch
 
-    return step
+    return trainer, step
 
 
 def shapes(device: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:

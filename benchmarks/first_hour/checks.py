@@ -1,0 +1,65 @@
+"""One check, in a process of its own.
+
+    python -m benchmarks.first_hour.checks RESULT.json GPU [--simulated] CHECK [RUN]
+
+Works in the current directory, where the check `inputs` has put what the others need. The result
+is what it found, or the sentence of a refusal.
+"""
+
+import argparse
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks.first_hour import images, machine, reduce, steps, suite, world
+from benchmarks.first_hour.outcome import Found
+from benchmarks.first_hour.setting import Setting
+from d2it.errors import UserError
+from d2it.files import write_json
+
+
+def built(setting: Setting) -> Found:
+    world.build(setting.config)
+    return Found(f"{2 * setting.images} images of noise, their latents, untrained networks")
+
+
+CHECKS: dict[str, Callable[..., Found]] = {
+    "machine": machine.looked_at,
+    "inputs": built,
+    "tests": suite.tested,
+    "training": steps.train,
+    "encoding": images.encoded,
+    "sampling": images.sampled,
+    "evaluation": images.evaluated,
+    "all-reduce": reduce.reduced,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("result", type=Path)
+    parser.add_argument("gpu")
+    parser.add_argument("--simulated", action="store_true")
+    parser.add_argument("check", choices=CHECKS)
+    parser.add_argument("run", nargs="*")
+    given = parser.parse_args()
+    setting = Setting(given.gpu, given.simulated)
+    with ExitStack() as stack:
+        if setting.simulated:
+            from tests import simulated
+
+            stack.enter_context(simulated.chosen())
+        try:
+            found = asdict(CHECKS[given.check](setting, *given.run))
+        except UserError as error:
+            found = {"refused": str(error)}
+        except torch.OutOfMemoryError:
+            found = {"refused": f"{given.check} does not fit into this GPU's memory"}
+    write_json(given.result, found)
+
+
+if __name__ == "__main__":
+    main()

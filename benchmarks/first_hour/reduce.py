@@ -1,0 +1,107 @@
+"""Sums over all GPUs of the node, as training shares its gradients: GB/s, and whether they add up.
+
+Processes meet as those of a training do. With a simulated device two of the CPU sum through gloo.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.first_hour.outcome import Found, is_slow, spell
+from benchmarks.first_hour.setting import DRAWN, Setting
+from d2it.files import read_json, write_json
+from d2it.jobs import free_port
+from d2it.models.architecture import architecture
+from d2it.models.cost import parameters
+from d2it.training.engine import make_accelerator
+from d2it.training.run_folder import make_plan
+
+TIMES = 5
+RESULT = Path("reduced.json")
+PATIENCE = 300.0  # seconds
+PART = 0.25  # of a step's share that its sum may take: the plan counts none
+REMEDY = (
+    "see what NCCL_DEBUG=INFO tells; if NCCL_P2P_DISABLE=1 helps, the links between the GPUs are "
+    "misconfigured (IOMMU, ACS): ask the administrator"
+)
+
+
+def reduced(setting: Setting) -> Found:
+    processes = 2 if setting.simulated else torch.cuda.device_count()
+    if processes == 1:
+        return Found("one GPU: nothing to sum")
+    sentence = run(processes, "cpu" if setting.simulated else "cuda", setting)
+    if sentence:
+        return Found(f"{processes} processes", wrong=f"{sentence}: {REMEDY}")
+    found = read_json(RESULT, made_by="make first-hour")
+    seconds, moved = found["seconds"], found["bytes"]
+    # each GPU sends and receives this much, whatever the algorithm: NCCL's "bus bandwidth"
+    speed = 2 * (processes - 1) / processes * moved / seconds / 1e9
+    step = setting.plan.step(DRAWN) / processes
+    text = f"{processes} x {moved / 1e9:.2g} GB in {spell(seconds)}, {speed:.3g} GB/s"
+    expected = f"at most {PART:.0%} of a step's {spell(step)}"
+    wrong = "" if found["right"] else f"the sum is wrong: {REMEDY}"
+    return Found(text, expected, wrong, is_slow(setting, seconds, PART * step))
+
+
+def run(processes: int, device: str, setting: Setting) -> str:
+    """Start them and wait; what went wrong, if anything did."""
+    environment = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "GLOO_SOCKET_IFNAME": "lo",  # a node's name need not resolve
+    }
+    environment.pop("ACCELERATE_TORCH_DEVICE", None)  # a simulated device has no one to talk to
+    mode = "simulated" if setting.simulated else ""
+    command = [sys.executable, "-m", "benchmarks.first_hour.reduce", setting.gpu, device, mode]
+    ranks = [
+        subprocess.Popen(command, env=environment | {"RANK": str(i), "LOCAL_RANK": str(i)})
+        for i in range(processes)
+    ]
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while any(one.poll() is None for one in ranks):
+            if any(one.poll() for one in ranks):
+                return "a process died"
+            if time.monotonic() > deadline:
+                return f"the GPUs have not answered each other for {PATIENCE:g} s"
+            time.sleep(0.2)
+        return "a process died" if any(one.returncode for one in ranks) else ""
+    finally:
+        for one in ranks:
+            one.kill()
+            one.wait()
+
+
+def main(gpu: str, device: str, simulated: str) -> None:
+    """One process: as many fp32 numbers as the largest network has gradients."""
+    config = Setting(gpu, bool(simulated)).config
+    plan = make_plan(config, DRAWN)
+    accelerator = make_accelerator(plan, device)
+    size = parameters(plan.kind, architecture(config, DRAWN))["trainable"]
+    gradients = torch.empty(size, device=accelerator.device)
+    expected = sum(range(1, accelerator.num_processes + 1))
+    rounds, right = [], True
+    for _ in range(1 + TIMES):
+        gradients.fill_(accelerator.process_index + 1)
+        accelerator.wait_for_everyone()
+        began = time.perf_counter()
+        torch.distributed.all_reduce(gradients)
+        right &= gradients[-1].item() == expected  # waits for the device
+        rounds.append(time.perf_counter() - began)
+        right &= bool((gradients == expected).all())
+    if accelerator.is_main_process:
+        seconds = statistics.median(rounds[1:])  # the first one sets up the connections
+        write_json(RESULT, {"seconds": seconds, "bytes": 4 * size, "right": right})
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
