@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from d2it.errors import UserError
 from d2it.grains import copy_within
+from d2it.pools import in_order, threads
 
 ModelFunction = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> (N, C or 2C, H, W)
 NoiseSource = Callable[[int], Tensor]  # step -> (N, C, H, W); step 0 is where sampling starts
@@ -151,11 +152,11 @@ def guided(
     return with_guidance
 
 
-def steps_of(schedule: Schedule, steps: int) -> Iterator[tuple[int, int, float, float]]:
-    """(index, t, abar at t, abar at the next t) of every step; the last leads to the clean end."""
+def steps_of(schedule: Schedule, steps: int) -> Iterator[tuple[int, float, float]]:
+    """(t, abar at t, abar at the next t) of every step; the last leads to the clean end."""
     times = [*schedule.respaced(steps), -1]
-    for index, (t, later) in enumerate(itertools.pairwise(times)):
-        yield index, t, schedule.level(t), schedule.level(later)
+    for t, later in itertools.pairwise(times):
+        yield t, schedule.level(t), schedule.level(later)
 
 
 def deviation(now: float, later: float, eta: float = 1.0) -> float:
@@ -193,38 +194,39 @@ def sample(
     """Latents drawn with "ddpm" (respaced), "ddim" (eta 0 to 1) or "dpm++" (2M). (N, C, H, W).
 
     `noise_source(0)` is where to start, `noise_source(i + 1)` what step i adds, asked for only if
-    it adds any. With `map` every noise is copied within codes; None is for latents without coarse
-    cells, or trained on free noise.
+    it adds any, in a thread, while the network works on the step before. With `map` every noise is
+    copied within codes; None is for latents without coarse cells, or trained on free noise.
     """
     if sampler not in ("ddpm", "ddim", "dpm++"):
         raise UserError(f"There is no sampler {sampler!r}: choose ddpm, ddim or dpm++.")
 
-    def draw(step: int) -> Tensor:
-        noise = noise_source(step)
-        return noise if map is None else copy_within(noise, map, k)
-
-    x, past, levels = draw(0), None, []
-    channels = x.shape[1]
-    for index, t, now, later in steps_of(schedule, steps):
-        prediction = model_fn(x, torch.full((len(x),), t, device=x.device)).float()
-        noise, variance = prediction[:, :channels], prediction[:, channels:]
-        x0 = (x - math.sqrt(1 - now) * noise) / math.sqrt(now)
-        levels.append(now)
-        if later == 1:
-            return x0
-        if sampler == "dpm++":
-            x = second_order(x, x0, past, [*levels[-2:], later])
-            past = x0
-            continue
-        sigma = deviation(now, later, 1.0 if sampler == "ddpm" else eta)
-        x = towards(x0, noise, later, sigma)
-        if sampler == "ddpm" and variance.shape[1]:
-            high = math.log(1 - now / later)
-            log_variance = learned_log_variance(variance, 2 * math.log(sigma), high)
-            x = x + (0.5 * log_variance).exp() * draw(index + 1)
-        elif sigma:
-            x = x + sigma * draw(index + 1)
-    return x
+    noisy = sampler == "ddpm" or (sampler == "ddim" and eta > 0)
+    with threads(1) as pool:
+        noises = in_order(pool, 1, noise_source, range(steps if noisy else 1))
+        if map is not None:
+            noises = (copy_within(noise, map, k) for noise in noises)
+        x, past, levels = next(noises), None, []
+        channels = x.shape[1]
+        for t, now, later in steps_of(schedule, steps):
+            prediction = model_fn(x, torch.full((len(x),), t, device=x.device)).float()
+            noise, variance = prediction[:, :channels], prediction[:, channels:]
+            x0 = (x - math.sqrt(1 - now) * noise) / math.sqrt(now)
+            levels.append(now)
+            if later == 1:
+                return x0
+            if sampler == "dpm++":
+                x = second_order(x, x0, past, [*levels[-2:], later])
+                past = x0
+                continue
+            sigma = deviation(now, later, 1.0 if sampler == "ddpm" else eta)
+            x = towards(x0, noise, later, sigma)
+            if sampler == "ddpm" and variance.shape[1]:
+                high = math.log(1 - now / later)
+                log_variance = learned_log_variance(variance, 2 * math.log(sigma), high)
+                x = x + (0.5 * log_variance).exp() * next(noises)
+            elif noisy:
+                x = x + sigma * next(noises)
+    raise AssertionError("the last step leads to the clean end")
 
 
 @torch.no_grad()
@@ -241,13 +243,15 @@ def sample_maps(
     is the map: by then they are sure, and drawing from them gives the same.
     """
     schedule = schedule or Schedule()
-    x = noise_source(0)  # (N, k, h, w)
-    for index, t, now, later in steps_of(schedule, steps):
-        logits = network(x, torch.full((len(x),), t, device=x.device), y).float()
-        if later == 1:
-            break
-        x0 = 2 * logits.softmax(1) - 1
-        noise = (x - math.sqrt(now) * x0) / math.sqrt(1 - now)
-        sigma = deviation(now, later)
-        x = towards(x0, noise, later, sigma) + sigma * noise_source(index + 1)
+    with threads(1) as pool:
+        noises = in_order(pool, 1, noise_source, range(steps))
+        x = next(noises)  # (N, k, h, w)
+        for t, now, later in steps_of(schedule, steps):
+            logits = network(x, torch.full((len(x),), t, device=x.device), y).float()
+            if later == 1:
+                break
+            x0 = 2 * logits.softmax(1) - 1
+            noise = (x - math.sqrt(now) * x0) / math.sqrt(1 - now)
+            sigma = deviation(now, later)
+            x = towards(x0, noise, later, sigma) + sigma * next(noises)
     return logits.argmax(1)

@@ -8,11 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
+from typing import TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -36,21 +32,13 @@ def in_order(
         yield waiting.popleft().result()
 
 
-@cache
-def _libraries() -> "ThreadpoolController":
-    """Of this process, which have threads of their own. Looking for them takes 2 ms."""
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
-
-
 @contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Each computes by itself: so how many there are changes no bit of what a job gives."""
+    """Each computes by itself, so that how many there are changes no bit of what a job gives."""
     import torch
 
     pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-    with _libraries().limit(limits=1, user_api="blas"), pool:  # NumPy's
+    with pool:
         try:
             yield pool
         finally:

@@ -46,9 +46,12 @@ def noise_of(
     """Noise (N, *shape) of each sampling step, by (seed, index, step)."""
 
     def draw(step: int) -> Tensor:
-        each = [torch.randn(shape, generator=keyed(seed, what, int(i), step)) for i in indices]
-        return torch.stack(each).to(device)
+        noise, generator = torch.empty(len(indices), *shape), torch.Generator()
+        for one, i in zip(noise, indices.tolist(), strict=True):
+            one.normal_(generator=generator.manual_seed(seed_of(seed, what, i, step)))
+        return noise if on_cpu else noise.pin_memory().to(device, non_blocking=True)
 
+    on_cpu = torch.device(device).type == "cpu"
     return draw
 
 

@@ -4,6 +4,7 @@ end.
 
 import itertools
 import math
+import threading
 
 import pytest
 import torch
@@ -106,6 +107,24 @@ def test_noise_is_asked_for_only_where_it_is_added():
 
         sample(model, source, Schedule(), sampler, 4)
         assert asked == expected
+
+
+def test_noise_is_drawn_while_the_network_works():
+    """The network waits for the noise of the next step: drawn after it, it would never come."""
+    drawn = [threading.Event() for _ in range(6)]
+
+    def source(step):
+        drawn[step].set()
+        return noise(step)
+
+    steps = iter(range(5))
+
+    def network(x, t):
+        assert drawn[min(next(steps) + 1, 4)].wait(20)
+        return without_variance(x, t)
+
+    sample(network, source, Schedule(), "ddpm", 5)
+    assert not drawn[5].is_set()
 
 
 def content_transformer(grains: int) -> ContentTransformer:

@@ -5,9 +5,11 @@ gives the same bits whatever the number of its threads.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TypeVar
 
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from d2it.device import Device
@@ -25,8 +27,14 @@ def by_rows(
         yield from map(compute, rows)
         return
     count = min(cpus(), len(rows))
-    with threads(count) as pool:
+    with threads(count) as pool, libraries().limit(limits=1, user_api="blas"):
         yield from in_order(pool, 2 * count, compute, rows)
+
+
+@cache
+def libraries() -> ThreadpoolController:
+    """Of this process, which have threads of their own, as NumPy's. To look for them takes 2 ms."""
+    return ThreadpoolController()
 
 
 def products(x: Tensor, y: Tensor) -> Tensor:
