@@ -99,14 +99,15 @@ class SimulatedTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, raw: torch.Tensor) -> "SimulatedTensor":
-        return torch.Tensor._make_wrapper_subclass(
-            cls,
-            raw.size(),
-            strides=raw.stride(),
-            storage_offset=raw.storage_offset(),
-            dtype=raw.dtype,
-            device=DEVICE,
-        )
+        with torch.inference_mode(False):  # a view must be no inference tensor if its base is none
+            return torch.Tensor._make_wrapper_subclass(
+                cls,
+                raw.size(),
+                strides=raw.stride(),
+                storage_offset=raw.storage_offset(),
+                dtype=raw.dtype,
+                device=DEVICE,
+            )
 
     def __init__(self, raw: torch.Tensor) -> None:
         self.raw = raw
@@ -164,7 +165,10 @@ def _run(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _note(WAITING[name])
     if name in MASKED and any(leaf is not None and leaf.dtype == torch.bool for leaf in args[1]):
         _note("indexing by a mask")
-    out = operation(*_raw(args), **_raw(kwargs) | ({"device": "cpu"} if "device" in kwargs else {}))
+    raw_args, raw_kwargs = _raw(args), _raw(kwargs)
+    if "device" in kwargs:
+        raw_kwargs["device"] = "cpu"
+    out = operation(*raw_args, **raw_kwargs)
     # what is changed in place, or given as `out`, comes back as it came
     same = {id(t.raw): t for t in tensors if isinstance(t, SimulatedTensor)}
     for raw, tensor in ((t.raw, t) for t in same.values()):
@@ -258,6 +262,23 @@ def _attend(
     return out
 
 
+def _freeze(network: Any, *args: Any, **kwargs: Any) -> Any:
+    """A frozen TorchScript network is one operation: its interpreter takes the CPU's tensors only,
+    and jit.load leaves its weights there.
+    """
+    frozen = _jit_freeze(network, *args, **kwargs)
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return SimulatedTensor(frozen(x.raw)) if isinstance(x, SimulatedTensor) else frozen(x)
+
+    return call
+
+
+def _load(file: Any, map_location: Any = None, **kwargs: Any) -> Any:
+    there = map_location is not None and torch.device(map_location).type == DEVICE.type
+    return _jit_load(file, map_location="cpu" if there else map_location, **kwargs)
+
+
 def _make(operation: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     """A new tensor of the device, made by the CPU's operation."""
     return SimulatedTensor(operation(*args, **kwargs | {"device": "cpu", "pin_memory": None}))
@@ -317,3 +338,5 @@ _library.impl(
 )
 torch.Tensor.pin_memory = pin_memory
 torch.Tensor.is_pinned = is_pinned
+_jit_freeze, torch.jit.freeze = torch.jit.freeze, _freeze
+_jit_load, torch.jit.load = torch.jit.load, _load

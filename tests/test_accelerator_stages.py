@@ -1,0 +1,174 @@
+"""All stages but training on a device that is not the CPU: the files that the CPU makes."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tests.simulated as simulated
+from d2it.calibration import calibrate
+from d2it.config import Config, paths
+from d2it.config.schema import Measured
+from d2it.device import choose_device
+from d2it.encoding import encode
+from d2it.evaluation import features
+from d2it.evaluation.evaluate import evaluate
+from d2it.evaluation.features import DIMENSIONS
+from d2it.evaluation.metrics import Gaussian, frechet_distance, inception_score, kernel_distance
+from d2it.evaluation.neighbours import precision_recall
+from d2it.evaluation.reference import make_reference
+from d2it.painter import Painter
+from d2it.sampling import Drawn
+from tests import tiny_world
+
+RUNS = ["grain", "grain_classes", "d2it_b", "d2it_xl_classes", "dit_xl_classes"]
+MEASURED = ["dvae", "grain", "d2it_b"]
+METRICS = "fid,sfid,kid,precision,recall,nearest"
+OVERRIDES = [
+    f"evaluation.metrics=[{METRICS}]",
+    "diffusion.learn_sigma=true",
+    "sampling.steps=3",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
+    """A study on the CPU in the folder `cpu`, and `there` the working directory, with a copy of it
+    from before its evaluations.
+    """
+    root = tmp_path_factory.mktemp("world")
+    cpu, there = root / "cpu", root / "there"
+    cpu.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        tiny_world.enter(cpu, patch)
+        patch.setattr(tiny_world, "OVERRIDES", [*tiny_world.OVERRIDES, *OVERRIDES])
+        config = tiny_world.build_world(RUNS)
+        shutil.copytree(cpu, there)
+        for run in MEASURED:
+            evaluate(config, run)
+        patch.chdir(there)
+        yield config
+
+
+def the_same_files(folder: Path) -> None:
+    """Those of the working directory and of the CPU's, to the bit."""
+    found, expected = (
+        {path.relative_to(root): path.read_bytes() for path in files_of(root / folder)}
+        for root in (Path(), Path("../cpu"))
+    )
+    assert found and found == expected
+
+
+def files_of(path: Path) -> list[Path]:
+    return [file for file in [path, *path.rglob("*")] if file.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("make", "made"),
+    [
+        (lambda config: calibrate(config, "photos"), lambda c: paths.thresholds(c, "photos")),
+        (lambda config: encode(config, "dvae"), lambda c: paths.latents(c, "dvae")),
+        (lambda config: make_reference(config, "photos"), lambda c: paths.reference(c, "photos")),
+    ],
+    ids=["calibrate", "encode", "reference"],
+)
+def test_data_are_made_as_on_the_cpu(config, make, made):
+    path = made(config)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with simulated.chosen(), simulated.waits() as found:
+        assert make(config)
+    assert found  # it was there
+    the_same_files(path)
+
+
+@pytest.mark.parametrize("run", MEASURED)
+def test_evaluations_are_the_cpus(config, run):
+    """Pictures and maps to the bit; numbers to the rounding of other products of matrices."""
+    with simulated.chosen(), simulated.waits() as found:
+        evaluate(config, run)
+    assert found
+    the_same_files(paths.gallery(config, run))
+    file = paths.evaluation(config, run)
+    here, there = (json.loads((root / file).read_text()) for root in (Path("../cpu"), Path()))
+    for one in (here, there):
+        one["metrics"] = {
+            f"{label}/{name}": value
+            for label, entry in one["evaluations"].items()
+            for name, value in entry.pop("metrics").items()
+        }
+    assert there.pop("metrics") == pytest.approx(here.pop("metrics"), rel=1e-4, abs=1e-6)
+    assert there == here
+
+
+def draw(config: Config, run: str, there: bool, measured: Measured, **sampling: Any) -> Drawn:
+    """A block of images, and the next."""
+    config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **sampling))
+    with simulated.chosen() if there else contextlib.nullcontext():
+        return Painter(config, run, measured, choose_device()).draw(0, np.arange(8))
+
+
+@pytest.mark.parametrize(
+    ("run", "measured", "sampling"),
+    [
+        ("d2it_b", {}, {"eta": 0.5}),
+        ("d2it_b", {"maps": "random"}, {"sampler": "dpm++"}),
+        ("d2it_b", {"maps": "truth"}, {}),
+        ("d2it_xl_classes", {"guidance": 1.5}, {"sampler": "ddpm", "guided_channels": 3}),
+        ("dit_xl_classes", {"guidance": 1.5}, {"sampler": "ddpm"}),
+        ("dit_xl_classes", {}, {"precision": "tf32"}),
+    ],
+)
+def test_samples_are_the_cpus(config, run, measured, sampling):
+    with simulated.waits() as found:
+        ours = draw(config, run, True, Measured(**measured), **sampling)
+    theirs = draw(config, run, False, Measured(**measured), **sampling)
+    for name in ("images", "maps", "labels"):
+        assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
+    answers = [wait for wait in found if not wait.what.startswith("copy from")]
+    assert [wait.what for wait in answers] == 2 * ["item", "copy to the CPU", "copy to the CPU"]
+
+
+def test_samples_in_bf16(config):
+    ours = draw(config, "d2it_b", True, Measured(maps="truth"), precision="bf16")
+    theirs = draw(config, "d2it_b", False, Measured(maps="truth"))
+    apart = ours.images.astype(float) - theirs.images
+    assert 0 < np.abs(apart).mean() < 8
+
+
+class Classifier(nn.Module):
+    """Stands for the file of Inception's head, which is not fetched for tests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = nn.Linear(DIMENSIONS, 1008)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.output(x)
+
+
+def test_metrics_of_more_images_than_dimensions_and_the_score_of_a_head(tmp_path, monkeypatch):
+    """What a study as small as this one does not reach."""
+    torch.manual_seed(0)
+    torch.jit.save(torch.jit.script(Classifier()), tmp_path / "head.pt")
+    monkeypatch.setattr(features, "weights_file", lambda source: tmp_path / "head.pt")
+    x, y = torch.randn(120, 24), torch.randn(90, 24) + 0.1
+    pool = torch.randn(32, DIMENSIONS).numpy()
+    found = [
+        (
+            frechet_distance(Gaussian.of(x, device), Gaussian.of(y)),
+            kernel_distance(x.numpy(), y.numpy(), device),
+            *precision_recall(x.numpy(), y.numpy(), 3, device),
+            inception_score(features.Head(device)(pool), split=16),
+        )
+        for device in ("cpu", simulated.DEVICE)
+    ]
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+    assert all(number > 0 for number in found[0])
