@@ -1,4 +1,9 @@
-"""Batches ahead of time: read and drawn in one background thread while the network works."""
+"""Batches ahead of time: read and drawn in background threads while the network works.
+
+Each process draws the normals of the whole batch, since torch's generator cannot skip those of the
+others. On eight GPUs that takes longer than a step of B, in one thread; steps share nothing, so
+several threads draw several steps, and are taken in order.
+"""
 
 import time
 from collections import deque
@@ -10,7 +15,7 @@ from torch import Tensor
 from d2it.training.clock import Order, generator
 from d2it.training.task import Task
 
-AHEAD = 2  # steps
+AHEAD = 2  # steps, each in a thread of its own
 
 Shards = list[dict[str, Tensor]]
 
@@ -32,10 +37,10 @@ class Feed:
         self.task, self.order, self.seed, self.noise = task, order, seed, noise or task.kind
         self.batch, self.size, self.mine, self.pin = batch, batch // shards, mine, pin
         self.waited = 0.0  # seconds since the last reset
-        # one thread of arithmetic here too: the number of threads can change a sum's last bit
+        # one thread of arithmetic in each: the number of threads can change a sum's last bit
         threads = torch.get_num_threads()
         self.pool = ThreadPoolExecutor(
-            1, "feed", initializer=lambda: torch.set_num_threads(threads)
+            AHEAD, "feed", initializer=lambda: torch.set_num_threads(threads)
         )
         self.pending: deque[Future[Shards]] = deque()
 
