@@ -45,6 +45,12 @@ def choose_device() -> torch.device:
     return find_accelerator() or torch.device("cpu")
 
 
+def device_name(device: Device) -> str:
+    """As its driver calls a GPU; else the CPU. Equal names compute the same bits."""
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
 def processor() -> str:
     """The CPU and the widest vectors that torch uses on it: another kind rounds otherwise."""
     name = platform.machine()

@@ -7,6 +7,7 @@ of who made it first.
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ FORMAT, VERSION = "d2it-provenance", 1
 CODE = ("d2it", "params", "data/sources.csv")  # what decides numbers, below the root
 
 
-def record(config: Config, run: str) -> None:
-    """Say of an evaluation that was just written how it came to be."""
+def record(config: Config, run: str, devices: Sequence[str] = ()) -> None:
+    """Say of an evaluation that was just written how it came to be, and on what."""
     evaluation = file_digest(paths.evaluation(config, run))
     known = of_run(config, run)
     if known is None or known["evaluation_sha256"] != evaluation:
         header = {"format": FORMAT, "version": VERSION, "run": run}
         header |= {"evaluation_sha256": evaluation, "commit": commit(), "changed": changed()}
-        write_json(paths.provenance(config, run), header | {"training": training(config, run)})
+        header |= {"devices": list(devices), "training": training(config, run)}
+        write_json(paths.provenance(config, run), header)
 
 
 def of_run(config: Config, run: str) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from tqdm import tqdm
 
 from d2it.arrays import Share, report
@@ -27,7 +27,6 @@ from d2it.errors import UserError
 from d2it.evaluation.features import BLOCK, DIMENSIONS, Inception
 from d2it.files import (
     atomic_folder,
-    atomic_path,
     canonical_digest,
     folder_files,
     read_format,
@@ -36,6 +35,7 @@ from d2it.files import (
 )
 from d2it.overlay import SHEETS, beside, grid, overlay
 from d2it.sampling import Drawn, Pipeline
+from d2it.units import devices_of, save_unit
 
 FORMAT, VERSION = "d2it-samples", 1
 UNIT = 256  # images drawn into one file: what a kill costs at most
@@ -92,6 +92,7 @@ def write_samples(
             _draw_unit(pipeline, request, span, parts, bar)
             report(len(span))
     if share is None:
+        devices_of((_part(parts, span) for span in spans), f"{folder}")
         with atomic_folder(folder) as temporary:
             _put_together(pipeline, request, [_part(parts, span) for span in spans], temporary)
             header = {"format": FORMAT, "version": VERSION, "recipe": recipe}
@@ -145,8 +146,7 @@ def _draw_unit(pipeline: Pipeline, request: Request, span: range, parts: Path, b
     }
     if request.form == "features":
         arrays["features"] = Inception(request.protocol, pipeline.maps.device)(arrays["images"])
-    with atomic_path(_part(parts, span)) as temporary:
-        save_file(arrays, temporary)
+    save_unit(arrays, _part(parts, span), pipeline.maps.device)
 
 
 def _put_together(

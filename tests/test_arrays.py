@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from d2it import cli, encoding
+from d2it import cli, encoding, provenance
 from d2it.arrays import Share
 from d2it.config import Config, load, paths
+from d2it.device import processor
 from d2it.evaluation import generation, reference
 from tests.tiny_world import OVERRIDES, build_world, enter
 
@@ -65,6 +68,24 @@ def test_shares_of_an_evaluation(
     assert len(units(config)) == 3
     monkeypatch.delattr(generation, "one_shard")
     assert cli.main(COMMAND) == 0
+    assert forgotten(config) == whole
+
+
+def test_units_of_several_kinds_of_gpu_are_told(config: Config, whole: bytes) -> None:
+    """One sentence; what they were computed on is recorded beside the evaluation, not in it."""
+    paths.provenance(config, RUN).unlink()  # else the first maker of these bytes is kept
+    assert cli.main([*COMMAND, "--shard", "1/1"]) == 0
+    one = units(config)[1]
+    save_file(load_file(one), one, {"device": "NVIDIA H200"})
+    with pytest.warns(UserWarning, match="main of dit_b was computed on several kinds.*; NVIDIA H"):
+        assert cli.main(COMMAND) == 0
+    assert provenance.of_run(config, RUN)["devices"] == sorted([processor(), "NVIDIA H200"])
+    assert forgotten(config) == whole
+    paths.provenance(config, RUN).unlink()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*kinds of device")
+        assert cli.main(COMMAND) == 0
+    assert provenance.of_run(config, RUN)["devices"] == [processor()]
     assert forgotten(config) == whole
 
 

@@ -85,13 +85,14 @@ def main(arguments: argparse.Namespace) -> None:
         )
         show(found, arguments.json)
         return
+    devices: list[str] = []  # elsewhere, whoever evaluates records them
     has_units = kind_of(config, run) in ("content", "dit")
     if not arrays.spread(arguments, "evaluate", has_units):
         from d2it.evaluation.evaluate import evaluate
 
-        evaluate(config, run, share)
+        devices = evaluate(config, run, share)
     if share is not None:
         print(f"Share {share} is there: the command without --shard puts them together.")
         return
-    record(config, run)
+    record(config, run, devices)
     print(f"{paths.evaluation(config, run)} is ready.")

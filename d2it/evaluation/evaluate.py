@@ -25,11 +25,11 @@ EVALUATORS: dict[str, Callable[[Judge], dict[str, Evaluated]]] = {
 }
 
 
-def evaluate(config: Config, run: str, share: Share | None = None) -> None:
+def evaluate(config: Config, run: str, share: Share | None = None) -> list[str]:
     """Write results/<scale>/evaluations/<run>.json and results/<scale>/gallery/<run>/.
 
     With `share` only its units are computed, and nothing is put together. Whatever was finished
-    before a kill is read from the run folder.
+    before a kill is read from the run folder. Returns what all of it was computed on.
     """
     kind = kind_of(config, run)
     header = trained(config, run)  # before anything slow
@@ -37,12 +37,13 @@ def evaluate(config: Config, run: str, share: Share | None = None) -> None:
     if share is not None:
         if kind in ("content", "dit"):
             share_of_samples(judge, share)
-        return
+        return []
     found = EVALUATORS[kind](judge)
     pictures = {label: one.pictures for label, one in found.items()}
     write_gallery(config, run, pictures | of_one_map(judge, pictures))
     evaluations = {label: one.entry for label, one in found.items()}
     write_json(paths.evaluation(config, run), describe(config, run, header, evaluations))
+    return sorted({device for one in found.values() for device in one.devices})
 
 
 def describe(

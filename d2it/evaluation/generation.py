@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from tqdm import tqdm
 
 from d2it.arrays import Share, report
@@ -26,12 +26,13 @@ from d2it.evaluation.judge import (
     rank_deficient,
 )
 from d2it.evaluation.neighbours import nearest_distance
-from d2it.files import atomic_path, require_space
+from d2it.files import require_space
 from d2it.grains import entropy_map, grain_map
 from d2it.latents import Latents
 from d2it.painter import Painter
 from d2it.sampling import Drawn, schedule_of
 from d2it.thresholds import constant_cuts
+from d2it.units import devices_of, save_unit
 
 SHARD = 1024  # images whose features are saved together: what a kill costs at most
 ERRORS = 1024  # held-out images whose noise is predicted, at most
@@ -120,7 +121,9 @@ def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = 
         metrics, spread = over_seeds(found)
         held_out = noise_errors(judge, painter, recipe["epsilon_images"])
         nothing = dict.fromkeys(held_out)
-        return Evaluated(metrics | held_out, spread | nothing, recipe, pictures[0])
+        paths = [unit.path for unit in units_of(judge, n, shard, parts)]
+        devices = devices_of(paths, f"The evaluation {label} of {judge.run}")
+        return Evaluated(metrics | held_out, spread | nothing, recipe, pictures[0], devices)
 
     return judge.remember(label, recipe, compute)
 
@@ -167,8 +170,7 @@ def compute_unit(judge: Judge, painter: Painter, unit: Unit, bar: tqdm) -> None:
     if unit.path.exists():
         bar.update(len(unit.span))
         return
-    with atomic_path(unit.path) as temporary:
-        save_file(one_shard(judge, painter, unit, bar), temporary)
+    save_unit(one_shard(judge, painter, unit, bar), unit.path, judge.device)
 
 
 def one_shard(judge: Judge, painter: Painter, unit: Unit, bar: tqdm) -> Arrays:

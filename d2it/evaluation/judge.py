@@ -3,7 +3,7 @@
 import shutil
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from d2it.config import Config, paths
 from d2it.config.metrics import asked
 from d2it.config.recipe import VERSIONS, data_of, digest, kind_of
 from d2it.data.sources import find_source
-from d2it.device import Device, choose_device
+from d2it.device import Device, choose_device, device_name
 from d2it.evaluation.features import DIMENSIONS, Head, Inception
 from d2it.evaluation.metrics import (
     Gaussian,
@@ -40,6 +40,7 @@ class Evaluated:
     spread: dict[str, float | None]  # standard deviation over seeds
     recipe: dict[str, Any]
     pictures: Drawn  # the first few
+    devices: list[str] = field(default_factory=list)  # that its units were computed on
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -127,9 +128,17 @@ class Judge:
                 arrays = {name: np.ascontiguousarray(a) for name, a in vars(done.pictures).items()}
                 save_file(arrays, temporary / "pictures.safetensors")
                 write_json(temporary / "evaluation.json", done.entry)
+                devices = sorted({*done.devices, device_name(self.device)})
+                write_json(temporary / "devices.json", devices)
             shutil.rmtree(parts, ignore_errors=True)
-        entry = read_json(folder / "evaluation.json", made_by=f"d2it evaluate {self.run}")
-        return Evaluated(**entry, pictures=Drawn(**load_file(folder / "pictures.safetensors")))
+        made_by = f"d2it evaluate {self.run}"
+        entry = read_json(folder / "evaluation.json", made_by=made_by)
+        pictures, path = (
+            Drawn(**load_file(folder / "pictures.safetensors")),
+            folder / "devices.json",
+        )
+        devices = read_json(path, made_by=made_by) if path.exists() else []  # from before it was
+        return Evaluated(**entry, pictures=pictures, devices=devices)
 
 
 def missing(names: Sequence[str]) -> dict[str, str]:

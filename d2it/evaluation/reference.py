@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -35,7 +34,6 @@ from d2it.evaluation.metrics import Gaussian
 from d2it.evaluation.pictures import Pictures, open_pictures, spell_side
 from d2it.files import (
     atomic_folder,
-    atomic_path,
     canonical_digest,
     file_digest,
     folder_files,
@@ -44,6 +42,7 @@ from d2it.files import (
     require_space,
     write_json,
 )
+from d2it.units import devices_of, save_unit
 
 FORMAT, VERSION = "d2it-reference", 1
 CHUNK = 8 * BLOCK  # images read at once
@@ -227,6 +226,7 @@ def write_reference(
     compute_features(pictures, recipe["protocol"], list(widths), own, parts)
     if share is not None:
         return
+    devices_of((part_of(parts, span) for span in spans), f"The reference of {pictures.name}")
     with atomic_folder(folder) as temporary:
         whole = {
             what: np.lib.format.open_memmap(temporary / f"{what}.npy", "w+", np.float32, (n, width))
@@ -269,7 +269,6 @@ def compute_features(
                     for start in range(span.start, span.stop, CHUNK)
                 ]
                 found = {kind: np.concatenate([chunk[kind] for chunk in chunks]) for kind in kinds}
-                with atomic_path(path) as temporary:
-                    save_arrays(found, temporary)
+                save_unit(found, path, extractor.device)
             bar.update(len(span))
             report(len(span))
