@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from d2it.config.schema import Precision
 from d2it.errors import UserError
@@ -49,6 +49,13 @@ def device_name(device: Device) -> str:
     """As its driver calls a GPU; else the CPU. Equal names compute the same bits."""
     device = torch.device(device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def send(tensor: Tensor, device: Device) -> Tensor:
+    """A CPU's tensor on the device, by way of pinned memory: the host goes on meanwhile."""
+    if torch.device(device).type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def processor() -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from d2it.config.build import nearest
 from d2it.config.schema import Diffusion, Sampling
-from d2it.device import Device, arithmetic
+from d2it.device import Device, arithmetic, send
 from d2it.diffusion import NoiseSource, Schedule, guided, sample, sample_maps
 from d2it.errors import UserError
 from d2it.grains import grain_map, mean_within
@@ -49,9 +49,8 @@ def noise_of(
         noise, generator = torch.empty(len(indices), *shape), torch.Generator()
         for one, i in zip(noise, indices.tolist(), strict=True):
             one.normal_(generator=generator.manual_seed(seed_of(seed, what, i, step)))
-        return noise if on_cpu else noise.pin_memory().to(device, non_blocking=True)
+        return send(noise, device)
 
-    on_cpu = torch.device(device).type == "cpu"
     return draw
 
 
@@ -71,7 +70,7 @@ class Part:
     def labels(self, labels: np.ndarray | None, device: Device) -> Tensor | None:
         """What the network takes as y: nothing where it knows no classes."""
         known = labels is not None and self.architecture["classes"]
-        return torch.from_numpy(labels).to(device) if known else None
+        return send(torch.from_numpy(labels), device) if known else None
 
 
 class GrainMaps:
@@ -93,9 +92,8 @@ class GrainMaps:
     def draw(self, seed: int, indices: np.ndarray, labels: np.ndarray | None) -> Tensor:
         """A whole aligned block of maps; labels (n,) where the images have classes."""
         if self.cuts is not None:
-            return grain_map(torch.zeros(len(indices), self.side, self.side), self.cuts).to(
-                self.device
-            )
+            flat = torch.zeros(len(indices), self.side, self.side, device=self.device)
+            return grain_map(flat, self.cuts)
         assert self.grain is not None  # where it is not, maps are given or of another source
         # from the Dynamic Grain Transformer (section 3.2.2), of the same class
         shape = [self.grain.architecture[name] for name in ("grains", "side", "side")]
@@ -226,7 +224,7 @@ class Pipeline:
                 known = labels if self.network.architecture["classes"] else None
                 maps = self.maps.draw(seed, indices, known)
             else:
-                maps = torch.from_numpy(map).to(self.maps.device)
+                maps = send(torch.from_numpy(map), self.maps.device)
             z = self._latents(seed, indices, labels, maps)
         return Drawn(self._decode(z), maps.cpu().numpy(), labels)
 
