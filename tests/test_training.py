@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._inductor import config as inductor
 
 from d2it.config import load, paths
 from d2it.device import multiplies_bf16
@@ -23,6 +24,7 @@ from d2it.jobs import free_port
 from d2it.training import run_folder, state
 from d2it.training.clock import Order, crossed, generator, milestone, seed_of
 from d2it.training.ema import Ema
+from d2it.training.engine import train
 from d2it.training.journal import peak_of, utilisation
 from d2it.training.publish import finished, publish
 from d2it.training.stop import stall_timeout
@@ -469,3 +471,16 @@ def test_average_forgets_half_in_a_half_life() -> None:
         ema.update()
     assert ema.state_dict()["weight"].item() == pytest.approx(0.5)
     assert Ema(module, 0, 32).state_dict()["weight"].item() == 0
+
+
+def test_a_node_without_a_compiler_is_one_sentence(tmp_path):
+    """Blocks are compiled in the first step; here, by a real compiler call before it."""
+
+    def make_task():
+        torch.compile(lambda x: torch.sin(x) + x.cos())(torch.ones(8))
+
+    missing = {"cpp.cxx": (None, "/no/such/compiler"), "force_disable_caches": True}
+    with inductor.patch(missing), pytest.raises(UserError) as error:
+        train(tiny_run.tiny_plan(tmp_path / "run"), make_task, "cpu")
+    assert "load a C and C++ compiler" in str(error.value)
+    assert "training.dit.compile=false" in str(error.value) and "\n" not in str(error.value)

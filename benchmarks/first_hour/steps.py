@@ -10,7 +10,7 @@ from d2it.config import Config
 from d2it.config.recipe import factors_of, kind_of
 from d2it.device import choose_device
 from d2it.training.journal import memory_bytes, peak_of, utilisation
-from d2it.training.room import check_room, enough_room
+from d2it.training.room import able_to_compile, check_room, enough_room
 from d2it.training.run_folder import Plan, make_plan
 from d2it.training.task import Task
 from d2it.training.tasks import make_task
@@ -25,7 +25,7 @@ def train(setting: Setting, run: str) -> Found:
     plan, task = make_plan(config, run), make_task(config, run)
     batch, precision = plan.training.batch, plan.training.precision
     check_room(plan, choose_device())
-    with enough_room(plan):
+    with enough_room(plan), able_to_compile(plan):
         trainer, seconds = timed(plan, task)
     used = utilisation(task.flops * batch / seconds, peak_of(setting.gpu, precision))
     row = {

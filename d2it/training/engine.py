@@ -27,7 +27,7 @@ from d2it.training.clock import Order, crossed
 from d2it.training.feed import Feed
 from d2it.training.journal import Journal, Sums, memory_bytes, peak_of, utilisation
 from d2it.training.publish import write_done
-from d2it.training.room import check_room, enough_room
+from d2it.training.room import able_to_compile, check_room, enough_room
 from d2it.training.run_folder import Plan, claim, lease, record_start
 from d2it.training.saver import Contents, Saver
 from d2it.training.stop import Stalled, Stop, Stopped, stall_timeout
@@ -41,7 +41,7 @@ def train(
 ) -> None:
     """Train until `plan.images`, from the newest state. Raises Stopped if a signal ended it."""
     began = time.perf_counter()
-    with answered(plan.run):
+    with answered(plan.run), able_to_compile(plan):
         accelerator = make_accelerator(plan, device)
         check_room(plan, accelerator.device)
         task = make_task()  # first: one that lacks something begins no run folder

@@ -1,4 +1,4 @@
-"""A GPU's memory: whether a run fits is said before it begins, and what to do when it is full."""
+"""What a node may lack: memory of its GPU, for a run or while it goes on; a compiler."""
 
 import sys
 from collections.abc import Iterator
@@ -32,4 +32,21 @@ def enough_room(plan: Plan) -> Iterator[None]:
             f"The GPU's memory was full in the training of {plan.run}: {cure}, or end what else "
             "computes there (nvidia-smi shows it); the same command then goes on from the last "
             "saved state."
+        ) from None
+
+
+@contextmanager
+def able_to_compile(plan: Plan) -> Iterator[None]:
+    """A sentence where blocks cannot be compiled: Triton and inductor call the node's compiler."""
+    try:
+        yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import BackendCompilerFailed  # seconds to import, and seldom needed
+
+        if not isinstance(error, BackendCompilerFailed):
+            raise
+        told = str(error).strip().partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"Blocks cannot be compiled on this node ({told}): load a C and C++ compiler and "
+            f"Python's headers, or set training.{plan.kind}.compile=false, which changes no recipe."
         ) from None
