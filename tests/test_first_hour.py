@@ -180,3 +180,15 @@ def test_the_json_serves_the_plan_and_the_page(tmp_path, monkeypatch):
     assert measured == {("dit", "XL"): pytest.approx(0.4)}  # what was wrong counts for nothing
     told = page.first_hour(path)
     assert "## The first hour on NVIDIA A100" in told and "wrong: it ended with 1" in told
+
+
+def test_anything_wrong_is_exit_code_1_and_nothing_simulated_is_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("D2IT_RUNS", str(tmp_path))
+    monkeypatch.setattr(first_hour, "checks_of", lambda setting: [Check("training no_such_run")])
+    before = sorted(first_hour.RESULTS.iterdir())
+    assert first_hour.check_all(simulated=True) == 1
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    verdicts = [line.rpartition(" | ")[2].removesuffix(" |").strip() for line in table]
+    assert verdicts[0] == "verdict" and verdicts[2:4] == ["right", "right"]
+    assert verdicts[4].startswith("wrong: There is no experiment 'no_such_run'")
+    assert sorted(first_hour.RESULTS.iterdir()) == before
