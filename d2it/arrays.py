@@ -21,7 +21,8 @@ from typing import IO, TypeVar
 from tqdm import tqdm
 
 from d2it.errors import UserError
-from d2it.launch import load_launcher, visible_gpus
+from d2it.gpus import visible_gpus
+from d2it.launch import load_launcher
 
 WORKER = "D2IT_WORKER"  # set where standard input is the line to the process that waits
 SHOWN = 20  # lines of the log of a process that died

@@ -2,6 +2,8 @@
 
 import os
 import platform
+import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from d2it.config.schema import Precision
 from d2it.errors import UserError
+from d2it.gpus import present_gpus, visible_gpus
 
 Device = torch.device | str
 
@@ -36,13 +39,48 @@ def find_accelerator() -> torch.device | None:
     if named:
         device = torch.device(named)
         return None if device.type == "cpu" else device
-    return torch.device("cuda") if torch.cuda.is_available() else None
+    if has_cuda():
+        return torch.device("cuda")
+    if torch.version.cuda and present_gpus() and visible_gpus():
+        raise UserError(
+            f"{socket.gethostname()} has a GPU that torch cannot use ({cuda_error('cuda')}): this "
+            f"torch wants a driver for CUDA {torch.version.cuda}; update it, or compute on the CPU "
+            "with an empty CUDA_VISIBLE_DEVICES in the environment."
+        )
+    return None
 
 
 def choose_device() -> torch.device:
     """The device of this process; on a CPU also its number of threads."""
     torch.set_num_threads(cpu_threads())
-    return find_accelerator() or torch.device("cpu")
+    device = find_accelerator() or torch.device("cpu")
+    check_gpu(device)
+    return device
+
+
+def has_cuda() -> bool:
+    with warnings.catch_warnings():  # of a driver that is too old, which is a sentence of ours
+        warnings.simplefilter("ignore")
+        return torch.cuda.is_available()
+
+
+def check_gpu(device: torch.device) -> None:
+    """Refuse a GPU that cannot add one and one: it may be full, held by another process, broken, or
+    of a kind that this torch was not built for."""
+    if device.type == "cuda" and (error := cuda_error(device)):
+        raise UserError(
+            f"GPU {device.index or 0} of {socket.gethostname()} cannot compute ({error}): see with "
+            "nvidia-smi whether something else holds it, or use another."
+        )
+
+
+def cuda_error(device: Device) -> str | None:
+    """What torch says if a GPU is asked for one sum: its first sentence."""
+    try:
+        torch.ones(1, device=device).add_(1).item()
+        return None
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
 
 
 def device_name(device: Device) -> str:

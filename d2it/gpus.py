@@ -1,10 +1,16 @@
-"""What GPUs can do at most, by the makers' data sheets: dense arithmetic, no sparsity."""
+"""NVIDIA GPUs: what they can do at most, by the makers' data sheets (dense arithmetic, no
+sparsity), and which of them this machine has.
+"""
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from d2it.config.build import nearest
 from d2it.errors import UserError
+
+DEVICES = Path("/dev")
 
 
 @dataclass(frozen=True)
@@ -61,3 +67,22 @@ def identify(device: str) -> Gpu | None:
     words = {word.removesuffix("gb") for word in re.split(r"[^a-z0-9]+", device.lower())}
     known = [name for name in GPUS if words.issuperset(name.split("-"))]
     return GPUS[max(known, key=len)] if known else None
+
+
+def present_gpus() -> int:
+    """Those that the driver shows, be it too old for torch."""
+    return len(list(DEVICES.glob("nvidia[0-9]*")))
+
+
+def visible_gpus() -> list[str]:
+    """Those that this process may use, found without torch: 0, GPU-<uuid> or MIG-<uuid>."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return [str(i) for i in range(present_gpus())]
+    names = [name.strip() for name in named.split(",")]
+    return [name for name in names if re.fullmatch(r"\d+|(GPU|MIG)-.+", name)]
+
+
+def joinable(gpus: list[str]) -> list[str]:
+    """Those that processes of one training can use together: NCCL joins no slices of GPUs."""
+    return gpus[:1] if any(name.startswith("MIG-") for name in gpus) else gpus

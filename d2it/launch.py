@@ -5,7 +5,6 @@ No torch is imported here, so a process that only waits for a job stays small.
 """
 
 import os
-import re
 import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from d2it.config.recipe import KINDS
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.files import locked
+from d2it.gpus import joinable, visible_gpus
 from d2it.training.publish import finished, is_published, publish
 from d2it.training.run_folder import Plan, await_free, make_plan
 
@@ -219,20 +219,6 @@ def _train(
         jobs.run_here(plan, job, resources.processes, names)
     else:
         job.train(wait)
-
-
-def visible_gpus() -> list[str]:
-    """NVIDIA GPUs that this process may use, found without torch: 0, GPU-<uuid> or MIG-<uuid>."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is None:
-        return [str(i) for i, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
-    names = [name.strip() for name in named.split(",")]
-    return [name for name in names if re.fullmatch(r"\d+|(GPU|MIG)-.+", name)]
-
-
-def joinable(gpus: list[str]) -> list[str]:
-    """Those that processes of one training can use together: NCCL joins no slices of GPUs."""
-    return gpus[:1] if any(name.startswith("MIG-") for name in gpus) else gpus
 
 
 def _warn(sentence: str) -> None:

@@ -1,7 +1,11 @@
 """Peaks of GPUs are found by the names that people and drivers use."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+import torch
+
+from d2it import device, gpus
 from d2it.errors import UserError
 from d2it.gpus import GPUS, find_gpu, identify
 
@@ -35,3 +39,47 @@ def test_an_unknown_gpu():
 def test_halving_the_precision_at_least_doubles_the_speed_of_tensor_cores():
     for gpu in GPUS.values():
         assert gpu.bf16 >= 1.9 * gpu.tf32 and gpu.tf32 >= gpu.fp32
+
+
+def test_a_gpu_that_torch_cannot_use_is_no_reason_to_compute_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sentence with torch's own reason, unless the user hides the GPU."""
+    monkeypatch.setattr(gpus, "DEVICES", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert device.find_accelerator() is None
+    (tmp_path / "nvidia0").touch()
+    with pytest.raises(UserError, match=r"torch cannot use \(.+\): this torch wants .* CUDA 13.0"):
+        device.choose_device()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert device.choose_device().type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (
+            "The NVIDIA driver on your system is too old (found version 11040). Please update",
+            "040)",
+        ),
+        (
+            "CUDA error: all CUDA-capable devices are busy or unavailable\nCUDA kernel errors",
+            "able",
+        ),
+        ("CUDA error: no kernel image is available for execution on the device\nmore", "device"),
+    ],
+)
+def test_a_gpu_that_cannot_compute_is_told_of_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, told: str, said: str
+) -> None:
+    def ones(*_: object, **__: object) -> None:
+        raise RuntimeError(told)
+
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(UserError) as error:
+        device.check_gpu(torch.device("cuda", 3))
+    assert "\n" not in str(error.value) and f"{said}): see with nvidia-smi" in str(error.value)
+    assert str(error.value).startswith("GPU 3 of ")
+    device.check_gpu(torch.device("cpu"))

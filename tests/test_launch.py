@@ -13,14 +13,13 @@ import pytest
 from d2it import jobs, slurm, slurm_jobs
 from d2it.config import load, paths
 from d2it.errors import UserError
+from d2it.gpus import joinable, visible_gpus
 from d2it.jobs import Job, LocalJob, run_here
 from d2it.launch import (
     Launcher,
     check_launcher,
-    joinable,
     launch,
     load_launcher,
-    visible_gpus,
 )
 from d2it.slurm_jobs import FRUITLESS, count_starts, make_executor
 from d2it.training.run_folder import Plan, make_plan

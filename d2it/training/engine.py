@@ -19,7 +19,15 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 
-from d2it.device import cpu_threads, find_accelerator, multiplies_bf16, processor
+from d2it.device import (
+    check_gpu,
+    cpu_threads,
+    cuda_error,
+    find_accelerator,
+    has_cuda,
+    multiplies_bf16,
+    processor,
+)
 from d2it.errors import UserError
 from d2it.files import write_json
 from d2it.training import state
@@ -67,9 +75,10 @@ def answered(run: str) -> Iterator[None]:
 
 def make_accelerator(plan: Plan, device: str) -> Accelerator:
     """Processes and device; for many processes, MASTER_ADDR, RANK, ... are in the environment."""
-    if device == "cuda" and not torch.cuda.is_available():
+    if device == "cuda" and not has_cuda():
         raise UserError(
-            "The launcher demands a CUDA GPU, but torch sees none: check the driver or use the CPU."
+            f"The launcher demands a CUDA GPU, but torch sees none ({cuda_error('cuda')}): check "
+            "the driver, or use the CPU."
         )
     threads = cpu_threads()
     cpu = device == "cpu" or find_accelerator() is None
@@ -86,6 +95,7 @@ def make_accelerator(plan: Plan, device: str) -> Accelerator:
             InitProcessGroupKwargs(timeout=stall_timeout() * (1 if cpu else 2)),
         ],
     )
+    check_gpu(accelerator.device)
     if cpu:  # the number of threads can change a sum's last bit
         torch.set_num_threads(threads)
     return accelerator
