@@ -1,7 +1,8 @@
 """One stage in many processes: each computes its share of the units, one puts them together.
 
 A unit is a range of indices between borders of blocks, and the file that it is computed into. So
-any number of shares gives the same bytes, and a unit that is there is not computed again.
+any number of shares gives the same bytes on one kind of device, which each file names
+(d2it/units.py), and a unit that is there is not computed again.
 `d2it <verb> ... --shard 2/8` computes the second of eight shares; the same command without it
 computes what is missing and writes the result. No torch is imported here.
 """

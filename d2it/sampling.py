@@ -2,7 +2,8 @@
 
 Image i is a function of (seed, i) and of the weights alone: its noise, its label and its map come
 from generators keyed by them, and images are computed in whole blocks that begin at multiples of
-`sampling.block`. So any process may draw any indices, in any order, and gets the same bytes.
+`sampling.block`. So any process may draw any indices, in any order, and gets the same bytes on one
+kind of CPU or GPU.
 """
 
 from collections.abc import Sequence

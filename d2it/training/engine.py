@@ -1,4 +1,5 @@
-"""The training loop: it ends with the same weights whether or not it was killed and resumed.
+"""The training loop: it ends with the same weights whether or not it was killed and resumed, to the
+bit on a CPU and to rounding on GPUs.
 
 DVAE, grain, content and DiT runs all go through `train`, in one process or in many, on CPU or GPU.
 """

@@ -23,7 +23,8 @@ class Trainer:
     """The global batch is `shards` micro-batches; each process computes an equal, contiguous part.
 
     Gradients are averaged over the shards of a process by accumulation and over processes by DDP.
-    Two halves commute and halving is exact, so with two shards one and two processes agree bitwise.
+    Two halves commute and halving is exact, so with two shards one and two processes agree bitwise
+    on a CPU.
     """
 
     def __init__(self, plan: Plan, task: Task, accelerator: Accelerator):
