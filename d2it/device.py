@@ -1,5 +1,6 @@
 """Where a stage computes: one GPU if there is one, else CPU threads (D2IT_THREADS, default 1)."""
 
+import ctypes
 import os
 import platform
 import socket
@@ -16,6 +17,7 @@ from d2it.errors import UserError
 from d2it.gpus import present_gpus, visible_gpus
 
 Device = torch.device | str
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in glibc's malloc.h
 
 
 def cpu_threads() -> int:
@@ -29,6 +31,18 @@ def cpu_threads() -> int:
     if threads < 1:
         raise UserError("D2IT_THREADS must be a whole number of CPU threads, e.g. 1.")
     return threads
+
+
+def keep_freed_memory() -> None:
+    """Let freed blocks stay with the process, for the next tensor.
+
+    glibc returns large ones to the kernel, which clears every page anew: a tenth of the seconds of
+    a DVAE's training, a quarter of Inception's. Elsewhere there is nothing to set.
+    """
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def find_accelerator() -> torch.device | None:
@@ -53,6 +67,7 @@ def find_accelerator() -> torch.device | None:
 def choose_device() -> torch.device:
     """The device of this process; on a CPU also its number of threads."""
     torch.set_num_threads(cpu_threads())
+    keep_freed_memory()
     device = find_accelerator() or torch.device("cpu")
     check_gpu(device)
     return device

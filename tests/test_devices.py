@@ -5,6 +5,9 @@ same tests show that they can run.
 """
 
 import copy
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -188,3 +191,24 @@ def test_grains(device):
         ),
     ):
         assert torch.equal(ours.cpu(), theirs)
+
+
+PAGES = """
+import resource
+import torch
+from d2it.device import keep_freed_memory
+
+keep_freed_memory()
+faults = []
+for _ in range(4):
+    torch.ones(2**25)  # 128 MiB, freed at once
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[3] - faults[1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone returns them")
+def test_freed_memory_serves_the_next_tensor():
+    """The kernel clears no page anew: a tensor of 32,768 pages finds those of the one before."""
+    done = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000

@@ -26,6 +26,7 @@ from d2it.device import (
     cuda_error,
     find_accelerator,
     has_cuda,
+    keep_freed_memory,
     multiplies_bf16,
     processor,
 )
@@ -99,6 +100,7 @@ def make_accelerator(plan: Plan, device: str) -> Accelerator:
     check_gpu(accelerator.device)
     if cpu:  # the number of threads can change a sum's last bit
         torch.set_num_threads(threads)
+        keep_freed_memory()
     return accelerator
 
 
