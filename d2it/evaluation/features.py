@@ -20,6 +20,7 @@ from d2it.data.fetch import weights_file
 from d2it.data.sources import find_source
 from d2it.device import Device
 from d2it.evaluation.blocks import by_rows, products
+from d2it.models.inception import inception
 from d2it.pools import cpus, in_order, threads
 
 BLOCK = 16
@@ -35,14 +36,11 @@ class Inception:
     def __init__(self, protocol: str = "clean", device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.sha256 = find_source("inception").sha256
-        network: Any = torch.jit.load(weights_file("inception"), map_location=self.device)
-        layers = dict(network.eval().net.layers.named_children())
+        script = torch.jit.load(weights_file("inception"), map_location="cpu")
+        layers = inception(script)
         cut = list(layers).index("mixed_6") + 1
         self.lower, self.upper = (
-            # Milliseconds an image on one thread: plain 146, channels_last weights 122, frozen 143,
-            # frozen with channels_last input 90 to 109 (optimize_for_inference adds nothing), all
-            # within 7e-6 of plain; two halves equal the whole bitwise.
-            torch.jit.freeze(torch.jit.script(nn.Sequential(*part).eval()))
+            nn.Sequential(*part).to(self.device)
             for part in (list(layers.values())[:cut], list(layers.values())[cut:])
         )
         self.resize = {"clean": resize_clean, "adm": resize_adm}[protocol]
@@ -85,16 +83,11 @@ class Inception:
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """The same features on every GPU of one model, in the first call and in the hundredth.
-
-    cuDNN takes algorithms by the shapes alone, not by their time, and no TF32; TorchScript does
-    not fuse operators after it has seen some calls.
+    """The same features on every GPU of one model: cuDNN takes algorithms by the shapes alone, not
+    by their time, and no TF32.
     """
     cudnn = torch.backends.cudnn
-    with (
-        cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-        torch.jit.optimized_execution(False),
-    ):
+    with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield
 
 
