@@ -10,6 +10,8 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ PROCESSES.set_forkserver_preload(
     ["d2it.training.engine", "torch._dynamo", "torch.distributed.tensor"]
 )
 MEASURED = {"grad_norm/critic", "images_per_second", "tflops", "data_wait", "memory_bytes"}
-SLOW = "pause=0.01"  # 40 steps in half a second: time to be killed in
+SLOW = "pause=0.02"  # 40 steps in half a second, two at a time: time to be killed in
 
 
 def start(folder: Path, *settings: str, world: int = 1, limit: int = 0) -> list:
@@ -179,7 +181,7 @@ def test_no_save_without_space(tmp_path: Path) -> None:
 
 def test_second_process_gets_one_sentence(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     folder = tmp_path / "run"
-    first = start(folder, "pause=0.2")
+    first = start(folder, "pause=0.4")
     for _ in range(300):
         if (folder / "heartbeat.json").exists():
             break
@@ -337,9 +339,10 @@ def test_nccl_has_twice_the_patience_of_gloo(
     from d2it.training import engine
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
-    monkeypatch.setattr(engine, "Accelerator", lambda **given: given)
-    given = engine.make_accelerator(tiny_run.tiny_plan(tmp_path), "auto")
-    [group] = [h for h in given["kwargs_handlers"] if hasattr(h, "timeout")]
+    asked: dict[str, Any] = {"device": torch.device("cpu")}
+    monkeypatch.setattr(engine, "Accelerator", lambda **given: SimpleNamespace(**asked | given))
+    made: Any = engine.make_accelerator(tiny_run.tiny_plan(tmp_path), "auto")
+    [group] = [h for h in made.kwargs_handlers if hasattr(h, "timeout")]
     assert group.timeout.total_seconds() == patience
 
 

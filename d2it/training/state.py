@@ -7,7 +7,8 @@
                    state.json             images seen, and the sha256 of the files above
     state/milestone-<images>/             model, power and state.json alone, kept for good
 
-Equal runs have equal bytes here, on one type of CPU: time, host and the number of processes stand in provenance.json.
+Equal runs have equal bytes here, on one type of CPU: time, host and the number of processes stand
+in provenance.json.
 """
 
 import os
