@@ -9,11 +9,12 @@ Shapes: z, noise (N, C, H, W); t (N,).
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from d2it.device import send
 from d2it.errors import UserError
 from d2it.grains import copy_within
 from d2it.pools import in_order, threads
@@ -130,23 +131,31 @@ def guided(
     eps = eps(null) + guidance (eps(y) - eps(null)) on the first `channels` of the noise, None: on
     all. (DiT's code guided three of four, a left-over; 1.5 on three is about 1.375 on four.) The
     variance is the class's own.
+
+    The host looks at the map here, once for all steps, and waits for a GPU if the map is there.
     """
 
-    maps = () if map is None else (map,)
+    def known(times: int) -> tuple[Any, ...]:
+        if map is None:
+            return ()
+        device, seen = next(network.parameters()).device, map.cpu().repeat(times, 1, 1)
+        return send(seen, device), cast(Any, network).live_windows(seen, device)
+
     if guidance == 1:
+        maps = known(1)
         return lambda x, t: network(x, t, y, *maps)
     classes = cast(int, network.classes)
     if y is None or not classes:
         raise UserError("Guidance needs a class-conditional network and labels: set guidance to 1.")
     labels = torch.cat([y, torch.full_like(y, classes)])
-    twice = tuple(m.repeat(2, 1, 1) for m in maps)
+    twice = known(2)
 
     def with_guidance(x: Tensor, t: Tensor) -> Tensor:
         both = network(x.repeat(2, 1, 1, 1), t.repeat(2), labels, *twice)
-        given, null = both.float().chunk(2)  # bf16 would round what guidance magnifies
+        of_class, null = both.float().chunk(2)  # bf16 would round what guidance magnifies
         some = slice(0, channels or x.shape[1])
-        result = given.clone()
-        result[:, some] = null[:, some] + guidance * (given[:, some] - null[:, some])
+        result = of_class.clone()
+        result[:, some] = null[:, some] + guidance * (of_class[:, some] - null[:, some])
         return result
 
     return with_guidance

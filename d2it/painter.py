@@ -11,7 +11,7 @@ from d2it.config.ratios import finest
 from d2it.config.recipe import data_of, digest, factors_of, kind_of, run_recipe
 from d2it.config.schema import Measured, Ratio
 from d2it.data.images import read_manifest
-from d2it.device import Device, send
+from d2it.device import Device
 from d2it.errors import UserError
 from d2it.grains import random_map
 from d2it.models.store import load_model, read_model, weights_name
@@ -75,8 +75,7 @@ class Maps(GrainMaps):
         one = self._random if self.source == "random" else self._true
         generators = [keyed(seed, "map", int(i)) for i in indices]
         classes = [None] * len(indices) if labels is None else labels.tolist()
-        maps = torch.cat([one(*pair) for pair in zip(generators, classes, strict=True)])
-        return send(maps, self.device)
+        return torch.cat([one(*pair) for pair in zip(generators, classes, strict=True)])
 
     def _random(self, generator: torch.Generator, label: int | None) -> Tensor:
         """Independent regions (Table 5's first row)."""

@@ -93,8 +93,7 @@ class GrainMaps:
     def draw(self, seed: int, indices: np.ndarray, labels: np.ndarray | None) -> Tensor:
         """A whole aligned block of maps; labels (n,) where the images have classes."""
         if self.cuts is not None:
-            flat = torch.zeros(len(indices), self.side, self.side, device=self.device)
-            return grain_map(flat, self.cuts)
+            return grain_map(torch.zeros(len(indices), self.side, self.side), self.cuts)
         assert self.grain is not None  # where it is not, maps are given or of another source
         # from the Dynamic Grain Transformer (section 3.2.2), of the same class
         shape = [self.grain.architecture[name] for name in ("grains", "side", "side")]
@@ -223,11 +222,11 @@ class Pipeline:
         with arithmetic(self.maps.device, self.sampling.precision):
             if map is None:
                 known = labels if self.network.architecture["classes"] else None
-                maps = self.maps.draw(seed, indices, known)
+                maps = self.maps.draw(seed, indices, known).cpu()
             else:
-                maps = send(torch.from_numpy(map), self.maps.device)
+                maps = torch.from_numpy(map)
             z = self._latents(seed, indices, labels, maps)
-        return Drawn(self._decode(z), maps.cpu().numpy(), labels)
+        return Drawn(self._decode(z), maps.numpy(), labels)
 
     def _labels(
         self, seed: int, indices: np.ndarray, label: int | Literal["random"] | None
@@ -241,7 +240,7 @@ class Pipeline:
         return np.full(len(indices), label)
 
     def _latents(self, seed: int, indices: np.ndarray, labels: np.ndarray, maps: Tensor) -> Tensor:
-        """(N, C, H_f, W_f), scaled as in training."""
+        """(N, C, H_f, W_f), scaled as in training. The maps are on the CPU."""
         settings, content, device = self.sampling, self.kind == "content", self.maps.device
         shape = [self.network.architecture[name] for name in ("channels", "side", "side")]
         model = guided(
@@ -251,6 +250,7 @@ class Pipeline:
             self.guidance,
             settings.guided_channels,
         )
+        maps = send(maps, device)
         z = sample(
             model,
             noise_of(seed, "noise", indices, shape, device),

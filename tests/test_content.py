@@ -5,6 +5,7 @@ import torch
 
 from d2it.errors import UserError
 from d2it.grains import constant_map, copy_within, to_grid
+from d2it.models.blocks import Modulation
 from d2it.models.content_transformer import ContentTransformer, from_windows, to_windows
 
 SMALL = dict(side=8, channels=2, grains=2, width=16, heads=2, layers=(1, 2), window=4, classes=3)
@@ -115,6 +116,38 @@ def test_leaving_out_windows_does_less_work():
     network.refine[0].blocks[0].register_forward_hook(lambda m, i, o: sizes.append(o.shape))
     network(z, t, y, map)
     assert sizes == [(1, 16, 16)]  # one of eight windows
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_windows_that_are_known_before_change_nothing(form):
+    """As sampling knows them: of all steps, and only those with fine regions."""
+    network = build(**form)
+    z, t, y, map = inputs(network)
+    sizes = []
+    network.refine[0].blocks[0].register_forward_hook(lambda m, i, o: sizes.append(len(o)))
+    with torch.no_grad():
+        dense = network(z, t, y, map)
+        live = network(z, t, y, map, network.live_windows(map, z.device))
+    assert torch.allclose(live, dense, atol=1e-6)
+    assert sizes[1] < sizes[0]
+
+
+def test_windows_share_their_images_vectors_exactly_in_bf16():
+    """The gradient of 64 windows is rounded once, not after each is added."""
+    torch.manual_seed(0)
+    layer = Modulation(32, 2)
+    rows = torch.arange(2).repeat_interleave(64)
+    c, back = torch.randn(2, 32), torch.rand(128, 64)
+
+    def gradient(rows: torch.Tensor | None, back: torch.Tensor) -> torch.Tensor:
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            vectors = torch.cat(layer(c, rows), dim=1)
+        vectors.backward(back.to(vectors.dtype))
+        return layer[1].bias.grad
+
+    summed = back.bfloat16().float().view(2, 64, 64).sum(1)
+    assert torch.equal(gradient(rows, back), gradient(None, summed))
 
 
 def test_refinenet_starts_as_no_correction():

@@ -112,7 +112,9 @@ def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = 
             drawn = joined([load_file(unit.path) for unit in units])
             metrics = compare(names, drawn, judge.reference, settings.neighbours, judge.device)
             if "nearest" in judge.metrics:  # 1: as far from the training images as unseen ones are
-                distance = nearest_distance(drawn["features"], judge.reference.features)
+                distance = nearest_distance(
+                    drawn["features"], judge.reference.features, judge.device
+                )
                 metrics["nearest"] = distance / judge.held_out_distance
             if "obedience" in drawn:
                 metrics["obedience"] = float(drawn["obedience"].mean())

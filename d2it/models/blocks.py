@@ -179,7 +179,10 @@ class Modulation(nn.Sequential):
 
     def forward(self, c: Tensor, rows: Tensor | None = None) -> tuple[Tensor, ...]:
         modulation = super().forward(c)
-        return (modulation if rows is None else modulation[rows]).chunk(self.parts, dim=1)
+        if rows is not None:
+            # In bf16 each addition to the gradient of an image's vectors would be rounded.
+            modulation = modulation.float()[rows].to(modulation.dtype)
+        return modulation.chunk(self.parts, dim=1)
 
 
 class Block(nn.Module):

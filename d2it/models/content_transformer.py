@@ -12,11 +12,14 @@ or finer. k = 2 is the paper.
 Shapes: z and noise (N, C, H, W); map (N, h, w) with H = 2^(k-1) h; tokens (N, T, width).
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from d2it.device import send
 from d2it.errors import UserError
 from d2it.grains import mean_within, to_grid
 from d2it.models.blocks import (
@@ -113,6 +116,18 @@ def from_windows(windows: Tensor, side: int, window: int) -> Tensor:
     return grid.reshape(-1, side, side, channels)
 
 
+@dataclass(frozen=True)
+class Windows:
+    """What a RefineNet is told by the grain maps alone, which stay as they are in sampling."""
+
+    cells: Tensor  # (N, side, side), each token's grain
+    live: Tensor  # (L,), which of the N windows^2 are computed
+    all: bool
+
+    def to(self, device: torch.device) -> "Windows":
+        return Windows(send(self.cells, device), send(self.live, device), self.all)
+
+
 class RefineNet(nn.Module):
     """eps_2* = RefineNet(eps_2, z_noised, P_S, c) (Eq 8) for the regions of grain `grain` or finer.
 
@@ -158,25 +173,23 @@ class RefineNet(nn.Module):
         z: Tensor,
         c: Tensor,
         grains: nn.Embedding,
-        map: Tensor,
+        windows: Windows,
         checkpointing: bool,
     ) -> Tensor:
         """The change of `noise`, (N, C or 2C, H, W); coarser cells are to ignore it."""
-        cells = to_grid(map, self.side // map.shape[-1])  # (N, side, side), each token's grain
-        x = self.embed(noise, z, grains, cells)
-        live = self.live_windows(cells)
+        x = self.embed(noise, z, grains, windows.cells)
+        refined = x if windows.all else x[windows.live]  # (L, window^2, width)
         per_image = (self.side // self.window) ** 2
         # adaLN's vectors are computed once per image and shared by its windows
-        images, places = live // per_image, live % per_image
-        refined = x[live] if self.skip else x  # (L, window^2, width)
+        images, places = windows.live // per_image, windows.live % per_image
         for block, bias in zip(self.blocks, self.biases, strict=True):
             refined = run_block(
                 block, refined, c, bias(places), images, checkpointing=checkpointing
             )
         refined = self.head(refined, c, images)
-        if self.skip:
+        if not windows.all:
             blank = refined.new_zeros(len(x), *refined.shape[1:])
-            refined = blank.index_put((live,), refined)
+            refined = blank.index_put((windows.live,), refined)
         tokens = from_windows(refined, self.side, self.window).flatten(1, 2)
         return unpatchify(tokens, self.patch)
 
@@ -187,14 +200,16 @@ class RefineNet(nn.Module):
         x = x + self.positions + grains(cells).flatten(1, 2)
         return to_windows(x.unflatten(1, (self.side, self.side)), self.window)
 
-    def live_windows(self, cells: Tensor) -> Tensor:
-        """Indices of the windows to compute: all, or with `skip` those with such regions."""
+    def windows(self, map: Tensor, skip: bool) -> Windows:
+        """All windows, or with `skip` those with such regions."""
+        cells = to_grid(map, self.side // map.shape[-1])
         finest = to_windows(cells[..., None], self.window).amax(dim=(1, 2))
-        if not self.skip:
-            return torch.arange(len(finest), device=cells.device)
+        if not skip:
+            return Windows(cells, torch.arange(len(finest), device=cells.device), True)
         live = (finest >= self.grain).nonzero()[:, 0]
         # never none, so that every parameter has a gradient in every step, if only of zeros
-        return live if len(live) else live.new_zeros(1)
+        live = live if len(live) else live.new_zeros(1)
+        return Windows(cells, live, len(live) == len(finest))
 
 
 class ContentTransformer(nn.Module):
@@ -270,21 +285,39 @@ class ContentTransformer(nn.Module):
         self.refine_condition = nn.ModuleList(Condition(width, classes) for _ in own)
         self.refine_grain = nn.ModuleList(table(grains, width) for _ in own)
 
-    def forward(self, z: Tensor, t: Tensor, y: Tensor | None, map: Tensor) -> Tensor:
-        """z (N, C, H, W), t (N,), y (N,) or None, map (N, h, w) int64 -> (N, C or 2C, H, W)."""
+    def forward(
+        self,
+        z: Tensor,
+        t: Tensor,
+        y: Tensor | None,
+        map: Tensor,
+        windows: Sequence[Windows] | None = None,
+    ) -> Tensor:
+        """z (N, C, H, W), t (N,), y (N,) or None, map (N, h, w) int64 -> (N, C or 2C, H, W).
+
+        `windows` are of this map, where they are known already.
+        """
         self.check(z, map)
+        nets = cast(list[RefineNet], self.refine)
+        if windows is None:
+            windows = [refine.windows(map, refine.skip) for refine in nets]
         c = self.condition(t, y)
         tokens = self.multi_grained(z, c, self.grain(map).flatten(1, 2), self.checkpointing)  # Eq 6
         noise = self.router(tokens, c, map).to(z.dtype)  # autocast ends here
         noise = self.one_code(noise, map)  # Eq 7
         cells = to_grid(map, self.patch)[:, None]  # (N, 1, H, W)
-        for i, refine in enumerate(cast(list[RefineNet], self.refine)):
+        for i, (refine, which) in enumerate(zip(nets, windows, strict=True)):
             own_c = self.refine_condition[i](t, y) if self.refine_condition else c
             own_grain = self.refine_grain[i] if self.refine_grain else self.grain
-            change = refine(noise, z, own_c, own_grain, map, self.checkpointing)  # Eq 8
+            change = refine(noise, z, own_c, own_grain, which, self.checkpointing)  # Eq 8
             change = torch.where(cells >= refine.grain, change.to(z.dtype), 0)
             noise = noise + self.one_code(change, map)  # Eq 9
         return noise
+
+    def live_windows(self, map: Tensor, device: torch.device) -> list[Windows]:
+        """Of each RefineNet, for many forward passes with one map, which is on the CPU."""
+        nets = cast(list[RefineNet], self.refine)
+        return [refine.windows(map, skip=True).to(device) for refine in nets]
 
     def one_code(self, noise: Tensor, map: Tensor) -> Tensor:
         """The cells of a code share one noise, and stay equal to the bit when sampled."""
