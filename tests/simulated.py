@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 DEVICE = torch.device  # set below, once the device has its name
+CHOICE = "ACCELERATE_TORCH_DEVICE"  # what accelerate, and d2it with it, takes for the device
 LIBRARY = str(Path(__file__).parents[1] / "d2it") + os.sep
 
 
@@ -71,16 +72,15 @@ def _note(what: str) -> None:
 @contextmanager
 def chosen() -> Iterator[None]:
     """Within the block d2it and accelerate take the simulated device, as they would a GPU."""
-    name = "ACCELERATE_TORCH_DEVICE"
-    before = os.environ.get(name)
-    os.environ[name] = str(DEVICE)
+    before = os.environ.get(CHOICE)
+    os.environ[CHOICE] = str(DEVICE)
     forget_accelerator()
     try:
         yield
     finally:
-        os.environ.pop(name)
+        os.environ.pop(CHOICE)
         if before is not None:
-            os.environ[name] = before
+            os.environ[CHOICE] = before
         forget_accelerator()
 
 
@@ -227,6 +227,10 @@ def _simulated(x: Any) -> Any:
 
 class _Backend(backend_registration._DummyBackendModule):
     """What torch asks of `torch.sim`."""
+
+    def is_available(self) -> bool:
+        """While it is chosen: else fake tensors would take this for a machine with a GPU."""
+        return os.environ.get(CHOICE) == str(DEVICE)
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
