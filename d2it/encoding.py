@@ -20,14 +20,15 @@ from d2it.config.ratios import at_least
 from d2it.config.recipe import digest, factors_of, latents_recipe, ratio_key, run_recipe
 from d2it.config.schema import Ratio
 from d2it.data.images import PackedImages, open_images
-from d2it.device import choose_device
+from d2it.device import choose_device, device_name
 from d2it.errors import UserError
-from d2it.files import atomic_path, file_digest, read_json, require_space, write_json
+from d2it.files import atomic_path, file_digest, read_json, require_space, write_json, write_text
 from d2it.grains import entropy_map, grain_map
 from d2it.latents import FORMAT, MIRRORS, VERSION, Latents, shard_arrays
 from d2it.models.dvae import to_network
 from d2it.models.store import load_model, read_model
 from d2it.thresholds import cuts_of
+from d2it.units import kinds_of
 
 SPLITS = ("train", "test")
 BLOCK = 32  # images encoded together; borders of shards are multiples of it
@@ -133,7 +134,8 @@ class Encoding:
             name: {"bytes": size, "sha256": file_digest(self.folder / name)}
             for name, size in sizes.items()
         }
-        for stale in self.folder.glob(".*.part"):
+        kinds_of((path.read_text() for path in self._notes()), f"Latents of {self.name}")
+        for stale in (*self.folder.glob(".*.part"), *self._notes()):
             stale.unlink()
         listed = {
             split: {"count": len(images), "shards": shards_of(split, len(images))}
@@ -172,6 +174,10 @@ class Encoding:
                     stale.unlink()
                 write_json(self.folder / UNFINISHED, self.header)
 
+    def _notes(self) -> list[Path]:
+        """Beside each shard until all are there, what it was computed on."""
+        return list(self.folder.glob(".*.device"))
+
     def _has(self, name: str) -> bool:
         return (self.folder / name).exists()
 
@@ -183,6 +189,7 @@ class Encoding:
         }
 
     def _shard(self, images: PackedImages, first: int, shard: Shard, bar: tqdm) -> None:
+        write_text(self.folder / f".{shard['name']}.device", device_name(self.device))
         with self._writing(shard) as arrays:
             arrays["labels"][:] = images.labels[first : first + shard["count"]]
             for start in range(0, shard["count"], BLOCK):

@@ -22,15 +22,20 @@ def save_unit(arrays: dict[str, np.ndarray], path: Path, device: Device) -> None
 
 def devices_of(paths: Iterable[Path], what: str) -> list[str]:
     """What the units of `what` were computed on; a warning where that is several kinds."""
-    found = set()
+    found = []
     for path in paths:
         with safe_open(path, "numpy") as file:
-            found.add((file.metadata() or {}).get("device", "a device that is not recorded"))
+            found.append((file.metadata() or {}).get("device", "a device that is not recorded"))
+    return kinds_of(found, what)
+
+
+def kinds_of(devices: Iterable[str], what: str) -> list[str]:
+    """Each once; a warning where `what` was computed on several."""
+    found = sorted(set(devices))
     if len(found) > 1:
         warnings.warn(
-            f"{what} was computed on several kinds of device ({'; '.join(sorted(found))}), which "
-            "round differently: on one kind (`constraint` in a launcher) it would be the same to "
-            "the bit every time.",
+            f"{what}: computed on several kinds of device ({'; '.join(found)}), which round "
+            "differently; on one kind (`constraint` in a launcher) no bit would ever differ.",
             stacklevel=2,
         )
-    return sorted(found)
+    return found

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from d2it import cli, encoding, provenance
+from d2it import arrays, cli, encoding, provenance
 from d2it.arrays import Share
 from d2it.config import Config, load, paths
 from d2it.device import processor
@@ -77,7 +77,7 @@ def test_units_of_several_kinds_of_gpu_are_told(config: Config, whole: bytes) ->
     assert cli.main([*COMMAND, "--shard", "1/1"]) == 0
     one = units(config)[1]
     save_file(load_file(one), one, {"device": "NVIDIA H200"})
-    with pytest.warns(UserWarning, match="main of dit_b was computed on several kinds.*; NVIDIA H"):
+    with pytest.warns(UserWarning, match="main of dit_b: computed on several kinds.*; NVIDIA H20"):
         assert cli.main(COMMAND) == 0
     assert provenance.of_run(config, RUN)["devices"] == sorted([processor(), "NVIDIA H200"])
     assert forgotten(config) == whole
@@ -87,6 +87,24 @@ def test_units_of_several_kinds_of_gpu_are_told(config: Config, whole: bytes) ->
         assert cli.main(COMMAND) == 0
     assert provenance.of_run(config, RUN)["devices"] == [processor()]
     assert forgotten(config) == whole
+
+
+def test_each_process_has_a_gpu_by_the_name_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In turn, numbers and UUIDs alike; a real process says what it was given."""
+    told = tmp_path / "python"
+    told.write_text('#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES"\n')
+    told.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(told))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937,MIG-46f0")
+    read, write = os.pipe()
+    with open(tmp_path / "log", "w") as log:
+        for part in (1, 2, 3):
+            arrays._start([], Share(part, 3), log, write).wait()
+    os.close(write)
+    with open(read) as said:
+        assert said.read().split() == ["GPU-8932f937", "MIG-46f0", "GPU-8932f937"]
 
 
 def start(*words: str) -> subprocess.Popen[str]:
@@ -155,7 +173,9 @@ def test_shares_of_latents(config: Config, monkeypatch: pytest.MonkeyPatch) -> N
         assert encoding.encode(config, "dvae", Share(part, 2))
         assert not (folder / "manifest.json").exists()
     monkeypatch.delattr(encoding.Encoding, "_shard")
-    assert encoding.encode(config, "dvae")
+    (folder / ".train-00000.device").write_text("NVIDIA H200")
+    with pytest.warns(UserWarning, match="Latents of dvae: computed on several kinds.*H200"):
+        assert encoding.encode(config, "dvae")
     assert contents(folder) == before
 
 

@@ -1,6 +1,8 @@
 """Saving beside training: what is written is what was there, whole, one after another."""
 
+import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,10 @@ from safetensors.torch import save_file
 import tests.simulated as simulated
 from d2it.errors import UserError
 from d2it.training import state
+from d2it.training.engine import Loop, make_accelerator
 from d2it.training.saver import Contents, Saver
+from d2it.training.stop import Stopped
+from tests.tiny_run import TinyTask, tiny_plan
 
 CPU = torch.device("cpu")
 
@@ -90,3 +95,54 @@ def test_a_write_that_failed_is_heard_of_once(look: Callable[[Saver], None]) -> 
         look(saver)
     saver.check()
     saver.close()
+
+
+@pytest.fixture
+def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
+    """A training whose disk is slow."""
+    digests = state.folder_files
+
+    def slow(folder: Path) -> dict:
+        time.sleep(0.3)
+        return digests(folder)
+
+    monkeypatch.setattr(state, "folder_files", slow)
+    plan = tiny_plan(tmp_path, milestones=(208,))
+    return Loop(plan, TinyTask(plan.training), make_accelerator(plan, "cpu"), 0.0)
+
+
+def test_a_signal_and_the_end_wait_for_the_disk(loop: Loop) -> None:
+    plan = loop.plan
+    loop.stop.received = signal.SIGTERM
+    with pytest.raises(Stopped):
+        loop.run()
+    assert state.read(state.state_folder(plan.state, 16)).images == 16
+    Loop(plan, TinyTask(plan.training), loop.accelerator, 0.0).run()
+    assert (plan.folder / "done.json").exists()
+    for folder in (state.state_folder(plan.state, 640), state.milestone_folder(plan.state, 208)):
+        state.read(folder)
+    assert sorted(path.name for path in plan.state.iterdir()) == [
+        "000000000560",
+        "000000000640",
+        "milestone-208",
+    ]
+
+
+@pytest.mark.parametrize("images", [16, 80, 640])
+def test_a_disk_that_fills_up_ends_the_run_with_its_sentence(
+    loop: Loop, images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the last write of all, or that of a signal: no step would hear of these."""
+    loop.stop.received = signal.SIGTERM if images == 16 else 0
+    save = state.save
+
+    def full(folder: Path, at: int, *rest: object) -> None:
+        if at == images:
+            raise UserError("free some space")
+        save(folder, at, *rest)
+
+    monkeypatch.setattr(state, "save", full)
+    with pytest.raises(UserError, match="free some space"):
+        loop.run()
+    assert not (loop.plan.folder / "done.json").exists()
+    assert not state.state_folder(loop.plan.state, images).exists()

@@ -124,7 +124,7 @@ def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = 
         held_out = noise_errors(judge, painter, recipe["epsilon_images"])
         nothing = dict.fromkeys(held_out)
         paths = [unit.path for unit in units_of(judge, n, shard, parts)]
-        devices = devices_of(paths, f"The evaluation {label} of {judge.run}")
+        devices = devices_of(paths, f"Evaluation {label} of {judge.run}")
         return Evaluated(metrics | held_out, spread | nothing, recipe, pictures[0], devices)
 
     return judge.remember(label, recipe, compute)

@@ -226,7 +226,7 @@ def write_reference(
     compute_features(pictures, recipe["protocol"], list(widths), own, parts)
     if share is not None:
         return
-    devices_of((part_of(parts, span) for span in spans), f"The reference of {pictures.name}")
+    devices_of((part_of(parts, span) for span in spans), f"Reference of {pictures.name}")
     with atomic_folder(folder) as temporary:
         whole = {
             what: np.lib.format.open_memmap(temporary / f"{what}.npy", "w+", np.float32, (n, width))

@@ -23,7 +23,7 @@ def refused(training: Training, *parts: str, **changes: str) -> None:
         ("resources.account=nobodys", "(Invalid account or account/partition combination"),
         ("resources.constraint=h900", "(Invalid feature specification)"),
         ("resources.gpus=9", "(Requested node configuration is not available)"),
-        ("'resources.extra={mem: 900T}'", "(Memory specification can not be satisfied)"),
+        ("'resources.extra={mem: 900T}'", "(Requested node configuration is not available)"),
         ("'resources.extra={mooon: 1}'", "(unrecognized option '--mooon=1')"),
     ],
 )
