@@ -89,21 +89,35 @@ def stirred(task: Task) -> Task:
     return task
 
 
-def train(config: Config, run: str, there: bool, **changes: object) -> Outcome:
-    """The steps of a run on the simulated accelerator or on the CPU."""
+def with_training(config: Config, run: str, **changes: object) -> Config:
+    """The configuration with other settings of how runs of this kind are trained."""
     training = dataclasses.replace(getattr(config.training, kind_of(config, run)), **changes)
     table = dataclasses.replace(config.training, **{kind_of(config, run): training})
-    config = dataclasses.replace(config, training=table)
+    return dataclasses.replace(config, training=table)
+
+
+def feed_of(trainer: Trainer, pin: bool) -> Feed:
+    plan, task = trainer.plan, trainer.task
+    order = Order(plan.seed, task.size)
+    feed = Feed(task, order, plan.seed, BATCH, plan.training.shards, trainer.mine, pin)
+    feed.start(0, STEPS * BATCH)
+    return feed
+
+
+def train(config: Config, run: str, there: bool, **changes: object) -> Outcome:
+    """The steps of a run on the simulated accelerator or on the CPU."""
+    config = with_training(config, run, **changes)
     with simulated.chosen() if there else contextlib.nullcontext():
-        plan, task = make_plan(config, run), stirred(make_task(config, run))
-        return take_steps(Trainer(plan, task, make_accelerator(plan, "auto")))
+        return take_steps(make_trainer(config, run))
+
+
+def make_trainer(config: Config, run: str) -> Trainer:
+    plan, task = make_plan(config, run), stirred(make_task(config, run))
+    return Trainer(plan, task, make_accelerator(plan, "auto"))
 
 
 def take_steps(trainer: Trainer) -> Outcome:
-    plan, task, waits = trainer.plan, trainer.task, []
-    order, on_cpu = Order(plan.seed, task.size), trainer.device.type == "cpu"
-    feed = Feed(task, order, plan.seed, BATCH, plan.training.shards, trainer.mine, not on_cpu)
-    feed.start(0, STEPS * BATCH)
+    waits, feed = [], feed_of(trainer, pin=trainer.device.type != "cpu")
     for images in range(0, STEPS * BATCH, BATCH):
         shards = feed.take()
         with simulated.waits() as found:
