@@ -37,13 +37,14 @@ from d2it.config import load
 from d2it.config.schema import Precision
 from d2it.device import arithmetic, compile_blocks, multiplies_bf16
 from d2it.diffusion import guided
-from d2it.grains import entropy_map, to_grid
+from d2it.grains import entropy_map
 from d2it.models import blocks
 from d2it.models.architecture import architecture
 from d2it.models.blocks import unpatchify
 from d2it.models.content_transformer import (
     ContentTransformer,
     RefineNet,
+    Windows,
     from_windows,
     to_windows,
 )
@@ -115,21 +116,21 @@ class FineAlone(RefineNet):
         z: Tensor,
         c: Tensor,
         grains: nn.Embedding,
-        map: Tensor,
+        windows: Windows,
         checkpointing: bool,
     ) -> Tensor:
-        cells = to_grid(map, self.side // map.shape[-1])
+        cells = windows.cells
         x = self.embed(noise, z, grains, cells)
         fine = to_windows(cells[..., None], self.window)[..., 0] >= self.grain  # (L, window^2)
         found = x.new_zeros(*x.shape[:2], self.head.linear.out_features)
         per_image = (self.side // self.window) ** 2
         for count in fine.sum(1).unique().tolist():
-            windows = (fine.sum(1) == count).nonzero()[:, 0]
-            places = fine[windows].nonzero()[:, 1].view(len(windows), count)
-            which = windows[:, None], places
-            images, refined = windows // per_image, x[which]  # (windows, count, width)
+            chosen = (fine.sum(1) == count).nonzero()[:, 0]
+            places = fine[chosen].nonzero()[:, 1].view(len(chosen), count)
+            which = chosen[:, None], places
+            images, refined = chosen // per_image, x[which]  # (windows, count, width)
             for block, bias in zip(self.blocks, self.biases, strict=True):
-                (scores,) = bias(windows % per_image)  # (heads, window^2, window^2)
+                (scores,) = bias(chosen % per_image)  # (heads, window^2, window^2)
                 scores = scores[:, places[:, :, None], places[:, None]].transpose(0, 1)
                 refined = block(refined, c, scores, images)
             found = found.index_put(which, self.head(refined, c, images))

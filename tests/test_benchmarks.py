@@ -143,7 +143,8 @@ def test_fine_codes_alone_are_another_visibility_and_the_same_where_all_are_fine
     coarse = to_grid(mixed, 2)[:, None] == 0
     for net, sees in zip(refine, (True, False), strict=True):
         told = [
-            net(noise, x, c, usual.grain, mixed, False) for x in (z, torch.where(coarse, -z, z))
+            net(noise, x, c, usual.grain, net.windows(mixed, False), False)
+            for x in (z, torch.where(coarse, -z, z))
         ]
         same = torch.allclose(*(torch.where(coarse, 0, one) for one in told), atol=1e-6)
         assert same is not sees
