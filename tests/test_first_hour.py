@@ -116,6 +116,11 @@ def test_a_busy_gpu_is_named_with_who_computes_there():
     assert "process 4242, python3, 121000 MiB" in complaint and "CUDA_VISIBLE_DEVICES" in complaint
 
 
+def test_a_gpu_that_cannot_add_is_wrong():
+    [complaint] = machine.complaints([Device("H100", "a", 0.0, 80.0, "CUDA error: ECC")], [])
+    assert complaint == "GPU 0 cannot compute (CUDA error: ECC): use another node"
+
+
 def test_gpus_of_two_kinds_are_wrong():
     mixed = [Device("A100", "a", 80.0, 80.0), Device("H100", "b", 80.0, 80.0)]
     [complaint] = machine.complaints(mixed, [])
@@ -138,7 +143,7 @@ def test_what_the_others_need_ends_everything_if_it_is_refused(tmp_path, monkeyp
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with (
         Runner(tmp_path / "first-hour") as run,
-        pytest.raises(UserError, match="cannot use the GPU|without CUDA"),
+        pytest.raises(UserError, match="torch cannot use the GPU of this node"),
     ):
         run.run(A100, Check("machine"), needed=True)
 

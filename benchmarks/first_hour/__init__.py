@@ -1,7 +1,8 @@
 """The first hour on a GPU node: does everything work here, and is it as fast as planned?
 
     make first-hour                  on a GPU node
-    make first-hour SLURM=1          as a Slurm job, by the launcher's settings
+    make first-hour SLURM=1          as a Slurm job of D2IT_LAUNCHER, or of
+                                     LAUNCHER="slurm resources.partition=gpu"
     make first-hour SIMULATED=1      every check at a tiny size, on a simulated device
 
 No data set is needed. Each check runs the project's own code at the published sizes and prints one

@@ -12,8 +12,7 @@ from benchmarks.first_hour.slurm import submitted
 from d2it.config.paths import runs_folder
 from d2it.errors import UserError
 from d2it.files import write_json
-from d2it.gpus import identify
-from d2it.launch import visible_gpus
+from d2it.gpus import identify, visible_gpus
 from d2it.report.text import markdown_table
 
 NO_GPU = (

@@ -1,6 +1,7 @@
 """The node: versions, GPUs and their links, free memory, and who else computes there."""
 
 import csv
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from benchmarks.common import hardware
 from benchmarks.first_hour.outcome import Found
 from benchmarks.first_hour.setting import Setting
+from d2it.device import cuda_error, has_cuda
 from d2it.errors import UserError
 
 TAKEN = 1 / 8  # of a GPU's memory: when more is, it is busy
@@ -21,6 +23,7 @@ class Device:
     uuid: str
     free: float  # GB
     total: float
+    error: str | None = None  # where it cannot add one and one
 
 
 def looked_at(setting: Setting) -> Found:
@@ -31,7 +34,7 @@ def looked_at(setting: Setting) -> Found:
     told = smi("--query-compute-apps=gpu_uuid,pid,process_name,used_memory")  # before we are one
     devices = visible_devices()
     apps = strangers(told, devices)
-    links = smi("topo", "-m")
+    links = re.sub(r"\x1b\[[0-9;]*m", "", smi("topo", "-m"))  # of its heading
     driver = smi("--query-gpu=driver_version").partition("\n")[0]
     facts = hardware("cuda") | {
         "gpus": len(devices),
@@ -53,24 +56,18 @@ def looked_at(setting: Setting) -> Found:
 
 
 def visible_devices() -> list[Device]:
-    if torch.version.cuda is None:
+    if not has_cuda():
         raise UserError(
-            "This torch was built without CUDA: make the environment with `make setup`."
+            f"torch cannot use the GPU of this node ({cuda_error('cuda')}): it wants a driver for "
+            f"CUDA {torch.version.cuda}; choose another node, or ask the administrator."
         )
-    try:
-        torch.cuda.init()
-    except RuntimeError as error:
-        told = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"torch cannot use the GPU ({told}): it needs a driver for CUDA {torch.version.cuda}; "
-            "choose another node, or ask the administrator."
-        ) from None
-    found = []
-    for i in range(torch.cuda.device_count()):
-        known, memory = torch.cuda.get_device_properties(i), torch.cuda.mem_get_info(i)
-        free, total = (count / 1e9 for count in memory)
-        found.append(Device(known.name, f"GPU-{known.uuid}", free, total))
-    return found
+    return [device_of(torch.device("cuda", i)) for i in range(torch.cuda.device_count())]
+
+
+def device_of(device: torch.device) -> Device:
+    known, error = torch.cuda.get_device_properties(device), cuda_error(device)
+    free, total = (0, known.total_memory) if error else torch.cuda.mem_get_info(device)
+    return Device(known.name, f"GPU-{known.uuid}", free / 1e9, total / 1e9, error)
 
 
 def smi(*arguments: str) -> str:
@@ -104,7 +101,9 @@ def complaints(devices: list[Device], apps: list[tuple[str, str]]) -> list[str]:
             "with CUDA_VISIBLE_DEVICES"
         )
     for number, one in enumerate(devices):
-        if one.free < (1 - TAKEN) * one.total:
+        if one.error:
+            found.append(f"GPU {number} cannot compute ({one.error}): use another node")
+        elif one.free < (1 - TAKEN) * one.total:
             who = "; ".join(text for uuid, text in apps if uuid == one.uuid) or "nobody we can see"
             found.append(
                 f"GPU {number} is busy, {one.free:.0f} of {one.total:.0f} GB are free ({who}): "
