@@ -15,6 +15,7 @@ from torch import nn
 import tests.simulated as simulated
 from d2it.calibration import calibrate
 from d2it.config import Config, paths
+from d2it.config.recipe import sampling_recipe
 from d2it.config.schema import Measured
 from d2it.device import choose_device
 from d2it.encoding import encode
@@ -146,6 +147,23 @@ def test_samples_are_the_cpus_and_waited_for_at_the_end_of_a_block(config, run, 
     # it sees the maps that a network has drawn, to know how many windows there are
     looks = int(painter.maps.grain is not None)
     assert first[-1] - first[0] == second[-1] - second[0] == looks, found
+
+
+def test_blocks_are_compiled_for_sampling_where_it_is_asked_for(config):
+    def compiled(**sampling: Any) -> list[bool]:
+        painter = painter_of(config, "d2it_b", {}, **sampling)
+        parts = (painter.network, painter.maps.grain, painter.dvae)
+        return [
+            any(module._compiled_call_impl is not None for module in part.network.modules())
+            for part in parts
+        ]
+
+    assert compiled(compile=True) == [False] * 3
+    with simulated.chosen():
+        assert compiled() == [False] * 3
+        assert compiled(compile=True) == [True, True, False]
+    asked = dataclasses.replace(config.sampling, compile=True)
+    assert sampling_recipe(asked) == sampling_recipe(config.sampling)
 
 
 def test_samples_in_bf16(config):

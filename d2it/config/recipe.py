@@ -163,7 +163,8 @@ def run_recipe(config: Config, run: str) -> Recipe:
 
 def sampling_recipe(sampling: Sampling) -> Recipe:
     settings = asdict(sampling)
-    settings.pop("precision")
+    for key in ("precision", "compile"):
+        settings.pop(key)
     return settings | precision_recipe(sampling)
 
 

@@ -148,6 +148,7 @@ class Sampling:
     )
     block: int = 16  # images computed together; borders of shards are borders of blocks
     precision: Precision = "fp32"  # of the transformers; see d2it.device.arithmetic
+    compile: bool = False  # torch.compile each block of them (never on CPU); rounds otherwise
 
 
 @dataclass(frozen=True)
