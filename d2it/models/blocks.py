@@ -156,7 +156,8 @@ class Attention(nn.Module):
         """x (B, T, h), bias broadcastable to (B, heads, T, T) -> (B, T, h)."""
         b, t, h = x.shape
         qkv = self.qkv(x).view(b, t, 3, self.heads, h // self.heads).permute(2, 0, 3, 1, 4)
-        q, k, v = self.q_norm(qkv[0]), self.k_norm(qkv[1]), qkv[2]  # (B, heads, T, h / heads)
+        q, k, v = qkv.unbind()  # (B, heads, T, h / heads); its gradients are joined in one copy
+        q, k = self.q_norm(q), self.k_norm(k)
         if bias is not None:
             bias = bias.to(q.dtype).expand(b, self.heads, t, t)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
