@@ -70,10 +70,12 @@ def _note(what: str) -> None:
 
 
 @contextmanager
-def chosen() -> Iterator[None]:
-    """Within the block d2it and accelerate take the simulated device, as they would a GPU."""
+def chosen(device: str = "sim:0") -> Iterator[None]:
+    """Within the block d2it and accelerate take the simulated device, as they would a GPU, or this
+    one.
+    """
     before = os.environ.get(CHOICE)
-    os.environ[CHOICE] = str(DEVICE)
+    os.environ[CHOICE] = device
     forget_accelerator()
     try:
         yield

@@ -104,10 +104,10 @@ def feed_of(trainer: Trainer, pin: bool) -> Feed:
     return feed
 
 
-def train(config: Config, run: str, there: bool, **changes: object) -> Outcome:
-    """The steps of a run on the simulated accelerator or on the CPU."""
+def train(config: Config, run: str, device: str = "sim:0", **changes: object) -> Outcome:
+    """The steps of a run on the simulated accelerator or on another device."""
     config = with_training(config, run, **changes)
-    with simulated.chosen() if there else contextlib.nullcontext():
+    with simulated.chosen(device):
         return take_steps(make_trainer(config, run))
 
 
@@ -116,11 +116,24 @@ def make_trainer(config: Config, run: str) -> Trainer:
     return Trainer(plan, task, make_accelerator(plan, "auto"))
 
 
+@contextlib.contextmanager
+def forbidden_waits(device: torch.device, first: bool) -> Iterator[None]:
+    """On a GPU torch itself raises where the host would wait, in all steps but the first."""
+    if device.type != "cuda" or first:
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def take_steps(trainer: Trainer) -> Outcome:
     waits, feed = [], feed_of(trainer, pin=trainer.device.type != "cpu")
     for images in range(0, STEPS * BATCH, BATCH):
         shards = feed.take()
-        with simulated.waits() as found:
+        with simulated.waits() as found, forbidden_waits(trainer.device, first=not images):
             trainer.step(shards, images)
         waits.append(found)
     feed.close()
@@ -170,10 +183,10 @@ def assert_only_uploads(waits: list[Wait]) -> None:
     ],
 )
 def test_steps_wait_for_nothing_and_give_the_cpus_numbers(config, run, changes):
-    found = train(config, run, True, **changes)
+    found = train(config, run, **changes)
     assert_only_uploads(found.waits[0])
     assert found.waits[1:] == [[], []]
-    assert_equal(found, train(config, run, False, **changes))
+    assert_equal(found, train(config, run, "cpu", **changes))
 
 
 @pytest.mark.parametrize(
@@ -181,38 +194,47 @@ def test_steps_wait_for_nothing_and_give_the_cpus_numbers(config, run, changes):
 )
 def test_the_first_stage_with_its_discriminator_resting_and_at_work(config, run, changes):
     """To rounding: backward through GroupNorm, torch keeps images channels-last on a CPU alone."""
-    found = train(config, run, True, **changes)
+    found = train(config, run, **changes)
     assert_only_uploads(found.waits[0])
     assert found.waits[1:] == [[], []]
-    expected = train(config, run, False, **changes)
+    expected = train(config, run, "cpu", **changes)
     assert {"loss/discriminator", "d_weight", "fine_share", "std_1"} <= set(found.means)
     assert_close(found, expected, 1e-4)
 
 
 def test_all_switches(config):
     changed = change(config, "content", "d2it_b_three", **SWITCHES)
-    found = train(changed, "d2it_b_three", True)
+    found = train(changed, "d2it_b_three")
     assert found.waits[1:] == [[], []]
-    assert_equal(found, train(changed, "d2it_b_three", False))
+    assert_equal(found, train(changed, "d2it_b_three", "cpu"))
 
 
 def test_skipped_windows_are_counted_once_a_network_and_shard(config):
     """Their number is a shape, which the host has to know."""
     changed = change(config, "content", "d2it_b_three", skip_windows=True)
-    found = train(changed, "d2it_b_three", True)
+    found = train(changed, "d2it_b_three")
     for waits in found.waits[1:]:
         assert [wait.what for wait in waits] == ["nonzero"] * 4  # two RefineNets, two shards
-    assert_equal(found, train(changed, "d2it_b_three", False))
+    assert_equal(found, train(changed, "d2it_b_three", "cpu"))
 
 
 @pytest.mark.parametrize("run", ["grain", "d2it_b_three", "dit_b"])
 def test_steps_in_bf16(config, run):
     """By autocast with CUDA's choice of operations: 8 bits, not the CPU's numbers."""
-    found = train(config, run, True, precision="bf16")
+    found = train(config, run, precision="bf16")
     assert found.waits[1:] == [[], []]
-    exact = train(config, run, False)
+    exact = train(config, run, "cpu")
     assert found.means != exact.means
     assert_close(found, exact, 0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("run", ["dvae", "grain_classes", "d2it_b_three", "dit_xl_classes"])
+def test_steps_on_a_gpu(config, monkeypatch, run, precision):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    found = train(config, run, "cuda", precision=precision)
+    assert_close(found, train(config, run, "cpu"), 0.05 if precision == "bf16" else 0.01)
 
 
 def test_a_resumed_run_has_the_cpus_files(tmp_path, monkeypatch):

@@ -18,7 +18,8 @@ def there(*shape: int) -> Tensor:
 def test_the_device_is_chosen_as_a_gpu_would_be():
     with simulated.chosen():
         assert choose_device() == DEVICE
-    assert choose_device() == torch.device("cpu")
+    with simulated.chosen("cpu"):
+        assert choose_device() == torch.device("cpu")
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     patch.chdir(folder)
     patch.setenv("D2IT_WEIGHTS", str(WEIGHTS))
+    patch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")  # also where there is a GPU
     patch.delenv("D2IT_RUNS", raising=False)
     for module in ("evaluation.folders", "evaluation.judge", "evaluation.reference", "samples"):
         patch.setattr(f"d2it.{module}.Inception", remembered)
