@@ -37,7 +37,7 @@ test-gpu: setup  ## the tests that need a GPU
 	$(BIN)/pytest -m gpu --ignore=tests/slurm
 
 first-hour: setup  ## is this GPU node right, and as fast as planned? SLURM=1: a job; SIMULATED=1: no GPU
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks.first_hour $(if $(SIMULATED),--simulated) \
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks.first_hour $(if $(SIMULATED),--simulated) \
 		$(if $(SLURM)$(LAUNCHER),--slurm) $(if $(LAUNCHER),--launcher "$(LAUNCHER)")
 
 bench: setup  ## measure against others, half an hour on two idle cores; GPU=1 on the GPU

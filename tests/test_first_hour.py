@@ -171,7 +171,9 @@ def test_a_process_that_dies_ends_the_sum(tmp_path, monkeypatch):
 
 
 def test_the_json_serves_the_plan_and_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(first_hour, "RESULTS", tmp_path)
+    for module in (first_hour, page):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(page, "PAGE", tmp_path / "benchmarks.md")
     rows = [row("dit_xl_classes", 1.0), row("d2it_b_classes", 1.0)]
     rows = [
         one | {"size": size, "tflops": 124.8} for one, size in zip(rows, ("XL", "B"), strict=True)
@@ -183,7 +185,7 @@ def test_the_json_serves_the_plan_and_the_page(tmp_path, monkeypatch):
     assert set(json.loads(path.read_text())) >= {"hardware", "versions", "commit", "checks"}
     measured = rate_of(GPUS["a100"], results=tmp_path).measured
     assert measured == {("dit", "XL"): pytest.approx(0.4)}  # what was wrong counts for nothing
-    told = page.first_hour(path)
+    told = page.PAGE.read_text()
     assert "## The first hour on NVIDIA A100" in told and "wrong: it ended with 1" in told
 
 

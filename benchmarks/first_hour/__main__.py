@@ -5,13 +5,14 @@ import re
 import sys
 from typing import Any
 
+from benchmarks import page
 from benchmarks.common import RESULTS, checkout, versions
 from benchmarks.first_hour.runner import Check, Done, Runner, checks_of
 from benchmarks.first_hour.setting import Setting
 from benchmarks.first_hour.slurm import submitted
 from d2it.config.paths import runs_folder
 from d2it.errors import UserError
-from d2it.files import write_json
+from d2it.files import write_json, write_text
 from d2it.gpus import identify, visible_gpus
 from d2it.report.text import markdown_table
 
@@ -60,7 +61,7 @@ def table(done: list[Done]) -> str:
 
 
 def write(machine: dict[str, Any], done: list[Done]) -> None:
-    """benchmarks/results/first-hour-<gpu>.json: `d2it plan` takes the MFU of its rows."""
+    """benchmarks/results/first-hour-<gpu>.json, which `d2it plan` reads, and its page."""
     gpu = identify(machine["gpu"])
     name = gpu.name if gpu else re.sub(r"[^a-z0-9]+", "-", machine["gpu"].lower()).strip("-")
     path = RESULTS / f"first-hour-{name}.json"
@@ -72,6 +73,7 @@ def write(machine: dict[str, Any], done: list[Done]) -> None:
     rows = [one.found.row for one in done if one.found.row and not one.found.wrong]
     header = {"hardware": machine, "versions": versions(), **checkout()}
     write_json(path, header | {"rows": rows, "checks": checks})
+    write_text(page.PAGE, page.page())
     print(f"{path}: `d2it plan --gpu {name}` takes what was measured from there.")
 
 
