@@ -51,7 +51,13 @@ def find_accelerator() -> torch.device | None:
     """
     named = os.environ.get("ACCELERATE_TORCH_DEVICE")
     if named:
-        device = torch.device(named)
+        try:
+            device = torch.device(named)
+        except RuntimeError:
+            raise UserError(
+                f"ACCELERATE_TORCH_DEVICE is {named}, which is no device of torch: name one, e.g. "
+                "cuda or cpu, or unset it."
+            ) from None
         return None if device.type == "cpu" else device
     if has_cuda():
         return torch.device("cuda")

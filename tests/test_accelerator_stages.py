@@ -26,6 +26,7 @@ from d2it.evaluation.metrics import Gaussian, frechet_distance, inception_score,
 from d2it.evaluation.neighbours import precision_recall
 from d2it.evaluation.reference import make_reference
 from d2it.painter import Painter
+from d2it.samples import Request, write_samples
 from d2it.sampling import Drawn
 from tests import tiny_world
 from tests.simulated import Wait
@@ -173,6 +174,16 @@ def test_samples_in_bf16(config):
         ours, *_ = draw_there(painter)
     apart = ours.images.astype(float) - theirs.images
     assert 0 < np.abs(apart).mean() < 8
+
+
+def test_a_folder_of_features_is_the_cpus(config):
+    """By the painter's own command, which keeps no image."""
+    request = Request(0, range(2, 6), None, None, "features", "clean")
+    write_samples(painter_of(config, "d2it_b", {}), request, Path("cpu"))
+    with simulated.chosen():
+        write_samples(painter_of(config, "d2it_b", {}), request, Path("there"))
+    for name in ("features.npy", "maps.npy", "grid.png"):
+        assert Path("there", name).read_bytes() == Path("cpu", name).read_bytes(), name
 
 
 class Classifier(nn.Module):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import tests.simulated as simulated
 from d2it.device import choose_device
+from d2it.errors import UserError
 from tests.simulated import DEVICE, Mixed
 
 
@@ -20,6 +21,8 @@ def test_the_device_is_chosen_as_a_gpu_would_be():
         assert choose_device() == DEVICE
     with simulated.chosen("cpu"):
         assert choose_device() == torch.device("cpu")
+    with simulated.chosen("gpu"), pytest.raises(UserError, match="is gpu, which is no device"):
+        choose_device()
 
 
 @pytest.mark.parametrize(

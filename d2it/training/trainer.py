@@ -58,7 +58,10 @@ class Trainer:
         return prepared
 
     def step(self, shards: Shards, images: int) -> None:
-        """One update of every player from `images` seen on. Nothing here waits for the device."""
+        """One update of every player from `images` seen on.
+
+        Nothing here waits for the device, but for the number of windows where some are skipped.
+        """
         batch = self.plan.training.batch
         terms: dict[str, Tensor] = {}
         active = [name for name in self.players if self._backward(name, shards, images, terms)]
