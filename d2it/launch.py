@@ -118,7 +118,8 @@ def arrange(
     given, device = launcher.of(kind), device_of(config, launcher)
     if launcher.cluster == "local":
         gpus = 0 if device == "cpu" else len(joinable(visible_gpus()))
-        count = processes or (min(given.processes, gpus) if gpus else given.processes)
+        count = min(given.processes, gpus) if gpus else given.processes
+        count = count if processes is None else processes
         given = replace(given, nodes=1, processes=count, gpus=gpus)
     elif device == "cuda" and not given.gpus:
         raise UserError(

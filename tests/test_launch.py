@@ -218,12 +218,16 @@ def test_launchers_in_the_documents_can_train_the_published_scale() -> None:
         check_launcher(config, load_launcher(words))
 
 
-def test_a_refused_launcher_runs_nothing(plan: Plan) -> None:
+@pytest.mark.parametrize(
+    ("processes", "sentence"),
+    [("3", "3 processes cannot share the 2 shards"), ("0", "dvae is to be trained by no process")],
+)
+def test_a_refused_launcher_runs_nothing(plan: Plan, processes: str, sentence: str) -> None:
     """The real command: one sentence before any process is started."""
-    words = ["train", "dvae", "--processes", "3", *OVERRIDES, "runs.dvae.dvae.ratio=1.0"]
+    words = ["train", "dvae", "--processes", processes, *OVERRIDES, "runs.dvae.dvae.ratio=1.0"]
     done = subprocess.run([sys.executable, "-m", "d2it", *words], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "3 processes cannot share the 2 shards" in done.stderr and not plan.folder.exists()
+    assert sentence in done.stderr and not plan.folder.exists()
 
 
 def test_gpus_are_named_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,10 @@ from tests.tiny_run import TinyTask, tiny_plan
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("device", [CPU, simulated.DEVICE])
+@pytest.mark.parametrize(
+    "device",
+    [CPU, simulated.DEVICE, pytest.param(torch.device("cuda"), marks=pytest.mark.gpu)],
+)
 def test_what_is_written_is_what_was_there(tmp_path: Path, device: torch.device) -> None:
     """Though training changes it before the thread has begun; again in the buffers of the first."""
     weight = torch.randn(4, 3, 5, 5).to(device)
