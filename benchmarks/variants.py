@@ -7,9 +7,9 @@ A way that changes bits becomes a setting at most: `training.precision` and `sam
 such (fp32 is in use here; bf16 is tried on a CPU that multiplies in it). Channels-last DVAEs and
 compiled blocks on a CPU are no settings: every result would have to be made anew for their gain.
 Skipped windows are a setting of training, and what sampling does; they change no bit. Their shapes
-follow the data, so compiling them was not tried. "Fine codes alone" is another network, not another way to compute ours: fine codes see no
-coarse ones, so that windows which hold both cost less; whether it draws as well was not tried. Maps
-are of photographs, half of whose regions are fine.
+follow the data, so compiling them was not tried. "Fine codes alone" is another network, not another
+way to compute ours: fine codes see no coarse ones, so that windows which hold both cost less;
+whether it draws as well was not tried. Maps are of photographs, half of whose regions are fine.
 Attention in windows is two layers of twelve, and modulation takes microseconds of each: their gains
 are about a hundredth of a step. Differences are of outputs, relative to the largest; a sampling
 step is a forward pass.

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        sentence = _system_sentence(error)
+        sentence = system_sentence(error)
         if sentence is None:
             raise
         return _complain(sentence)
@@ -106,9 +106,18 @@ def _with_settings(sentence: str, arguments: argparse.Namespace) -> str:
     return re.sub(r"`d2it (\w+)([^`=]*?)((?: [^` =]+=[^`]*)?)`", completed, sentence)
 
 
-def _system_sentence(error: Exception) -> str | None:
-    """What a person can do about a full GPU, an error of the disk or of a path; None: neither."""
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which not every verb imports
+def system_sentence(error: Exception) -> str | None:
+    """What a person can do about a full GPU, a missing compiler, an error of the disk or of a path;
+    None: it is something else.
+    """
+    kinds = {kind.__name__ for kind in type(error).__mro__}  # not every verb imports torch
+    if "BackendCompilerFailed" in kinds:
+        why = str(error).strip().partition("\n")[0].rstrip(".")
+        return (
+            f"Blocks cannot be compiled on this node ({why}): load a C and C++ compiler and "
+            "Python's headers, or set sampling.compile=false, which changes no recipe."
+        )
+    if "OutOfMemoryError" in kinds:
         return (
             "The GPU's memory is full: see with nvidia-smi what else computes there, or use one "
             "with more; then run the same command again."

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch._inductor import config as inductor
 
+from d2it.cli import system_sentence
 from d2it.config import load, paths
 from d2it.device import multiplies_bf16
 from d2it.errors import UserError
@@ -487,3 +488,7 @@ def test_a_node_without_a_compiler_is_one_sentence(tmp_path):
         train(tiny_run.tiny_plan(tmp_path / "run"), make_task, "cpu")
     assert "load a C and C++ compiler" in str(error.value)
     assert "training.dit.compile=false" in str(error.value) and "\n" not in str(error.value)
+    with inductor.patch(missing), pytest.raises(RuntimeError) as raised:
+        make_task()  # as any other verb meets it
+    assert "sampling.compile=false" in (sentence := system_sentence(raised.value))
+    assert "\n" not in sentence

@@ -12,11 +12,10 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from benchmarks.first_hour import images, machine, reduce, steps, suite, world
 from benchmarks.first_hour.outcome import Found
 from benchmarks.first_hour.setting import Setting
+from d2it.cli import system_sentence
 from d2it.errors import UserError
 from d2it.files import write_json
 
@@ -56,8 +55,10 @@ def main() -> None:
             found = asdict(CHECKS[given.check](setting, *given.run))
         except UserError as error:
             found = {"refused": str(error)}
-        except torch.OutOfMemoryError:
-            found = {"refused": f"{given.check} does not fit into this GPU's memory"}
+        except Exception as error:
+            found = {"refused": system_sentence(error)}
+            if found["refused"] is None:
+                raise
     write_json(given.result, found)
 
 
