@@ -24,7 +24,7 @@ class Picture(NamedTuple):
     label: int | None = None  # the class's number, where the archive says it
 
     def read(self) -> bytes:
-        kind = Path(self.container).suffix.lower()
+        kind = os.path.splitext(self.container)[1].lower()
         if kind in ARCHIVES and os.path.isfile(self.container):
             if kind == ".tar":
                 return read_member(self.container, self.size, self.place)
@@ -32,7 +32,8 @@ class Picture(NamedTuple):
                 return parquet.read_image(self.container, self.place)
             archive = _open_zip(self.container)
             return archive.read(archive.infolist()[self.place])
-        return Path(self.container, self.name).read_bytes()
+        with open(f"{self.container}/{self.name}", "rb") as file:
+            return file.read()
 
     def __str__(self) -> str:
         return f"{self.container}/{self.name}"

@@ -20,14 +20,15 @@ def load_image(
     """(size, size, 3) uint8; `plain`: decoded as ADM and DiT do, whatever it is shown like."""
     content = io.BytesIO(picture.read())
     image = read_plain(content) if plain else read_rgb(content)
-    return np.array(centre_crop(_large_enough(image, smallest), size))
+    return np.asarray(centre_crop(_large_enough(image, smallest), size))
 
 
 def read_plain(source: IO[bytes]) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with _open(source) as file:
-            return _large_enough(file.convert("RGB"))
+            file.load()
+            return _large_enough(file if file.mode == "RGB" else file.convert("RGB"))
 
 
 def _open(source: Path | str | IO[bytes]) -> Image.Image:

@@ -1,7 +1,7 @@
 """What the name of a file says: whether it is a picture or holds some, and of which part."""
 
+import os
 import re
-from pathlib import PurePosixPath
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif"}
 ARCHIVES = {".zip", ".tar", ".parquet"}
@@ -15,11 +15,11 @@ def is_parquet(name: str) -> bool:
 
 
 def is_picture(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in SUFFIXES and not is_hidden(name)
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not is_hidden(name)
 
 
 def is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(name).parts)
+    return name.startswith(".") or "/." in name
 
 
 def part_of(name: str) -> str | None:

@@ -184,7 +184,10 @@ def report(chunks: dict[str, list[Chunk]], path: Path) -> None:
 
 def spell(item: Any) -> str:
     """A name on one line that can be printed, whatever bytes the file's has."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(item))
+    name = str(item)
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def check_damage(chunks: list[Chunk], dataset: Dataset, data: str, problems: Path) -> int:
