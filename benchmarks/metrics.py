@@ -5,7 +5,7 @@
 The row of folders goes from PNG files to the number, with one network for both. The other rows take
 the same 2048 features of as many images as they name, more and fewer than there are features. Times
 are seconds of a call, on the CPU for both. The Inception Scores share a classifier. torch-fidelity
-computes KID, precision and recall in fp32, which is faster and moves KID; ours are in fp64.
+computes KID, precision and recall in fp32, which moves KID; ours sum, and settle doubts, in fp64.
 """
 
 import contextlib
