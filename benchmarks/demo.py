@@ -2,8 +2,8 @@
 
     python -m benchmarks.demo --against PATH
 
-PATH is a clone of an older commit; this environment runs both, one thread each. A process of either
-checkout waits for its turn at each part, so that what else the machine does is shared. Seconds are
+The other checkout is a clone of an older commit; this environment runs both. A process of each
+waits for its turn at each part, so that what else the machine does is shared. Seconds are
 user and system together. Networks have the demo's sizes and random weights; a shard is half a
 batch. DVAE steps go through the loop's own trainer, on the photographs that either prepares itself.
 `make bench` leaves this out: it needs the other checkout.
@@ -177,11 +177,12 @@ def main() -> None:
     import ast
     import statistics
 
-    from benchmarks.common import kept, significant, write
+    from benchmarks.common import checkout, kept, significant, write
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--against", type=Path, required=True, metavar="PATH", help="a clone")
     parser.add_argument("--repeats", type=int, default=9, help="timed rounds (default: 9)")
+    checkout()
     given = parser.parse_args()
     both = {"this": Checkout(ROOT), "other": Checkout(given.against.resolve())}
     names = [ast.literal_eval(one.answer()) for one in both.values()][0]
