@@ -41,7 +41,8 @@ def keep_freed_memory() -> None:
     """
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 2**30)
+        if not mallopt(M_MMAP_THRESHOLD, 2**30):
+            mallopt(M_MMAP_THRESHOLD, 2**25)  # all that older ones take
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
