@@ -114,9 +114,14 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, device: Device = "cpu") -> flo
 
 def _centred(features: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     """x' = x - c (n, d), and u (n,) in fp64 such that x·y + d = x'·y' + u + v."""
-    near, c = features - centre, centre.double()
-    parts = [rows.double() @ c for rows in near.split(CACHED)]
-    return near, torch.cat(parts) + (c @ c + len(c)) / 2
+    c = centre.double()
+
+    def of(rows: slice) -> tuple[Tensor, Tensor]:
+        near = features[rows] - centre
+        return near, near.double() @ c + (c @ c + len(c)) / 2
+
+    near, rest = zip(*by_rows(of, len(features), BLOCK, features.device), strict=True)
+    return torch.cat(near), torch.cat(rest)
 
 
 def _kernel_within(x: Tensor, u: Tensor) -> Tensor:

@@ -64,9 +64,13 @@ def clouds(device: Device, *sets: np.ndarray) -> list[Cloud]:
     centre = given[-1].mean(0).double()
     found = []
     for exact in given:
-        near = torch.cat([(rows - centre).float() for rows in exact.split(PAIRS)])
-        squares = torch.cat([rows.double().square().sum(1) for rows in near.split(PAIRS)])
-        found.append(Cloud(exact, near, squares.float()))
+
+        def of(rows: slice, exact: Tensor = exact) -> tuple[Tensor, Tensor]:
+            near = (exact[rows] - centre).float()
+            return near, near.double().square().sum(1).float()
+
+        near, squares = zip(*by_rows(of, len(exact), BLOCK, device), strict=True)
+        found.append(Cloud(exact, torch.cat(near), torch.cat(squares)))
     return found
 
 
