@@ -34,7 +34,7 @@ test-published: setup  ## the published scale with two steps a stage: 256 px, th
 	PATH="$(CURDIR)/$(BIN):$$PATH" python tests/published_scale.py
 
 test-gpu: setup  ## the tests that need a GPU
-	$(BIN)/pytest -m gpu --ignore=tests/slurm
+	$(BIN)/pytest -m gpu tests/gpu
 
 first-hour: setup  ## is this GPU node right, and as fast as planned? SLURM=1: a job; SIMULATED=1: no GPU
 	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks.first_hour $(if $(SIMULATED),--simulated) \

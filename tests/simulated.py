@@ -16,20 +16,20 @@ import functools
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.nn.attention import SDPBackend
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from tests import chosen_device
+
 DEVICE = torch.device  # set below, once the device has its name
-CHOICE = "ACCELERATE_TORCH_DEVICE"  # what accelerate, and d2it with it, takes for the device
 LIBRARY = str(Path(__file__).parents[1] / "d2it") + os.sep
 
 
@@ -69,28 +69,11 @@ def _note(what: str) -> None:
         found.append(Wait(what, where))
 
 
-@contextmanager
-def chosen(device: str = "sim:0") -> Iterator[None]:
+def chosen(device: str = "sim:0") -> AbstractContextManager[None]:
     """Within the block d2it and accelerate take the simulated device, as they would a GPU, or this
     one.
     """
-    before = os.environ.get(CHOICE)
-    os.environ[CHOICE] = device
-    forget_accelerator()
-    try:
-        yield
-    finally:
-        os.environ.pop(CHOICE)
-        if before is not None:
-            os.environ[CHOICE] = before
-        forget_accelerator()
-
-
-def forget_accelerator() -> None:
-    """Accelerate keeps its first choice of a device as long as the process lives."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    PartialState._reset_state()
-    GradientState._reset_state()
+    return chosen_device.chosen(device)
 
 
 class SimulatedTensor(torch.Tensor):
@@ -232,7 +215,7 @@ class _Backend(backend_registration._DummyBackendModule):
 
     def is_available(self) -> bool:
         """While it is chosen: else fake tensors would take this for a machine with a GPU."""
-        return os.environ.get(CHOICE) == str(DEVICE)
+        return os.environ.get(chosen_device.CHOICE) == str(DEVICE)
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]

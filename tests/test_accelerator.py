@@ -4,163 +4,40 @@ Every kind of run takes steps on the simulated accelerator and on the CPU. The f
 for what is sent once; in later ones the host may not wait at all, but where windows are counted.
 """
 
-import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
-from torch import Tensor
 
 import tests.simulated as simulated
-from d2it.calibration import calibrate
-from d2it.config import Config, load, paths
-from d2it.config.recipe import digest, kind_of, latents_recipe
-from d2it.data.prepare import prepare
+from d2it.config import Config
 from d2it.training import engine
-from d2it.training.clock import Order
 from d2it.training.engine import make_accelerator
-from d2it.training.feed import Feed, Shards
+from d2it.training.feed import Shards
 from d2it.training.run_folder import make_plan
-from d2it.training.task import Task
 from d2it.training.tasks import make_task
 from d2it.training.trainer import Trainer
-from tests import tiny_run
+from tests import steps, tiny_run
 from tests.simulated import Mixed, Wait
-from tests.test_second_stage import THREE, TWO, change, write_latents
+from tests.steps import Batch, Outcome, assert_close, assert_equal
+from tests.steps import config as config  # the fixture
+from tests.test_second_stage import change
 from tests.test_training import fingerprint
-from tests.tiny_world import enter
 
-Batch = dict[str, Tensor]
-BATCH, STEPS = 4, 3
-KINDS = ("dvae", "grain", "content", "dit")
-OVERRIDES = [
-    "scale=smoke",
-    "data.photos.train=28",
-    "data.photos.test=7",
-    "data.photos.reference=7",
-    *(f"training.{kind}.images={STEPS * BATCH}" for kind in KINDS),
-    *(f"training.{kind}.batch={BATCH}" for kind in KINDS),
-    *(f"training.{kind}.{key}=0" for kind in KINDS for key in ("log_images", "save_images")),
-    *(f"training.{kind}.snapshot_images=8" for kind in KINDS),
-    *(f"training.{kind}.clip=1.0" for kind in KINDS),
-    f"dvae_loss.gan_start={BATCH}",  # it rests in the first step
-    "training.dvae.learning_rate=1.0e-5",  # GANs are chaotic: last bits would grow
-    "diffusion.learn_sigma=true",
-    "runs.dvae.dvae_three.ratio=[0.25,0.25]",  # what the latents are measured at
-    "runs.dvae.dvae_three.ratios=[[0.25,0.25]]",
-]
 SWITCHES = dict(
     positions="fixed", grain_loss=True, normalise_loss=True, bias="global", heads=3,
     share_condition=False, qk_norm=True,
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
-    """Images and thresholds of two and of three grains, and latents that were drawn."""
-    with pytest.MonkeyPatch.context() as patch:
-        enter(tmp_path_factory.mktemp("world"), patch)
-        config = load(overrides=OVERRIDES)
-        prepare(config, "photos", 1)
-        calibrate(config, "photos")
-        for dvae, factors in (("dvae", TWO), ("dvae_three", THREE)):
-            recipe = digest(latents_recipe(config, dvae))
-            write_latents(paths.latents(config, dvae), recipe, factors)
-        yield config
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What some steps left: the state, the means to be logged, the waits of each step."""
-
-    state: dict[str, Tensor]
-    means: dict[str, float]
-    waits: list[list[Wait]]
-
-
-def stirred(task: Task) -> Task:
-    """With random numbers where networks begin with zeros, behind which nothing would show."""
-    generator = torch.Generator().manual_seed(0)
-    for player in task.players:
-        for parameter in player.module.parameters():
-            if parameter.requires_grad and not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    return task
-
-
-def with_training(config: Config, run: str, **changes: object) -> Config:
-    """The configuration with other settings of how runs of this kind are trained."""
-    training = dataclasses.replace(getattr(config.training, kind_of(config, run)), **changes)
-    table = dataclasses.replace(config.training, **{kind_of(config, run): training})
-    return dataclasses.replace(config, training=table)
-
-
-def feed_of(trainer: Trainer, pin: bool) -> Feed:
-    plan, task = trainer.plan, trainer.task
-    order = Order(plan.seed, task.size)
-    feed = Feed(task, order, plan.seed, BATCH, plan.training.shards, trainer.mine, pin)
-    feed.start(0, STEPS * BATCH)
-    return feed
+def waiting(trainer: Trainer, images: int) -> AbstractContextManager[list[Wait]]:
+    return simulated.waits()
 
 
 def train(config: Config, run: str, device: str = "sim:0", **changes: object) -> Outcome:
-    """The steps of a run on the simulated accelerator or on another device."""
-    config = with_training(config, run, **changes)
-    with simulated.chosen(device):
-        return take_steps(make_trainer(config, run))
-
-
-def make_trainer(config: Config, run: str) -> Trainer:
-    plan, task = make_plan(config, run), stirred(make_task(config, run))
-    return Trainer(plan, task, make_accelerator(plan, "auto"))
-
-
-@contextlib.contextmanager
-def forbidden_waits(device: torch.device, first: bool) -> Iterator[None]:
-    """On a GPU torch itself raises where the host would wait, in all steps but the first."""
-    if device.type != "cuda" or first:
-        yield
-        return
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-def take_steps(trainer: Trainer) -> Outcome:
-    waits, feed = [], feed_of(trainer, pin=trainer.device.type != "cpu")
-    for images in range(0, STEPS * BATCH, BATCH):
-        shards = feed.take()
-        with simulated.waits() as found, forbidden_waits(trainer.device, first=not images):
-            trainer.step(shards, images)
-        waits.append(found)
-    feed.close()
-    assert int(trainer.first_bad) < 0
-    contents = trainer.contents()
-    state = {
-        f"{s}/{name}": t.detach().cpu() for s, ts in contents.items() for name, t in ts.items()
-    }
-    return Outcome(state, trainer.sums.means(trainer.sums.total(lambda t, how: t)), waits)
-
-
-def assert_equal(found: Outcome, expected: Outcome) -> None:
-    assert found.means == expected.means
-    assert list(found.state) == list(expected.state)
-    for name, tensor in found.state.items():
-        assert torch.equal(tensor, expected.state[name]), name
-
-
-def assert_close(found: Outcome, expected: Outcome, tolerance: float) -> None:
-    assert found.means == pytest.approx(expected.means, rel=tolerance)
-    assert list(found.state) == list(expected.state)
-    for part in ("model", "raw", "power", "rest/optimiser"):
-        ours, theirs = (
-            torch.cat([t.double().flatten() for name, t in one.state.items() if part in name])
-            for one in (found, expected)
-        )
-        assert (ours - theirs).norm() < tolerance * theirs.norm(), part
+    """The steps of a run on the simulated accelerator or on another device, with their waits."""
+    return steps.train(config, run, device, waiting, **changes)
 
 
 def assert_only_uploads(waits: list[Wait]) -> None:
@@ -228,15 +105,6 @@ def test_steps_in_bf16(config, run):
     assert_close(found, exact, 0.05)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("run", ["dvae", "grain_classes", "d2it_b_three", "dit_xl_classes"])
-def test_steps_on_a_gpu(config, monkeypatch, run, precision):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    found = train(config, run, "cuda", precision=precision)
-    assert_close(found, train(config, run, "cpu"), 0.05 if precision == "bf16" else 0.01)
-
-
 def test_a_resumed_run_has_the_cpus_files(tmp_path, monkeypatch):
     """By the real loop, which waits where it logs and saves, and in no step."""
     seen: list[list[Wait]] = []
@@ -273,7 +141,7 @@ def planted(config: Config, fault: Callable[[Batch, Batch], None]) -> Outcome:
             return value, logs
 
         task.loss = loss
-        return take_steps(Trainer(plan, task, make_accelerator(plan, "auto")))
+        return steps.take_steps(Trainer(plan, task, make_accelerator(plan, "auto")), waiting)
 
 
 def test_a_number_of_the_cpu_among_the_log_terms_is_noticed(config):
@@ -296,9 +164,9 @@ def test_a_wait_in_a_step_is_noticed_with_its_line(config):
     def fault(batch: Batch, logs: Batch) -> None:
         assert logs["mse_1"].item() > 0
 
-    steps = planted(config, fault).waits
-    assert [[wait.what for wait in waits] for waits in steps[1:]] == [["item"] * 2] * 2
-    assert all(wait.where.startswith("training/trainer.py:") for wait in steps[1])
+    seen = planted(config, fault).waits
+    assert [[wait.what for wait in waits] for waits in seen[1:]] == [["item"] * 2] * 2
+    assert all(wait.where.startswith("training/trainer.py:") for wait in seen[1])
 
 
 def test_a_blocking_upload_in_a_step_is_noticed(config):

@@ -24,8 +24,8 @@ from d2it.models.content_transformer import ContentTransformer
 from d2it.training.run_folder import make_plan
 from d2it.training.tasks import make_task
 from d2it.training.trainer import Trainer
-from tests.test_accelerator import BATCH, STEPS, feed_of, make_trainer, stirred, with_training
-from tests.test_accelerator import config as config  # the fixture
+from tests.steps import BATCH, STEPS, feed_of, make_trainer, stirred, with_training
+from tests.steps import config as config  # the fixture
 from tests.test_second_stage import change
 
 CUDA = torch.device("cuda", 0)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import tests.simulated as simulated
 from d2it.errors import UserError
@@ -16,41 +15,15 @@ from d2it.training import state
 from d2it.training.engine import Loop, make_accelerator
 from d2it.training.saver import Contents, Saver
 from d2it.training.stop import Stopped
+from tests.saved import saved_twice
 from tests.tiny_run import TinyTask, tiny_plan
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(
-    "device",
-    [CPU, simulated.DEVICE, pytest.param(torch.device("cuda"), marks=pytest.mark.gpu)],
-)
+@pytest.mark.parametrize("device", [CPU, simulated.DEVICE])
 def test_what_is_written_is_what_was_there(tmp_path: Path, device: torch.device) -> None:
-    """Though training changes it before the thread has begun; again in the buffers of the first."""
-    weight = torch.randn(4, 3, 5, 5).to(device)
-    tensors = {
-        "weight": weight.to(memory_format=torch.channels_last),  # files hold rows, whatever is here
-        "step": torch.ones((), dtype=torch.int64, device=device),
-        "half": torch.ones(3, dtype=torch.bfloat16, device=device),
-    }
-    saver, begin = Saver(device), threading.Event()
-    for images in (8, 16):
-        expected = {name: t.cpu().contiguous().clone() for name, t in tensors.items()}
-
-        def write(held: Contents, images: int = images) -> None:
-            assert begin.wait(10)
-            state.save(state.state_folder(tmp_path, images), images, held, {})
-
-        begin.clear()
-        saver.put({"model": tensors}, write)
-        for tensor in tensors.values():
-            tensor += 1
-        begin.set()
-        saver.wait()
-        save_file(expected, tmp_path / "expected")
-        found = state.read(state.state_folder(tmp_path, images)).folder / "model.safetensors"
-        assert found.read_bytes() == (tmp_path / "expected").read_bytes()
-    saver.close()
+    saved_twice(tmp_path, device)
 
 
 def test_the_host_does_not_wait_for_a_gpu(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Every stage on a device that is not the CPU: nothing is left behind there, and nothing waits."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -7,9 +9,13 @@ import torch
 from torch import Tensor
 
 import tests.simulated as simulated
+from benchmarks.common import ROOT
+from benchmarks.first_hour.suite import ON_GPU
 from d2it.device import choose_device
 from d2it.errors import UserError
 from tests.simulated import DEVICE, Mixed
+
+MARK = ".".join(("pytest", "mark", "gpu"))  # this file has none
 
 
 def there(*shape: int) -> Tensor:
@@ -64,6 +70,25 @@ def test_each_wait_of_the_host_is_noted(act: Callable[[], object], what: list[st
     with simulated.waits() as found:
         act()
     assert [wait.what for wait in found] == what
+
+
+COLLECT = """
+import sys
+import pytest
+code = pytest.main(["-q", "--collect-only", *sys.argv[1:]])
+assert "tests.simulated" not in sys.modules, "simulated"
+sys.exit(code)
+"""
+
+
+def test_tests_of_a_gpu_have_torchs_own_pinned_memory():
+    """In a process that simulates nothing; there are no others than those it collects."""
+    command = [sys.executable, "-c", COLLECT, *ON_GPU]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    marked = [path for path in (ROOT / "tests").rglob("*.py") if MARK in path.read_text()]
+    assert {path.parent for path in marked} == {ROOT / "tests/gpu"}
+    assert all(f"tests/gpu/{path.name}::" in done.stdout for path in marked)
 
 
 def test_it_computes_what_the_cpu_computes():

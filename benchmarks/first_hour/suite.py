@@ -9,7 +9,7 @@ from benchmarks.common import ROOT
 from benchmarks.first_hour.outcome import Found
 from benchmarks.first_hour.setting import Setting
 
-ON_GPU = ("-m", "gpu", "--ignore=tests/slurm")
+ON_GPU = ("-m", "gpu", "tests/gpu")
 SIMULATED = (
     "tests/test_simulated.py",
 )  # of the device itself; `make test` has those of the stages on it

@@ -1,4 +1,4 @@
-"""The same numbers on every device: on the CPU always, on a GPU with `pytest -m gpu`.
+"""The same numbers on every device: on the CPU always, on a GPU with `make test-gpu`.
 
 Needs torch, PyYAML and pytest alone. A GPU's numbers are compared with the CPU's; on the CPU the
 same tests show that they can run.
