@@ -14,7 +14,6 @@ import yaml
 
 from d2it.config import paths
 from d2it.config.load import build, nearest, params_folder
-from d2it.config.recipe import KINDS
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.files import locked
@@ -104,18 +103,16 @@ def _set(settings: Any, change: str) -> None:
     settings[key] = yaml.safe_load(value)
 
 
-def check_launcher(config: Config, launcher: Launcher) -> None:
-    """Refuse a launcher that cannot train all kinds of runs of this scale."""
-    for kind in KINDS:
-        if getattr(config.runs, kind):
-            arrange(config, launcher, kind)
-
-
 def arrange(
     config: Config, launcher: Launcher, kind: str, processes: int | None = None
 ) -> Resources:
-    """What a run of this kind gets, here or on a cluster; refused if it cannot train like that."""
+    """What a run of this kind gets, here or on a cluster; refused if it cannot train like that.
+
+    One node takes no more processes than there are shards, nor more GPUs than these then need: one
+    launcher serves every scale.
+    """
     given, device = launcher.of(kind), device_of(config, launcher)
+    shards = getattr(config.training, kind).shards
     if launcher.cluster == "local":
         gpus = 0 if device == "cpu" else len(joinable(visible_gpus()))
         count = min(given.processes, gpus) if gpus else given.processes
@@ -127,13 +124,15 @@ def arrange(
             "it `gpus`, or say device: cpu."
         )
     if given.nodes < 1 or given.processes < 1:
-        raise UserError(f"{kind} is to be trained by no process: give it one or more.")
+        raise UserError(f"nodes and processes must be at least 1 to train {kind}.")
     if device != "cpu" and 0 < given.gpus < given.processes:
         raise UserError(
             f"{given.processes} processes cannot train {kind} on {given.gpus} "
             f"GPU{'s' * (given.gpus > 1)} of a node: give it at most one process a GPU."
         )
-    if getattr(config.training, kind).shards % (given.nodes * given.processes):
+    if processes is None and given.nodes == 1 and given.processes > shards:
+        given = replace(given, processes=shards, gpus=min(shards, given.gpus))
+    if shards % (given.nodes * given.processes):
         raise UserError(_cannot_share(config, launcher, kind, given))
     return given
 
@@ -156,8 +155,9 @@ def _cannot_share(config: Config, launcher: Launcher, kind: str, given: Resource
         works = [f"--processes {each}, or {where}.processes={each} in the launcher"]
     of_nodes = f" ({given.nodes} nodes of {given.processes})" if given.nodes > 1 else ""
     return (
-        f"{given.nodes * given.processes} processes{of_nodes} cannot share the {shards} shards of "
-        f"training.{kind}, whose number must be a multiple of theirs: take {', or '.join(works)}."
+        f"training.{kind}.shards is {shards}; the number of processes must divide it, and "
+        f"{given.nodes * given.processes}{of_nodes} do not: "
+        f"use {', or '.join(works)}."
     )
 
 

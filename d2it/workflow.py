@@ -20,6 +20,7 @@ from d2it.config.schema import Config
 from d2it.data.sources import find_source
 from d2it.errors import UserError
 from d2it.files import canonical_digest, write_text
+from d2it.launch import Resources
 from d2it.report.results import scale_line
 from d2it.report.study import FIGURES, ITEMS, TABLES, heading, item_of, load_study
 
@@ -100,6 +101,14 @@ def evaluation_digest(config: Config, run: str) -> str:
             "regions": config.ratio if kind == "dit" else None,
         }
     return canonical_digest(settings)[:16]
+
+
+def place(wants: Resources, in_shares: bool) -> str:
+    """Where the jobs of a stage go, as their messages say it."""
+    shares = f" in {wants.shares} shares, {wants.at_once} at a time," if in_shares else ""
+    nodes = f"{wants.nodes} node{'s' * (wants.nodes > 1)}"
+    gpus = f"{wants.gpus} GPU{'s' * (wants.gpus != 1)}"
+    return f"{shares} on {nodes} with {gpus} each, in jobs of {wants.minutes} minutes at most"
 
 
 def one_of(names: Iterable[str]) -> str:

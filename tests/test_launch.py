@@ -11,16 +11,12 @@ from pathlib import Path
 import pytest
 
 from d2it import jobs, slurm, slurm_jobs
-from d2it.config import load, paths
+from d2it.config import Config, load, paths
+from d2it.config.recipe import KINDS
 from d2it.errors import UserError
 from d2it.gpus import joinable, visible_gpus
 from d2it.jobs import Job, LocalJob, run_here
-from d2it.launch import (
-    Launcher,
-    check_launcher,
-    launch,
-    load_launcher,
-)
+from d2it.launch import Launcher, arrange, launch, load_launcher
 from d2it.slurm_jobs import FRUITLESS, count_starts, make_executor
 from d2it.training.run_folder import Plan, make_plan
 
@@ -120,6 +116,21 @@ def test_what_sbatch_reads(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     assert executor._make_submission_command(Path("file")) == ["sbatch", "file"]
 
 
+@pytest.mark.parametrize("scale", ["smoke", "demo", "mini", "mini_cpu", "paper"])
+def test_the_shipped_launcher_serves_every_scale(
+    scale: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job has no more processes than shards, and as many GPUs."""
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    config = load(overrides=[f"scale={scale}"])
+    for kind in KINDS:
+        most = 1 if kind == "grain" else min(8, getattr(config.training, kind).shards)
+        executor = make_executor(plan.folder, arrange(config, load_launcher("slurm"), kind))
+        written = executor._make_submission_file_text("work", "id")
+        assert f"#SBATCH --ntasks-per-node={most}\n" in written
+        assert f"#SBATCH --gpus-per-node={most}\n" in written
+
+
 def test_an_sbatch_that_outlives_us_is_waited_for(tmp_path: Path) -> None:
     """It holds the lock as its standard input, from the moment at which it is born."""
     lock, standard_input = tmp_path / "lock", os.fstat(0)
@@ -157,8 +168,8 @@ def test_a_job_that_never_saves_anything_is_given_up(plan: Plan) -> None:
         ("slurm resources.gpus=0", "the launcher asks for none: give it `gpus`"),
         (f"{TWO} resources.minutes=2", "2 minutes, but a job is told to save 90 s before"),
         ("local device=cuda", "on a CUDA GPU, and this machine has none"),
-        ("slurm", "8 processes cannot share the 2 shards of training.dvae"),
-        ("slurm device=cpu resources.processes=0", "trained by no process"),
+        ("slurm resources.nodes=2", "shards is 2; the number of processes must divide it, and 16"),
+        ("slurm device=cpu resources.processes=0", "nodes and processes must be at least 1"),
     ],
 )
 def test_what_cannot_be_launched_leaves_nothing(
@@ -180,21 +191,26 @@ def test_the_published_scale_demands_a_gpu() -> None:
     assert load(overrides=["scale=demo"]).accelerator == "auto"
 
 
+def arrange_all(config: Config, words: str) -> None:
+    for kind in KINDS:
+        arrange(config, load_launcher(words), kind)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (
             "stages.dvae.nodes=2",
-            "take stages.dvae.nodes=1, or stages.dvae.processes=4 stages.dvae.g",
+            "use stages.dvae.nodes=1, or stages.dvae.processes=4 stages.dvae.g",
         ),
-        ("resources.nodes=3", "take resources.nodes=1."),
-        ("resources.nodes=16", "take resources.nodes=1."),
-        ("resources.processes=6", "take resources.processes=4 resources.gpus=4."),
+        ("resources.nodes=3", "use resources.nodes=1."),
+        ("resources.nodes=16", "use resources.nodes=1."),
+        ("resources.processes=6", "use resources.processes=4 resources.gpus=4."),
         ("resources.gpus=4", "8 processes cannot train dvae on 4 GPUs of a node"),
-        ("resources.nodes=8", "take resources.nodes=1, or resources.processes=1 resources.gpus=1."),
+        ("resources.nodes=8", "use resources.nodes=1, or resources.processes=1 resources.gpus=1."),
         (
             "cluster=local device=cpu stages.dvae.processes=3",
-            "take --processes 2, or stages.dvae.pr",
+            "use --processes 2, or stages.dvae.pr",
         ),
     ],
 )
@@ -202,10 +218,10 @@ def test_what_cannot_share_a_step_is_told_what_can(words: str, sentence: str) ->
     """And what is named then does."""
     config = load(overrides=["scale=paper"])
     with pytest.raises(UserError, match=re.escape(sentence)) as error:
-        check_launcher(config, load_launcher(f"slurm {words}"))
-    named = str(error.value).rpartition("take ")[2].rstrip(".").split(", or ")
-    for works in named if "resources" in words and "take" in sentence else ():
-        check_launcher(config, load_launcher(f"slurm {words} {works}"))
+        arrange_all(config, f"slurm {words}")
+    named = str(error.value).rpartition("use ")[2].rstrip(".").split(", or ")
+    for works in named if "resources" in words and "use" in sentence else ():
+        arrange_all(config, f"slurm {words} {works}")
 
 
 def test_launchers_in_the_documents_can_train_the_published_scale() -> None:
@@ -215,12 +231,12 @@ def test_launchers_in_the_documents_can_train_the_published_scale() -> None:
     found = {words for file in files for words in pattern.findall(file.read_text())}
     assert len(found) >= 4
     for words in sorted(found):
-        check_launcher(config, load_launcher(words))
+        arrange_all(config, words)
 
 
 @pytest.mark.parametrize(
     ("processes", "sentence"),
-    [("3", "3 processes cannot share the 2 shards"), ("0", "dvae is to be trained by no process")],
+    [("3", "shards is 2; the number of processes must divide it, and 3 do"), ("0", "at least 1")],
 )
 def test_a_refused_launcher_runs_nothing(plan: Plan, processes: str, sentence: str) -> None:
     """The real command: one sentence before any process is started."""

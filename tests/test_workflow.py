@@ -253,12 +253,23 @@ def test_models_that_a_clone_holds_are_not_trained_again(finished):
     checkout, _ = finished
     checkout.snakemake("--touch", "--forceall", "all_tables", "all_figures")
     assert checkout.planned(targets=["all_tables", "all_figures"]) == set()
+    unfit = "launcher=slurm resources.nodes=3"  # it trains nothing, and need not
+    assert checkout.planned(unfit, targets=["all_tables"]) == set()
     (checkout.root / "results/demo/models/d2it_l/manifest.json").unlink()
     again = checkout.planned(targets=["all_tables"])
     (checkout.root / "results/demo/models/d2it_l/manifest.json").write_text("again")
     assert {"d2it train d2it_l", "d2it evaluate d2it_l", "d2it table 5"} <= again
     assert "d2it train dvae" not in again
     checkout.snakemake("--touch", "--forceall", *EVERYTHING)
+
+
+def test_the_slurm_profile_as_it_is_typed(checkout):
+    """At the default scale; and a launcher that can train nothing refuses no other stage."""
+    printed = checkout.snakemake("--profile", "slurm", "--dry-run", "all_tables")
+    assert "Training dvae on 1 node with 2 GPUs each" in printed
+    unfit = ("--config", "launcher=slurm resources.nodes=3")
+    images = "data/demo/photos/images/manifest.json"
+    assert "Packing" in checkout.snakemake("--profile", "slurm", "--dry-run", images, *unfit)
 
 
 def test_the_slurm_profile_keeps_the_users_settings(checkout, monkeypatch):
@@ -289,7 +300,7 @@ def test_help_lists_targets_and_needs_no_cores(checkout):
         (["--config", "rato=0.7"], "There is no setting 'rato' (did you mean 'ratio'?)"),
         (["--config", "scale=smole"], "There is no scale 'smole' (did you mean 'smoke'?)"),
         (["--config", "launcher=slrum"], "There is no launcher 'slrum'"),
-        (["--config", "launcher=slurm"], "take resources.processes=2 resources.gpus=2."),
+        (["--config", "launcher=slurm resources.nodes=2"], "use resources.nodes=1 resources.pro"),
         (["table_33"], "There is no target 'table_33' (did you mean 'table_3'?)"),
         (["results/demo/models/dit_bb/manifest.json"], "There is no experiment 'dit_bb'"),
         (["results/paper/tables/table_1.csv"], "add `--config scale=paper`"),

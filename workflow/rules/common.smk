@@ -7,7 +7,7 @@ from d2it.config import paths, recipe
 from d2it.config.metrics import asked
 from d2it.data.sources import find_source
 from d2it.errors import UserError
-from d2it.launch import check_launcher, load_launcher
+from d2it.launch import arrange, load_launcher
 from d2it.report import claims, study
 from d2it import workflow as wiring
 
@@ -22,7 +22,6 @@ try:
     if "help" in sys.argv[1:]:  # answered while this is read: it needs no --cores
         print(wiring.help_text(CONFIG))
         sys.exit(0)
-    check_launcher(CONFIG, LAUNCHER)
     print(wiring.scale_line(CONFIG, "all"), file=sys.stderr)
 except UserError as error:
     sys.exit(f"d2it: error: {error}")
@@ -91,18 +90,28 @@ def latents_of(kind):
 
 def place_of(stage, in_shares=False):
     """Where a job of Slurm goes, for its message. As a resource it triggers no rerun."""
-    wants = LAUNCHER.of(stage)
-    if heads_of(stage):
-        return ""
-    shares = f" in {wants.shares} shares, {wants.at_once} at a time," if in_shares else ""
-    nodes = f"{wants.nodes} node{'s' * (wants.nodes > 1)}"
-    gpus = f"{wants.gpus} GPU{'s' * (wants.gpus != 1)}"
-    return f"{shares} on {nodes} with {gpus} each, in jobs of {wants.minutes} minutes at most"
+    return lambda wildcards: "" if heads_of(stage) else wiring.place(resources_of(stage), in_shares)
 
 
-def processes_of(kind):
-    """Cores that a training takes here: one where it only waits for a cluster's job."""
-    return LAUNCHER.of(kind).processes if TRAINS_HERE else 1
+def resources_of(stage):
+    """What a job gets; Snakemake's end where no training of this kind can have it."""
+    try:
+        trains = stage in recipe.KINDS
+        return arrange(CONFIG, LAUNCHER, stage) if trains else LAUNCHER.of(stage)
+    except UserError as error:
+        sys.exit(f"d2it: error: {error}")
+
+
+def can_train(wildcards):
+    """No file: refuses, before any job, a launcher that cannot train a run that is not there."""
+    if not os.path.exists(manifest(paths.model(CONFIG, wildcards.run))):
+        resources_of(recipe.kind_of(CONFIG, wildcards.run))
+    return []
+
+
+def processes_of(stage):
+    """Cores that a stage takes here: one where it only waits for a cluster's job."""
+    return lambda wildcards: resources_of(stage).processes if TRAINS_HERE else 1
 
 
 def heads_of(stage):

@@ -8,6 +8,7 @@ recipe, its length, and the shares of its training at which weights are kept.
 
 rule train_dvae:
     input:
+        can_train,
         images_of_dvae,
         thresholds_of_dvae,
         weights(f"lpips_{CONFIG.dvae_loss.perceptual}"),
@@ -32,6 +33,7 @@ rule train_dvae:
 
 rule train_grain:
     input:
+        can_train,
         latents_of("grain"),
     output:
         manifest(paths.model(CONFIG, any_of("grain"))),
@@ -53,6 +55,7 @@ rule train_grain:
 
 rule train_content:
     input:
+        can_train,
         latents_of("content"),
     output:
         manifest(paths.model(CONFIG, any_of("content"))),
@@ -74,6 +77,7 @@ rule train_content:
 
 rule train_dit:
     input:
+        can_train,
         latents_of("dit"),
     output:
         manifest(paths.model(CONFIG, any_of("dit"))),
