@@ -7,11 +7,12 @@ import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Literal
 
 from d2it import __version__
-from d2it.errors import UserError
+from d2it.errors import UserError, compile_sentence, is_out_of_memory, lacks_compiler
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # e.g. Lustre, NFS without lockd
@@ -82,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sentence = system_sentence(error)
         if sentence is None:
             raise
+        if compile_sentence(error, "sampling") and not lacks_compiler(error):
+            traceback.print_exception(error)  # which is to be reported
         return _complain(sentence)
     except KeyboardInterrupt:
         print("d2it: interrupted; run the same command again to go on.", file=sys.stderr)
@@ -110,14 +113,9 @@ def system_sentence(error: Exception) -> str | None:
     """What a person can do about a full GPU, a missing compiler, an error of the disk or of a path;
     None: it is something else.
     """
-    kinds = {kind.__name__ for kind in type(error).__mro__}  # not every verb imports torch
-    if "BackendCompilerFailed" in kinds:
-        why = str(error).strip().partition("\n")[0].rstrip(".")
-        return (
-            f"Blocks cannot be compiled on this node ({why}): load a C and C++ compiler and "
-            "Python's headers, or set sampling.compile=false, which changes no recipe."
-        )
-    if "OutOfMemoryError" in kinds:
+    if uncompiled := compile_sentence(error, "sampling"):
+        return uncompiled
+    if is_out_of_memory(error):
         return (
             "The GPU's memory is full: see with nvidia-smi what else computes there, or use one "
             "with more; then run the same command again."

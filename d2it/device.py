@@ -1,9 +1,11 @@
 """Where a stage computes: one GPU if there is one, else CPU threads (D2IT_THREADS, default 1)."""
 
 import ctypes
+import functools
 import os
 import platform
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from d2it.config.schema import Precision
 from d2it.errors import UserError
-from d2it.gpus import present_gpus, visible_gpus
+from d2it.gpus import shown_gpus, visible_gpus
 
 Device = torch.device | str
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in glibc's malloc.h
@@ -33,11 +35,17 @@ def cpu_threads() -> int:
     return threads
 
 
+def set_up_cpu() -> None:
+    """The number of threads can change a sum's last bit."""
+    torch.set_num_threads(cpu_threads())
+    keep_freed_memory()
+
+
 def keep_freed_memory() -> None:
     """Let freed blocks stay with the process, for the next tensor.
 
-    glibc returns large ones to the kernel, which clears every page anew: a tenth of the seconds of
-    a DVAE's training, a quarter of Inception's. Elsewhere there is nothing to set.
+    glibc returns large ones to the kernel, which clears every page anew. Elsewhere there is nothing
+    to set.
     """
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -62,19 +70,30 @@ def find_accelerator() -> torch.device | None:
         return None if device.type == "cpu" else device
     if has_cuda():
         return torch.device("cuda")
-    if torch.version.cuda and present_gpus() and visible_gpus():
+    if torch.version.cuda and shown_gpus() and visible_gpus():
         raise UserError(
             f"{socket.gethostname()} has a GPU that torch cannot use ({cuda_error('cuda')}): this "
             f"torch wants a driver for CUDA {torch.version.cuda}; update it, or compute on the CPU "
             "with an empty CUDA_VISIBLE_DEVICES in the environment."
         )
+    if torch.version.cuda and shown_gpus() and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        _warn_of_closed_gpus()
     return None
+
+
+@functools.cache  # once a process
+def _warn_of_closed_gpus() -> None:
+    print(
+        f"d2it: warning: {socket.gethostname()} has GPUs, but this process may open none, and "
+        "computes on the CPU: for a GPU ask Slurm for one (--gpus=1), or the administrator for "
+        "access to /dev/nvidia*; an empty CUDA_VISIBLE_DEVICES says that the CPU is meant.",
+        file=sys.stderr,
+    )
 
 
 def choose_device() -> torch.device:
     """The device of this process; on a CPU also its number of threads."""
-    torch.set_num_threads(cpu_threads())
-    keep_freed_memory()
+    set_up_cpu()
     device = find_accelerator() or torch.device("cpu")
     check_gpu(device)
     return device
@@ -90,9 +109,11 @@ def check_gpu(device: torch.device) -> None:
     """Refuse a GPU that cannot add one and one: it may be full, held by another process, broken, or
     of a kind that this torch was not built for."""
     if device.type == "cuda" and (error := cuda_error(device)):
+        index, names = device.index or 0, visible_gpus()  # torch counts from 0 within these
+        gpu = names[index] if index < len(names) else index
         raise UserError(
-            f"GPU {device.index or 0} of {socket.gethostname()} cannot compute ({error}): see with "
-            "nvidia-smi whether something else holds it, or use another."
+            f"GPU {gpu} of {socket.gethostname()} cannot compute ({error}): see with nvidia-smi "
+            "whether something else holds it, or use another."
         )
 
 

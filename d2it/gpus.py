@@ -69,16 +69,25 @@ def identify(device: str) -> Gpu | None:
     return GPUS[max(known, key=len)] if known else None
 
 
-def present_gpus() -> int:
-    """Those that the driver shows, be it too old for torch."""
-    return len(list(DEVICES.glob("nvidia[0-9]*")))
+def shown_gpus() -> list[Path]:
+    """Those of this machine, given to this process or not, be the driver too old for torch."""
+    return sorted(DEVICES.glob("nvidia[0-9]*"))
+
+
+def opens(device: Path) -> bool:
+    """Slurm shows a job all GPUs of its node, and lets it open those that it was given."""
+    try:
+        os.close(os.open(device, os.O_RDWR))
+        return True
+    except OSError:
+        return False
 
 
 def visible_gpus() -> list[str]:
     """Those that this process may use, found without torch: 0, GPU-<uuid> or MIG-<uuid>."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
-        return [str(i) for i in range(present_gpus())]
+        return [str(i) for i in range(sum(map(opens, shown_gpus())))]  # CUDA counts these alone
     names = [name.strip() for name in named.split(",")]
     return [name for name in names if re.fullmatch(r"\d+|(GPU|MIG)-.+", name)]
 

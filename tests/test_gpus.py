@@ -57,6 +57,26 @@ def test_a_gpu_that_torch_cannot_use_is_no_reason_to_compute_on_the_cpu(
     assert device.choose_device().type == "cpu"
 
 
+def test_a_job_that_was_given_no_gpu_of_its_node_computes_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slurm shows it all of them and lets it open none; here they cannot be opened as folders."""
+    monkeypatch.setattr(gpus, "DEVICES", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for i in range(4):
+        (tmp_path / f"nvidia{i}").mkdir()
+    device._warn_of_closed_gpus.cache_clear()
+    assert gpus.visible_gpus() == []
+    assert [device.choose_device().type for _ in range(2)] == ["cpu", "cpu"]
+    told = capsys.readouterr().err
+    assert "ask Slurm for one (--gpus=1)" in told and told.count("\n") == 1
+    (tmp_path / "nvidia2").rmdir()
+    (tmp_path / "nvidia2").touch()  # the one that it was given: CUDA counts from 0
+    assert gpus.visible_gpus() == ["0"]
+
+
 @pytest.mark.parametrize(
     ("told", "said"),
     [
@@ -78,8 +98,9 @@ def test_a_gpu_that_cannot_compute_is_told_of_in_one_sentence(
         raise RuntimeError(told)
 
     monkeypatch.setattr(torch, "ones", ones)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     with pytest.raises(UserError) as error:
         device.check_gpu(torch.device("cuda", 3))
     assert "\n" not in str(error.value) and f"{said}): see with nvidia-smi" in str(error.value)
-    assert str(error.value).startswith("GPU 3 of ")
+    assert str(error.value).startswith("GPU 7 of ")
     device.check_gpu(torch.device("cpu"))

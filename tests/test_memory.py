@@ -235,21 +235,29 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("checkpointing", "cure"),
+    ("checkpointing", "error", "cure"),
     [
-        ("false", "set training.dvae.checkpointing=true, which needs 1.6 GB, changes no number"),
-        ("true", "use a GPU with more memory, or end what else computes there"),
+        (
+            "false",
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            "set training.dvae.checkpointing=true, which needs 1.6 GB, changes no number",
+        ),
+        (
+            "true",
+            torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be"),
+            "use a GPU with more memory, or end what else computes there",
+        ),
     ],
 )
 def test_a_full_memory_is_one_sentence_and_the_same_command_goes_on(
-    prepared, tmp_path, monkeypatch, capsys, checkpointing, cure
+    prepared, tmp_path, monkeypatch, capsys, checkpointing, error, cure
 ):
     enter(Path(shutil.copytree(prepared, tmp_path / "work")), monkeypatch)
     command, loss = [*TRAIN, f"training.dvae.checkpointing={checkpointing}"], DvaeTask.loss
 
     def full(task, player, networks, batch, images_seen):
         if images_seen == 8:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            raise error
         return loss(task, player, networks, batch, images_seen)
 
     with monkeypatch.context() as patch:
@@ -262,6 +270,23 @@ def test_a_full_memory_is_one_sentence_and_the_same_command_goes_on(
     assert "error: The GPU's memory was full" in log.read_text()
     assert cli.main(command) == 0
     assert "resumed at 8/16 images" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "ncclUnhandledCudaError: Call to CUDA function failed.\nCuda failure 2 'out of memory'",
+    ],
+)
+def test_libraries_say_in_words_that_a_memory_is_full(told):
+    assert "The GPU's memory is full" in (cli.system_sentence(RuntimeError(told)) or "")
+
+
+def test_other_errors_of_a_gpu_are_no_full_memory():
+    for told in ("CUDA error: an illegal memory access", "CUDNN_STATUS_EXECUTION_FAILED"):
+        assert cli.system_sentence(RuntimeError(told)) is None
 
 
 def test_a_full_memory_is_one_sentence_in_every_verb(prepared, tmp_path, monkeypatch, capsys):

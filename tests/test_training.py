@@ -492,3 +492,21 @@ def test_a_node_without_a_compiler_is_one_sentence(tmp_path):
         make_task()  # as any other verb meets it
     assert "sampling.compile=false" in (sentence := system_sentence(raised.value))
     assert "\n" not in sentence
+
+
+def test_a_compiler_that_fails_is_not_called_missing(tmp_path, monkeypatch):
+    """A backend's own error: the cure is told, and the log keeps the traceback for a report."""
+
+    def failing(module, inputs):
+        raise ValueError("no such lowering")
+
+    def loss(player, networks, batch, images_seen):
+        return torch.compile(lambda x: x.sin(), backend=failing)(torch.ones(8))
+
+    plan = tiny_run.tiny_plan(tmp_path / "run")
+    task = tiny_run.TinyTask(plan.training)
+    monkeypatch.setattr(task, "loss", loss)
+    with pytest.raises(UserError, match=r"torch could not compile blocks \(.*no such lowering"):
+        train(plan, lambda: task, "cpu")
+    log = (plan.folder / "log.txt").read_text()
+    assert "Traceback (most recent call last)" in log and "in failing" in log

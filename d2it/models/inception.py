@@ -1,6 +1,6 @@
 """FID's Inception-v3 in layers of torch, with the weights of the published TorchScript file.
 
-The file's own program gives the same numbers to rounding, on a CPU in 1.4 times the seconds. Here
+The file's own program gives the same numbers to rounding, in more seconds. Here
 batch norms are folded into the convolutions, means of 3 x 3 are taken after the 1 x 1 convolution
 that follows them, which has fewer channels (both are linear), and channels lie beside each other.
 """

@@ -6,6 +6,7 @@ DVAE, grain, content and DiT runs all go through `train`, in one process or in m
 
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -24,11 +25,12 @@ from d2it.device import (
     check_gpu,
     cpu_threads,
     cuda_error,
+    device_name,
     find_accelerator,
     has_cuda,
-    keep_freed_memory,
     multiplies_bf16,
     processor,
+    set_up_cpu,
 )
 from d2it.errors import UserError
 from d2it.files import write_json
@@ -82,10 +84,9 @@ def make_accelerator(plan: Plan, device: str) -> Accelerator:
             f"The launcher demands a CUDA GPU, but torch sees none ({cuda_error('cuda')}): check "
             "the driver, or use the CPU."
         )
-    threads = cpu_threads()
     cpu = device == "cpu" or find_accelerator() is None
     if cpu:
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        os.environ.setdefault("OMP_NUM_THREADS", str(cpu_threads()))
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision="bf16" if plan.training.precision == "bf16" else "no",
@@ -98,9 +99,8 @@ def make_accelerator(plan: Plan, device: str) -> Accelerator:
         ],
     )
     check_gpu(accelerator.device)
-    if cpu:  # the number of threads can change a sum's last bit
-        torch.set_num_threads(threads)
-        keep_freed_memory()
+    if cpu:
+        set_up_cpu()
     return accelerator
 
 
@@ -176,6 +176,8 @@ class Loop:
             with self.stop, enough_room(self.plan):
                 self._loop(start)
         except Exception as error:
+            if not isinstance(error, (Stopped, UserError)):  # what becomes of it may be a sentence
+                self.journal.say("".join(traceback.format_exception(error)), terminal=False)
             if not isinstance(error, Stopped):  # `d2it status` shows it
                 told = " ".join(str(error).split()) or type(error).__name__
                 self.journal.say(f"error: {told}", terminal=False)
@@ -193,7 +195,7 @@ class Loop:
 
     def _device_name(self) -> str:
         device = self.accelerator.device
-        return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        return device_name(device) if device.type == "cuda" else "cpu"
 
     def _resume(self) -> int:
         """Take up the newest sound state; the main process chooses it for all."""

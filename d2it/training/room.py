@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from d2it.errors import UserError
+from d2it.errors import UserError, compile_sentence, is_out_of_memory
 from d2it.models.memory import shortage
 from d2it.training.run_folder import Plan
 
@@ -26,7 +26,9 @@ def enough_room(plan: Plan) -> Iterator[None]:
     """A sentence in place of CUDA's words when the memory is full all the same."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         cure = "use a GPU with more memory" if plan.need is None else plan.need.cure()
         raise UserError(
             f"The GPU's memory was full in the training of {plan.run}: {cure}, or end what else "
@@ -37,16 +39,11 @@ def enough_room(plan: Plan) -> Iterator[None]:
 
 @contextmanager
 def able_to_compile(plan: Plan) -> Iterator[None]:
-    """A sentence where blocks cannot be compiled: Triton and inductor call the node's compiler."""
+    """A sentence where blocks cannot be compiled; the run's log has the traceback."""
     try:
         yield
     except RuntimeError as error:
-        from torch._dynamo.exc import BackendCompilerFailed  # seconds to import, and seldom needed
-
-        if not isinstance(error, BackendCompilerFailed):
+        sentence = compile_sentence(error, f"training.{plan.kind}")
+        if sentence is None:
             raise
-        told = str(error).strip().partition("\n")[0].rstrip(".")
-        raise UserError(
-            f"Blocks cannot be compiled on this node ({told}): load a C and C++ compiler and "
-            f"Python's headers, or set training.{plan.kind}.compile=false, which changes no recipe."
-        ) from None
+        raise UserError(sentence) from None
