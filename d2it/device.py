@@ -19,6 +19,7 @@ from d2it.errors import UserError
 from d2it.gpus import shown_gpus, visible_gpus
 
 Device = torch.device | str
+SHAPES = 64  # that a block may be compiled for, each by itself
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in glibc's malloc.h
 
 
@@ -159,13 +160,24 @@ def multiplies_bf16() -> bool:
 def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
     """torch.compile each block by itself: equal blocks share their code, so it takes seconds.
 
-    A network within a list, as a RefineNet, is not one of them, but its blocks are.
+    A network within a list, as a RefineNet, is not one of them, but its blocks are. What is
+    compiled for a shape never depends on those met before (`dynamic`), so neither does any bit.
     """
     for blocks in network.modules():
         if isinstance(blocks, nn.ModuleList):
             for block in blocks:
                 if not any(isinstance(part, nn.ModuleList) for part in block.modules()):
-                    block.compile(backend=backend)
+                    # of more than torch's 8 shapes, the later ones would not be compiled
+                    block.compile(backend=backend, dynamic=False, recompile_limit=SHAPES)
+
+
+def any_length(tensor: Tensor) -> Tensor:
+    """The same, which compiled blocks take by the same code whatever its length, if that is not 1:
+    of other dimensions, and of unmarked tensors, each length has code of its own.
+    """
+    if "torch._dynamo" in sys.modules:  # where anything is compiled; to load it takes a second
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    return tensor
 
 
 @contextmanager

@@ -13,13 +13,13 @@ Shapes: z and noise (N, C, H, W); map (N, h, w) with H = 2^(k-1) h; tokens (N, T
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from d2it.device import send
+from d2it.device import any_length, send
 from d2it.errors import UserError
 from d2it.grains import mean_within, to_grid
 from d2it.models.blocks import (
@@ -123,9 +123,11 @@ class Windows:
     cells: Tensor  # (N, side, side), each token's grain
     live: Tensor  # (L,), which of the N windows^2 are computed
     all: bool
+    skipped: bool  # L changes with the maps
 
     def to(self, device: torch.device) -> "Windows":
-        return Windows(send(self.cells, device), send(self.live, device), self.all)
+        cells, live = send(self.cells, device), send(self.live, device)
+        return replace(self, cells=cells, live=live)
 
 
 class RefineNet(nn.Module):
@@ -182,9 +184,14 @@ class RefineNet(nn.Module):
         per_image = (self.side // self.window) ** 2
         # adaLN's vectors are computed once per image and shared by its windows
         images, places = windows.live // per_image, windows.live % per_image
+
+        def of(one: Tensor) -> Tensor:
+            return any_length(one) if windows.skipped else one
+
         for block, bias in zip(self.blocks, self.biases, strict=True):
+            added = bias(of(places))
             refined = run_block(
-                block, refined, c, bias(places), images, checkpointing=checkpointing
+                block, of(refined), c, of(added), of(images), checkpointing=checkpointing
             )
         refined = self.head(refined, c, images)
         if not windows.all:
@@ -205,11 +212,11 @@ class RefineNet(nn.Module):
         cells = to_grid(map, self.side // map.shape[-1])
         finest = to_windows(cells[..., None], self.window).amax(dim=(1, 2))
         if not skip:
-            return Windows(cells, torch.arange(len(finest), device=cells.device), True)
+            return Windows(cells, torch.arange(len(finest), device=cells.device), True, False)
         live = (finest >= self.grain).nonzero()[:, 0]
         # never none, so that every parameter has a gradient in every step, if only of zeros
         live = live if len(live) else live.new_zeros(1)
-        return Windows(cells, live, len(live) == len(finest))
+        return Windows(cells, live, len(live) == len(finest), True)
 
 
 class ContentTransformer(nn.Module):

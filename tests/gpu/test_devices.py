@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -162,6 +163,45 @@ def test_compiled_blocks_are_the_same(kind, device):
     found = output(network, inputs)
     found.square().mean().backward()
     assert apart(found, expected) < 1e-5 and apart(gradients(network), gradient) < 1e-4
+
+
+@pytest.mark.parametrize("bias", ["window", "global"])
+def test_what_computes_a_batch_depends_on_none_before(bias):
+    """Compiled blocks have one graph for any number of windows, and one for a single window: so
+    images drawn in shares are the same bytes."""
+
+    def graphs_of(numbers: list[int]) -> dict[int, list[str]]:
+        """What each number of windows is computed by."""
+        torch.compiler.reset()
+        called: list[str] = []
+
+        def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
+            given = [node.meta.get("example_value") for node in graph.graph.nodes]
+            name = str([value.shape for value in given if isinstance(value, Tensor)])
+
+            def call(*arguments: Any) -> Any:
+                called.append(name)
+                return graph.forward(*arguments)
+
+            return call
+
+        network = ContentTransformer(8, 4, 2, layers=(1, 2), window=4, bias=bias, **SHAPE)
+        compile_blocks(network, backend=backend)
+        found = {}
+        for number in numbers:
+            map = torch.zeros(2, 4, 4, dtype=torch.long)
+            map[:, ::2, ::2] = torch.arange(8).view(2, 2, 2) < number  # within a window each
+            called.clear()
+            with torch.inference_mode():
+                windows = network.live_windows(map, torch.device("cpu"))
+                assert len(windows[0].live) == number
+                network(draw(2, 4, 8, 8), T, Y, map, windows)
+            found[number] = list(called)
+        return found
+
+    one, other = graphs_of([3, 1, 8, 2]), graphs_of([1, 2, 3, 8])
+    assert one == other
+    assert one[2] == one[3] == one[8] != one[1]
 
 
 @pytest.mark.parametrize("device", DEVICES)
