@@ -211,6 +211,8 @@ def test_what_may_just_fit_is_a_warning():
     dense = need(checkpointing="false")
     assert "set training.dvae" in (shortage(dense, "x", 79 * GIB, 79 * GIB) or "")
     assert shortage(dense, "x", 139 * GIB, 139 * GIB) is None
+    whole = int(dense.memory.total)
+    assert shortage(dense, "x", whole, whole) and not shortage(dense, "x", *[int(1.06 * whole)] * 2)
     assert shortage(need(checkpointing="true"), "x", 79 * GIB, 78 * GIB) is None
 
 

@@ -29,7 +29,7 @@ from d2it.models.cost import (
     parameters,
     training_flops,
 )
-from d2it.models.memory import Need, need_of
+from d2it.models.memory import GAPS, Need, need_of
 from d2it.report.disk import Disk, latents_disk, no_space, states
 from d2it.report.rate import Rate
 from d2it.report.study import FIGURES, ITEMS, TABLES, Study, needs, with_inputs
@@ -108,15 +108,15 @@ def plan(config: Config, study: Study, targets: Sequence[str], rate: Rate) -> Pl
 
 def too_large(config: Config, runs: Sequence[str], gpu: Gpu) -> list[str]:
     """What does not fit the GPU, and the switch that cures it; equal needs in one sentence."""
-    together: dict[tuple[str, float], list[Need]] = {}
+    together: dict[tuple[str, str], list[Need]] = {}
     for run in runs:
         need = need_of(config, run)
-        if need.memory.gigabytes > gpu.gigabytes:
-            together.setdefault((need.kind, need.memory.gigabytes), []).append(need)
+        if GAPS * need.memory.gigabytes > gpu.gigabytes:
+            together.setdefault((need.kind, need.memory.wanted), []).append(need)
     return [
-        f"{', '.join(need.run for need in needs)}: training needs {size} GB of a GPU's memory, and "
-        f"{gpu.name.upper()} has {gpu.gigabytes}: {needs[0].cure(gpu.gigabytes)}."
-        for (_, size), needs in together.items()
+        f"{', '.join(need.run for need in needs)}: training needs {wanted}, and "
+        f"{gpu.name.upper()} has {gpu.gigabytes}: {needs[0].cure(gpu.gigabytes / GAPS)}."
+        for (_, wanted), needs in together.items()
     ]
 
 
