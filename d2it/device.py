@@ -97,7 +97,15 @@ def choose_device() -> torch.device:
     set_up_cpu()
     device = find_accelerator() or torch.device("cpu")
     check_gpu(device)
+    take_fp32()
     return device
+
+
+def take_fp32() -> None:
+    """fp32 is fp32 until `arithmetic` says otherwise: TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which
+    NVIDIA's containers set, begins with TF32.
+    """
+    torch.set_float32_matmul_precision("highest")
 
 
 def has_cuda() -> bool:

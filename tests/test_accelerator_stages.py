@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import tests.simulated as simulated
 from d2it.calibration import calibrate
@@ -23,7 +24,7 @@ from d2it.evaluation import features
 from d2it.evaluation.evaluate import evaluate
 from d2it.evaluation.features import DIMENSIONS
 from d2it.evaluation.metrics import Gaussian, frechet_distance, inception_score, kernel_distance
-from d2it.evaluation.neighbours import precision_recall
+from d2it.evaluation.neighbours import nearest_distance, precision_recall
 from d2it.evaluation.reference import make_reference
 from d2it.painter import Painter
 from d2it.samples import Request, write_samples
@@ -195,6 +196,33 @@ class Classifier(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.output(x)
+
+
+def test_metrics_take_no_tf32_where_the_environment_allows_it():
+    """As TORCH_ALLOW_TF32_CUBLAS_OVERRIDE does. Products in fp64 know none."""
+    seen = set()
+
+    class Looking(TorchFunctionMode):
+        def __torch_function__(self, function, types, arguments=(), names=None):
+            product = function in (torch.Tensor.matmul, torch.Tensor.__matmul__)
+            if product and arguments[0].dtype == torch.float32:
+                seen.add(torch.get_float32_matmul_precision())
+            return function(*arguments, **(names or {}))
+
+    x, y = torch.randn(2, 60, 24).numpy()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with Looking():
+            kernel_distance(x, y, simulated.DEVICE)
+            assert seen == {"highest"}
+            seen.clear()
+            nearest_distance(x, y, simulated.DEVICE)
+        assert seen == {"highest"} and torch.get_float32_matmul_precision() == "high"
+        choose_device()
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_metrics_of_more_images_than_dimensions_and_the_score_of_a_head(tmp_path, monkeypatch):

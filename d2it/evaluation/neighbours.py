@@ -16,7 +16,8 @@ from d2it.errors import UserError
 from d2it.evaluation.blocks import by_rows, products
 
 BLOCK = 512  # rows of a distance matrix held at once
-PAIRS = 128  # of features held at once in fp64
+# Pairs of features held at once in fp64: what a CPU's cache holds, and what keeps a GPU busy.
+PAIRS, PAIRS_OF_A_GPU = 2**7, 2**14
 ROUNDING = 2.0**-24  # of one fp32 operation
 
 
@@ -86,7 +87,8 @@ def rough(x: Cloud, rows: slice, y: Cloud) -> tuple[Tensor, Tensor]:
 
 def settled(x: Cloud, i: Tensor, y: Cloud, j: Tensor) -> Tensor:
     """Squared distances of the pairs (i, j) in fp64, (p,): 0 of equal features."""
-    pairs = zip(i.split(PAIRS), j.split(PAIRS), strict=True)
+    count = PAIRS if i.device.type == "cpu" else PAIRS_OF_A_GPU
+    pairs = zip(i.split(count), j.split(count), strict=True)
     return torch.cat([(x.exact[a].double() - y.exact[b]).square_().sum(1) for a, b in pairs])
 
 

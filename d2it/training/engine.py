@@ -31,6 +31,7 @@ from d2it.device import (
     multiplies_bf16,
     processor,
     set_up_cpu,
+    take_fp32,
 )
 from d2it.errors import UserError
 from d2it.files import write_json
@@ -99,6 +100,7 @@ def make_accelerator(plan: Plan, device: str) -> Accelerator:
         ],
     )
     check_gpu(accelerator.device)
+    take_fp32()
     if cpu:
         set_up_cpu()
     return accelerator
