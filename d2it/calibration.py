@@ -1,7 +1,6 @@
 """Measuring the entropy quantiles of a data set's regions (section 3.1)."""
 
 import math
-import os
 import shutil
 from multiprocessing import parent_process
 from pathlib import Path
@@ -20,6 +19,7 @@ from d2it.device import find_accelerator
 from d2it.errors import UserError
 from d2it.files import atomic_path, canonical_digest
 from d2it.grains import entropy_map
+from d2it.pools import cpus
 from d2it.thresholds import Thresholds, save
 
 CELLS = 2**16  # of the histogram of entropies over [0, ln bins]: quantiles are exact to 8.5e-5
@@ -59,7 +59,7 @@ def calibrate(config: Config, data: str, processes: int | None = None) -> bool:
     ]
     if processes is None:  # others take seconds to start, and a GPU needs none
         many = len(parts) >= FILES and find_accelerator() is None
-        processes = min(len(os.sched_getaffinity(0)), len(parts)) if many else 1
+        processes = min(cpus(), len(parts)) if many else 1
     histograms = np.zeros((len(regions), CELLS), dtype=np.int64)
     with (
         runner(processes) as run,

@@ -24,6 +24,7 @@ from d2it.data.packing import Chunk, chunks_of, pack, runner
 from d2it.data.photos import photo_collection
 from d2it.errors import UserError
 from d2it.files import atomic_path, require_space, write_text
+from d2it.pools import cpus
 
 MANY = 10_000  # images from which on other processes repay their start, and a look ahead its time
 LOOKS = 16  # images of these
@@ -56,7 +57,7 @@ def prepare(config: Config, data: str, processes: int | None = None) -> bool:
     if total >= MANY:
         look_ahead(collection, dataset)
     if processes is None:
-        processes = len(os.sched_getaffinity(0)) if total >= MANY else 1
+        processes = cpus() if total >= MANY else 1
     with staging(folder) as part, runner(processes) as run:
         chunks = {
             name: chunks_of(part, name, split.items, images_per_file(dataset.size), key)

@@ -181,7 +181,9 @@ class Modulation(nn.Sequential):
     def forward(self, c: Tensor, rows: Tensor | None = None) -> tuple[Tensor, ...]:
         modulation = super().forward(c)
         if rows is not None:
-            # In bf16 each addition to the gradient of an image's vectors would be rounded.
+            # In bf16 each addition to the gradient of an image's vectors would be rounded. If all
+            # windows are computed, a broadcast would save this copy, small beside their tokens, but
+            # sum its gradient in another order: not the same run to the bit.
             modulation = modulation.float()[rows].to(modulation.dtype)
         return modulation.chunk(self.parts, dim=1)
 
