@@ -68,6 +68,11 @@ def find_accelerator() -> torch.device | None:
                 f"ACCELERATE_TORCH_DEVICE is {named}, which is no device of torch: name one, e.g. "
                 "cuda or cpu, or unset it."
             ) from None
+        if device.type == "cuda" and ":" in named:  # each process would take it, or fail
+            raise UserError(
+                f"ACCELERATE_TORCH_DEVICE is {named}, but a GPU is not chosen by it: unset it, and "
+                f"set CUDA_VISIBLE_DEVICES={device.index}."
+            )
         return None if device.type == "cpu" else device
     if has_cuda():
         return torch.device("cuda")

@@ -35,7 +35,7 @@ def kinds_of(devices: Iterable[str], what: str) -> list[str]:
     if len(found) > 1:
         warnings.warn(
             f"{what}: computed on several kinds of device ({'; '.join(found)}), which round "
-            "differently; on one kind (`constraint` in a launcher) no bit would ever differ.",
+            "differently; for identical results set `constraint` in the launcher to one GPU model.",
             stacklevel=2,
         )
     return found

@@ -88,7 +88,9 @@ def row(run: str, seconds: float, memory: float = 1.0) -> dict:
 )
 def test_steps_are_compared_with_the_plan_of_a_known_gpu(setting, times, verdict):
     seconds = times * setting.plan.step("d2it_xl_classes")
-    assert steps.judged(setting, row("d2it_xl_classes", seconds), bad=-1).verdict == verdict
+    found = steps.judged(setting, row("d2it_xl_classes", seconds), bad=-1)
+    assert found.verdict == verdict
+    assert bool(found.planned) is not setting.simulated
 
 
 def test_more_memory_than_planned_is_wrong_but_not_on_the_cpu():

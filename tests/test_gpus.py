@@ -78,6 +78,18 @@ def test_a_job_that_was_given_no_gpu_of_its_node_computes_on_the_cpu(
 
 
 @pytest.mark.parametrize(
+    ("named", "sentence"),
+    [("cuda:1", "unset it, and set CUDA_VISIBLE_DEVICES=1"), ("moon", "no device of")],
+)
+def test_a_device_that_no_stage_can_take(
+    monkeypatch: pytest.MonkeyPatch, named: str, sentence: str
+) -> None:
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", named)
+    with pytest.raises(UserError, match=sentence):
+        device.find_accelerator()
+
+
+@pytest.mark.parametrize(
     ("told", "said"),
     [
         (

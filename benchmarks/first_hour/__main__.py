@@ -48,6 +48,8 @@ def announced(setting: Setting, checks: list[Check]) -> str:
     gpu, minutes = setting.plan.rate.gpu.name.upper(), sum(check.seconds for check in checks) / 60
     if setting.judged:
         return f"{len(checks)} checks, planned for {gpu}: {minutes:.0f} minutes"
+    if setting.simulated:
+        return f"{len(checks)} checks, on a simulated device: nothing is planned or judged"
     return f"{len(checks)} checks. Planned is what {gpu} would take: nothing is judged by it"
 
 
@@ -75,6 +77,7 @@ def write(machine: dict[str, Any], done: list[Done]) -> None:
     write_json(path, header | {"rows": rows, "checks": checks})
     write_text(page.PAGE, page.page())
     print(f"{path}: `d2it plan --gpu {name}` takes what was measured from there.")
+    print(f"{page.PAGE}, a file kept in git, was written anew with it.")
 
 
 def main() -> int:

@@ -34,7 +34,7 @@ class CheckJob:
 
 
 def submitted(words: str | None, simulated: bool) -> int:
-    """Submit, wait and show; what the checks ended with. All GPUs of the node are asked for."""
+    """Submit, wait and show; what the checks ended with. One node, with the launcher's GPUs."""
     slurm.require("run it on a GPU node without SLURM=1")
     launcher = load_launcher(words or os.environ.get("D2IT_LAUNCHER") or "slurm")
     if launcher.cluster != "slurm":
@@ -48,8 +48,8 @@ def submitted(words: str | None, simulated: bool) -> int:
     mine = [job for job in slurm.queued(folder.name) if job.comment == str(folder.resolve())]
     if mine:
         raise UserError(
-            f"Slurm job {mine[0].job} checks already: wait for it, or end it with "
-            f"`scancel {mine[0].job}`."
+            f"Slurm job {mine[0].job} is already running these checks: wait for it, or end it "
+            f"with `scancel {mine[0].job}`."
         )
     shutil.rmtree(folder, ignore_errors=True)
     [job] = submit(folder, [CheckJob(["--simulated"] if simulated else [])], resources)

@@ -83,6 +83,7 @@ def judged(setting: Setting, row: dict[str, Any], bad: int) -> Found:
         )
     measured = f"{spell(row['seconds'])} a step, {share(row['mfu'])}, {row['memory_gb']:.1f} GB"
     expected = f"{spell(planned)} a step, {share(price.mfu)}, {memory:.1f} GB"
+    expected = "" if setting.simulated else expected
     return Found(measured, expected, wrong, is_slow(setting, row["seconds"], planned), row=row)
 
 
