@@ -1,4 +1,4 @@
-"""Steps of every kind of run in a tiny world, on any device, and what they leave. Not simulated."""
+"""Steps of every kind of run in a tiny world, on any device, and what they leave."""
 
 import dataclasses
 from collections.abc import Callable, Iterator

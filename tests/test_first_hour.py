@@ -3,6 +3,7 @@
 `make first-hour SIMULATED=1`, a part of continuous integration, runs the checks themselves.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from benchmarks import page
 from benchmarks.first_hour import __main__ as first_hour
-from benchmarks.first_hour import machine, reduce, runner, slurm, steps
+from benchmarks.first_hour import machine, processes, reduce, runner, slurm, steps, together
 from benchmarks.first_hour.machine import Device
 from benchmarks.first_hour.outcome import Found
 from benchmarks.first_hour.runner import Check, Done, Runner, checks_of
@@ -169,7 +170,14 @@ def test_a_process_that_dies_ends_the_sum(tmp_path, monkeypatch):
     began = time.monotonic()
     found = reduce.reduced(Setting("no GPU", simulated=True))  # without images: nothing to plan
     assert found.verdict.startswith("wrong: a process died") and "NCCL_DEBUG" in found.verdict
-    assert time.monotonic() - began < reduce.PATIENCE / 2
+    assert time.monotonic() - began < processes.PATIENCE / 2
+
+
+def test_two_gpus_that_drift_apart_are_wrong():
+    judge = functools.partial(together.verdict, A100, "d2it_b_three")
+    assert judge(bad=-1, apart=0) == ""
+    assert "3 tensors differ" in judge(bad=-1, apart=3)
+    assert "training.content.precision=fp32" in judge(bad=1, apart=0)
 
 
 def test_the_json_serves_the_plan_and_the_page(tmp_path, monkeypatch):

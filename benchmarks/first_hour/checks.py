@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.first_hour import images, machine, reduce, steps, suite, world
+from benchmarks.first_hour import images, machine, reduce, steps, suite, together, world
 from benchmarks.first_hour.outcome import Found
 from benchmarks.first_hour.setting import Setting
 from d2it.cli import system_sentence
@@ -34,6 +34,7 @@ CHECKS: dict[str, Callable[..., Found]] = {
     "sampling": images.sampled,
     "evaluation": images.evaluated,
     "all-reduce": reduce.reduced,
+    "together": together.trained,
 }
 
 

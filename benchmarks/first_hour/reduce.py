@@ -3,9 +3,7 @@
 Processes meet as those of a training do. With a simulated device two of the CPU sum through gloo.
 """
 
-import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,9 +11,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.first_hour.outcome import Found, is_slow, spell
+from benchmarks.first_hour.processes import answers
 from benchmarks.first_hour.setting import DRAWN, Setting
 from d2it.files import read_json, write_json
-from d2it.jobs import free_port
 from d2it.models.architecture import architecture
 from d2it.models.cost import parameters
 from d2it.training.engine import make_accelerator
@@ -23,7 +21,6 @@ from d2it.training.run_folder import make_plan
 
 TIMES = 5
 RESULT = Path("reduced.json")
-PATIENCE = 300.0  # seconds
 PART = 0.25  # of a step's share that its sum may take: the plan counts none
 REMEDY = (
     "see what NCCL_DEBUG=INFO tells; if NCCL_P2P_DISABLE=1 helps, the links between the GPUs are "
@@ -35,7 +32,7 @@ def reduced(setting: Setting) -> Found:
     processes = 2 if setting.simulated else torch.cuda.device_count()
     if processes == 1:
         return Found("one GPU: nothing to sum")
-    sentence = run(processes, "cpu" if setting.simulated else "cuda", setting)
+    sentence = answers("reduce", processes, setting)
     if sentence:
         return Found(f"{processes} processes", wrong=f"{sentence}: {REMEDY}")
     found = read_json(RESULT, made_by="make first-hour")
@@ -47,37 +44,6 @@ def reduced(setting: Setting) -> Found:
     expected = f"at most {PART:.0%} of a step's {spell(step)}"
     wrong = "" if found["right"] else f"the sum is wrong: {REMEDY}"
     return Found(text, expected, wrong, is_slow(setting, seconds, PART * step))
-
-
-def run(processes: int, device: str, setting: Setting) -> str:
-    """Start them and wait; what went wrong, if anything did."""
-    environment = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "GLOO_SOCKET_IFNAME": "lo",  # a node's name need not resolve
-    }
-    environment.pop("ACCELERATE_TORCH_DEVICE", None)  # a simulated device has no one to talk to
-    mode = "simulated" if setting.simulated else ""
-    command = [sys.executable, "-m", "benchmarks.first_hour.reduce", setting.gpu, device, mode]
-    ranks = [
-        subprocess.Popen(command, env=environment | {"RANK": str(i), "LOCAL_RANK": str(i)})
-        for i in range(processes)
-    ]
-    deadline = time.monotonic() + PATIENCE
-    try:
-        while any(one.poll() is None for one in ranks):
-            if any(one.poll() for one in ranks):
-                return "a process died"
-            if time.monotonic() > deadline:
-                return f"the GPUs have not answered each other for {PATIENCE:g} s"
-            time.sleep(0.2)
-        return "a process died" if any(one.returncode for one in ranks) else ""
-    finally:
-        for one in ranks:
-            one.kill()
-            one.wait()
 
 
 def main(gpu: str, device: str, simulated: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.common import ROOT
 from benchmarks.first_hour.outcome import START, Found
-from benchmarks.first_hour.setting import Setting, trained_runs
+from benchmarks.first_hour.setting import TOGETHER, Setting, trained_runs
 from d2it.config import paths
 from d2it.errors import UserError
 from d2it.files import read_json
@@ -49,6 +49,11 @@ def checks_of(setting: Setting) -> list[Check]:
         Check("sampling", START + plan.sampling()),
         Check("evaluation", START + plan.evaluation()),
         Check("all-reduce"),
+        *(
+            Check(f"together {run}", 2 * START + STEPS * plan.step(run))
+            for run in trained_runs(setting.config)
+            if run in TOGETHER
+        ),
     ]
 
 

@@ -19,6 +19,7 @@ TRAINED = (
     *("d2it_b_classes", "d2it_l_classes", "d2it_xl_classes", "d2it_b_three"),
 )
 DRAWN = "d2it_xl_classes"  # what is sampled and evaluated
+TOGETHER = (DVAE, "d2it_b_three")  # what two GPUs share
 GUIDED = Measured(guidance=1.5)  # how images are sampled; they are evaluated without guidance
 
 
