@@ -184,6 +184,12 @@ def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
                     block.compile(backend=backend, dynamic=False, recompile_limit=SHAPES)
 
 
+def compile_on(device: Device, network: nn.Module) -> None:
+    """Compile its blocks, but never on a CPU: what is computed there stays as it is."""
+    if torch.device(device).type != "cpu":
+        compile_blocks(network)
+
+
 def any_length(tensor: Tensor) -> Tensor:
     """The same, which compiled blocks take by the same code whatever its length, if that is not 1:
     of other dimensions, and of unmarked tensors, each length has code of its own.

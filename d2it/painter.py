@@ -11,7 +11,7 @@ from d2it.config.ratios import finest
 from d2it.config.recipe import data_of, digest, factors_of, kind_of, run_recipe
 from d2it.config.schema import Measured, Ratio
 from d2it.data.images import read_manifest
-from d2it.device import Device, compile_blocks
+from d2it.device import Device, compile_on
 from d2it.errors import UserError
 from d2it.grains import random_map
 from d2it.models.store import load_model, read_model, weights_name
@@ -38,9 +38,8 @@ def load_part(
     header, folder = trained(config, run), paths.model(config, run)
     name = weights_name(header, at, weights)
     network = load_model(folder, name).to(device)
-    on_cpu, transformer = torch.device(device).type == "cpu", kind_of(config, run) != "dvae"
-    if config.sampling.compile and transformer and not on_cpu:
-        compile_blocks(network)
+    if config.sampling.compile and kind_of(config, run) != "dvae":
+        compile_on(device, network)
     entry = header["files"][f"{name}.safetensors"]
     images = milestone(at, header["images"], header["batch"])
     return Part(network, header["architecture"], images, entry["sha256"])

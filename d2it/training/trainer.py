@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from d2it.device import compile_blocks
+from d2it.device import compile_on
 from d2it.errors import UserError
 from d2it.training.ema import Ema
 from d2it.training.feed import Shards
@@ -50,8 +50,8 @@ class Trainer:
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=self.device)
 
     def _prepare(self, player: Player) -> nn.Module:
-        if player.training.compile and self.device.type == "cuda":
-            compile_blocks(player.module)
+        if player.training.compile:
+            compile_on(self.device, player.module)
         with warnings.catch_warnings():  # torch renamed `broadcast_buffers`; accelerate did not
             warnings.simplefilter("ignore", FutureWarning)
             prepared: nn.Module = self.accelerator.prepare(player.module)
