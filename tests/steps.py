@@ -93,11 +93,11 @@ def with_training(config: Config, run: str, **changes: object) -> Config:
     return dataclasses.replace(config, training=table)
 
 
-def feed_of(trainer: Trainer, pin: bool) -> Feed:
+def feed_of(trainer: Trainer, pin: bool, begin: int = 0) -> Feed:
     plan, task = trainer.plan, trainer.task
     order = Order(plan.seed, task.size)
     feed = Feed(task, order, plan.seed, BATCH, plan.training.shards, trainer.mine, pin)
-    feed.start(0, STEPS * BATCH)
+    feed.start(begin, STEPS * BATCH)
     return feed
 
 

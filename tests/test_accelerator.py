@@ -12,10 +12,11 @@ import torch
 
 import tests.simulated as simulated
 from d2it.config import Config
-from d2it.training import engine
+from d2it.training import engine, state
 from d2it.training.engine import make_accelerator
 from d2it.training.feed import Shards
 from d2it.training.run_folder import make_plan
+from d2it.training.saver import Saver
 from d2it.training.tasks import make_task
 from d2it.training.trainer import Trainer
 from tests import steps, tiny_run
@@ -95,7 +96,7 @@ def test_skipped_windows_are_counted_once_a_network_and_shard(config):
     assert_equal(found, train(changed, "d2it_b_three", "cpu"))
 
 
-@pytest.mark.parametrize("run", ["grain", "d2it_b_three", "dit_b"])
+@pytest.mark.parametrize("run", ["dvae", "grain", "d2it_b_three", "dit_b"])
 def test_steps_in_bf16(config, run):
     """By autocast with CUDA's choice of operations: 8 bits, not the CPU's numbers."""
     found = train(config, run, precision="bf16")
@@ -127,6 +128,35 @@ def test_a_resumed_run_has_the_cpus_files(tmp_path, monkeypatch):
     assert len(seen) == 40 and not any(seen)
     assert {"item", "copy to the CPU"} <= {wait.what for wait in waits}
     assert fingerprint(tmp_path / "there") == fingerprint(tmp_path / "cpu")
+
+
+@pytest.mark.parametrize("run", ["dvae", "d2it_b_three"])
+def test_a_state_of_a_real_run_is_taken_up_there(config, tmp_path, run):
+    """What the saver has written after two steps is followed by the third, to the bit."""
+
+    def go_on(trainer: Trainer, begin: int, end: int) -> None:
+        feed = steps.feed_of(trainer, pin=True, begin=begin)
+        for images in range(begin, end, steps.BATCH):
+            trainer.step(feed.take(), images)
+        feed.close()
+
+    images, folder = 2 * steps.BATCH, tmp_path / "state"
+    with simulated.chosen():
+        first, saver = steps.make_trainer(config, run), Saver(simulated.DEVICE)
+        go_on(first, 0, images)
+        saver.put(first.contents(), lambda held: state.save(folder, images, held, {}))
+        saver.wait()
+        saver.close()
+        second = steps.make_trainer(config, run)
+        second.restore(state.open_state(folder))
+        for trainer in (first, second):
+            go_on(trainer, images, images + steps.BATCH)
+    expected = first.contents()
+    for stem, tensors in second.contents().items():
+        assert set(tensors) == set(expected[stem])
+        for name, tensor in tensors.items():
+            assert tensor.device == expected[stem][name].device, name
+            assert torch.equal(tensor.cpu(), expected[stem][name].cpu()), name
 
 
 def planted(config: Config, fault: Callable[[Batch, Batch], None]) -> Outcome:

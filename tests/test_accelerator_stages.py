@@ -20,9 +20,10 @@ from d2it.config.recipe import sampling_recipe
 from d2it.config.schema import Measured
 from d2it.device import choose_device
 from d2it.encoding import encode
-from d2it.evaluation import features
+from d2it.evaluation import features, reference
 from d2it.evaluation.evaluate import evaluate
 from d2it.evaluation.features import DIMENSIONS
+from d2it.evaluation.folders import compare_pictures
 from d2it.evaluation.metrics import Gaussian, frechet_distance, inception_score, kernel_distance
 from d2it.evaluation.neighbours import nearest_distance, precision_recall
 from d2it.evaluation.reference import make_reference
@@ -33,7 +34,8 @@ from tests import tiny_world
 from tests.simulated import Wait
 
 RUNS = ["grain", "grain_classes", "d2it_b", "d2it_xl_classes", "dit_xl_classes"]
-MEASURED = ["dvae", "grain", "d2it_b"]
+GUIDED = "d2it_xl_classes"
+MEASURED = ["dvae", "grain", "d2it_b", GUIDED]
 METRICS = "fid,sfid,kid,precision,recall,nearest"
 OVERRIDES = [
     f"evaluation.metrics=[{METRICS}]",
@@ -54,6 +56,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
         tiny_world.enter(cpu, patch)
         patch.setattr(tiny_world, "OVERRIDES", [*tiny_world.OVERRIDES, *OVERRIDES])
         config = tiny_world.build_world(RUNS)
+        spec = config.runs.content[GUIDED]
+        guided = dataclasses.replace(spec, evaluations={"main": Measured(guidance=1.5)})
+        config.runs.content[GUIDED] = guided
         shutil.copytree(cpu, there)
         for run in MEASURED:
             evaluate(config, run)
@@ -107,6 +112,7 @@ def test_evaluations_are_the_cpus(config, run):
             for label, entry in one["evaluations"].items()
             for name, value in entry.pop("metrics").items()
         }
+    assert ("main/obedience" in there["metrics"]) == (run in config.runs.content)
     assert there.pop("metrics") == pytest.approx(here.pop("metrics"), rel=1e-4, abs=1e-6)
     assert there == here
 
@@ -139,6 +145,9 @@ def draw_there(painter: Painter) -> tuple[Drawn, list[int], list[Wait]]:
     ],
 )
 def test_samples_are_the_cpus_and_waited_for_at_the_end_of_a_block(config, run, measured, sampling):
+    """Each block: whether it is finite, and its pixels. Where a network draws its maps, for these
+    too, to know how many windows there are: the only wait between calls of networks.
+    """
     theirs = painter_of(config, run, measured, **sampling).draw(0, np.arange(8))
     with simulated.chosen():
         painter = painter_of(config, run, measured, **sampling)
@@ -146,9 +155,10 @@ def test_samples_are_the_cpus_and_waited_for_at_the_end_of_a_block(config, run, 
     for name in ("images", "maps", "labels"):
         assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
     first, second = marks[: len(marks) // 2], marks[len(marks) // 2 :]
-    # it sees the maps that a network has drawn, to know how many windows there are
     looks = int(painter.maps.grain is not None)
     assert first[-1] - first[0] == second[-1] - second[0] == looks, found
+    copy = "copy to the CPU"
+    assert [wait.what for wait in found] == 2 * [*[copy] * looks, "item", copy]
 
 
 def test_blocks_are_compiled_for_sampling_where_it_is_asked_for(config):
@@ -185,6 +195,23 @@ def test_a_folder_of_features_is_the_cpus(config):
         write_samples(painter_of(config, "d2it_b", {}), request, Path("there"))
     for name in ("features.npy", "maps.npy", "grid.png"):
         assert Path("there", name).read_bytes() == Path("cpu", name).read_bytes(), name
+
+
+def test_folders_are_compared_as_on_the_cpu(config, tmp_path, monkeypatch):
+    """Each device with a cache of its own, so that both compute the reference."""
+    random = np.random.default_rng(0)
+    for name in ("ours", "theirs"):
+        np.savez(tmp_path / f"{name}.npz", random.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8))
+    found = []
+    for device in ("cpu", "sim:0"):
+        monkeypatch.setattr(reference, "CACHE", tmp_path / device)
+        with simulated.chosen(device), simulated.waits() as waits:
+            ours, theirs = (tmp_path / f"{name}.npz" for name in ("ours", "theirs"))
+            found.append(compare_pictures(ours, theirs, config, metrics=METRICS.split(",")[:5]))
+        assert bool(waits) == (device != "cpu")
+    here, there = found
+    assert there.pop("metrics") == pytest.approx(here.pop("metrics"), rel=1e-4, abs=1e-6)
+    assert there == here
 
 
 class Classifier(nn.Module):
