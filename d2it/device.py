@@ -174,7 +174,7 @@ def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
     """torch.compile each block by itself: equal blocks share their code, so it takes seconds.
 
     A network within a list, as a RefineNet, is not one of them, but its blocks are. What is
-    compiled for a shape never depends on those met before (`dynamic`), so neither does any bit.
+    traced for a shape never depends on those met before (`dynamic`).
     """
     for blocks in network.modules():
         if isinstance(blocks, nn.ModuleList):
@@ -192,7 +192,9 @@ def compile_on(device: Device, network: nn.Module) -> None:
 
 def any_length(tensor: Tensor) -> Tensor:
     """The same, which compiled blocks take by the same code whatever its length, if that is not 1:
-    of other dimensions, and of unmarked tensors, each length has code of its own.
+    of other dimensions, and of unmarked tensors, each length has code of its own. Kernels are tuned
+    for the length met first, which sums over other dimensions should not feel: on a CPU the bytes
+    are the same in any order, on a GPU it was not measured.
     """
     if "torch._dynamo" in sys.modules:  # where anything is compiled; to load it takes a second
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
