@@ -25,17 +25,14 @@ from d2it.training.engine import train
 from d2it.training.run_folder import make_plan
 from d2it.training.tasks import make_task
 from tests.test_second_stage import TWO, write_latents
-from tests.tiny_world import WEIGHTS
+from tests.tiny_world import FEW_PHOTOS, WEIGHTS
 
 FILE = Path(__file__).parent / "golden" / "losses.json"
 STEPS, BATCH = 20, 4
 RUNS = ("dvae", "grain_classes", "d2it_xl_classes", "dit_xl_classes")
 KINDS = ("dvae", "grain", "content", "dit")
 OVERRIDES = [
-    "scale=smoke",
-    "data.photos.train=28",
-    "data.photos.test=7",
-    "data.photos.reference=7",
+    *FEW_PHOTOS,
     *(f"training.{kind}.images={STEPS * BATCH}" for kind in KINDS),
     *(f"training.{kind}.{key}={BATCH}" for kind in KINDS for key in ("batch", "log_images")),
     f"dvae_loss.gan_start={STEPS * BATCH // 2}",

@@ -22,16 +22,13 @@ from d2it.training.tasks import make_task
 from d2it.training.trainer import Trainer
 from tests.chosen_device import chosen
 from tests.test_second_stage import THREE, TWO, write_latents
-from tests.tiny_world import enter
+from tests.tiny_world import FEW_PHOTOS, enter
 
 Batch = dict[str, Tensor]
 BATCH, STEPS = 4, 3
 KINDS = ("dvae", "grain", "content", "dit")
 OVERRIDES = [
-    "scale=smoke",
-    "data.photos.train=28",
-    "data.photos.test=7",
-    "data.photos.reference=7",
+    *FEW_PHOTOS,
     *(f"training.{kind}.images={STEPS * BATCH}" for kind in KINDS),
     *(f"training.{kind}.batch={BATCH}" for kind in KINDS),
     *(f"training.{kind}.{key}=0" for kind in KINDS for key in ("log_images", "save_images")),

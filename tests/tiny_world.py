@@ -21,6 +21,12 @@ from d2it.models.architecture import architecture
 from d2it.models.store import BUILDERS, save_model
 
 WEIGHTS = Path(__file__).parents[1] / "data" / "weights"
+FEW_PHOTOS = [  # four of each to learn from, one held out
+    "scale=smoke",
+    "data.photos.train=28",
+    "data.photos.test=7",
+    "data.photos.reference=7",
+]
 IMAGES, BATCH = 64, 8  # what the networks claim to have been trained on
 STEMS = ("model", "raw", f"milestone-{IMAGES // 4}", f"milestone-{IMAGES // 2}")
 OVERRIDES = [
