@@ -45,7 +45,6 @@ bench: setup  ## measure against others, half an hour on two idle cores; GPU=1 o
 		PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks.$$name --device $(if $(GPU),cuda,cpu) || exit 1; \
 	done
 	$(BIN)/python -m benchmarks.page
-	$(BIN)/python -m tools.readme speed
 
 test-slurm: setup  ## the tests on Slurm clusters of their own, which root can start
 	@$(PYTHON) tests/slurm/cluster.py install

@@ -13,6 +13,7 @@ from d2it.config import load
 from d2it.config.recipe import KINDS
 from d2it.gpus import GPUS
 from d2it.models.cost import cost, decoder
+from d2it.report.claims import load_claims, needed
 from d2it.report.disk import latents_disk
 from d2it.report.plan import INCEPTION, plan, price_run, runs_behind
 from d2it.report.rate import rate_of
@@ -100,6 +101,17 @@ def test_a_table_counts_shared_runs_once(config, study, whole):
     both = plan(config, study, ["table_3", "d2it_b"], A800)
     assert both.hours == alone.hours
     assert runs_behind(config, study, ["d2it_b"]) == ["dvae", "grain", "d2it_b"]
+
+
+def test_the_prices_in_the_documents_are_the_plans(config, study):
+    readme, mini = ((ROOT / page).read_text() for page in ("README.md", "docs/mini.md"))
+    paper = plan(config, study, [], rate_of(GPUS["a100"], results=Path("none")))
+    asked = f"{paper.hours:,.0f} A100-hours for everything, {paper.items['table_3']:,.0f} for Table"
+    assert asked in readme
+    small = load(overrides=["scale=mini"])
+    runs, h200 = needed(load_claims(), small), rate_of(GPUS["h200"], results=Path("none"))
+    for found in (plan(small, study, runs, h200), plan(small, study, runs[:12], h200)):
+        assert f"{found.hours:.1f} GPU-hours and {found.disk.bytes / 1e9:.0f} GB" in mini
 
 
 def test_disk_of_latents_is_that_of_their_files():

@@ -16,9 +16,10 @@ from d2it.config import load
 from d2it.report.claims_page import write_claims
 from d2it.report.study import load_study
 from d2it.report.tables import write_table
-from tools.readme import BLOCKS
+from tools.results_in_docs import BEGIN, END, PAGE, claims
 
 ROOT = Path(__file__).parents[1]
+NUMBER = r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.]*\d)"
 
 
 def git(*words: str) -> subprocess.CompletedProcess[str]:
@@ -30,10 +31,10 @@ SCALES = sorted(git("ls-tree", "--name-only", "HEAD:results").stdout.split())
 
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results and README as committed, whatever a run of one's own has made of them since."""
+    """Results and documents as committed, whatever a run of one's own has made of them since."""
     folder = tmp_path_factory.mktemp("committed")
     archive = subprocess.run(
-        ["git", "archive", "HEAD", "results", "README.md"],
+        ["git", "archive", "HEAD", "results", "docs", "README.md"],
         cwd=ROOT,
         check=True,
         capture_output=True,
@@ -126,12 +127,21 @@ def test_reconstructions_beat_bicubic_at_equal_code_size_and_gain_with_the_ratio
     assert measured["r1"]["metrics"]["psnr"] > half["psnr"] > measured["r0"]["metrics"]["psnr"]
 
 
-def test_the_readme_shows_what_is_committed(committed, monkeypatch):
+def test_the_table_of_claims_is_that_of_the_committed_runs(committed, monkeypatch):
     monkeypatch.chdir(committed)
-    text = Path("README.md").read_text()
-    for name, make in BLOCKS.items():
-        block = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
-        assert block.strip() == make(), f"python -m tools.readme {name}"
+    block = PAGE.read_text().split(BEGIN)[1].split(END)[0]
+    assert block.strip() == claims(), "python -m tools.results_in_docs claims"
+
+
+def test_numbers_of_the_readmes_results_stand_in_the_pages_they_link_to(committed):
+    section = (committed / "README.md").read_text().split("## Results")[1].split("\n## ")[0]
+    lines = re.findall(r"^- .+", section, re.M)
+    assert len(lines) == 5
+    for line in lines:
+        page = re.findall(r"\]\(([^)#]+)", line)[-1]
+        theirs = set(re.findall(NUMBER, (committed / page).read_text()))
+        ours = set(re.findall(NUMBER, line.replace("−", "-").split("([")[0]))
+        assert ours and not ours - theirs, line
 
 
 def unsound(evaluation: bytes, provenance: bytes | None) -> str | None:

@@ -75,11 +75,11 @@ WORKED = (
     "the grain network, one for all sizes, is not counted. *Equal*: both do the same work anyway. "
     "*Not measured*: the dearer one was not evaluated along the way."
 )
-README = [*COLUMNS[:1], "verdict", "difference, %", "paper's, %", "seeds"]
-IN_README = (
-    "*Difference*: of the first FID that the claim speaks of from the second, in % of it (of "
-    "reconstructions: rFID), one for each comparison, with Student's {level:g} % interval over "
-    "training seeds. *So far*: some of the planned seeds have not been run. Each verdict is of its "
+SUMMARY = [*COLUMNS[:1], "verdict", "difference, %", "paper's, %", "seeds"]
+SUMMARY_SAYS = (
+    "*Difference*: by how many per cent the claim's first FID is above (+) or below (−) the second "
+    "(rFID for reconstructions), one for each comparison, with Student's {level:g} % interval over "
+    "training seeds. *So far*: some planned seeds have not been run. Each verdict is of its "
     "comparison alone. {together}"
 )
 RUN_SAYS = (
@@ -151,21 +151,21 @@ def render(config: Config, claims: Claims) -> str:
 
 
 def summary(config: Config) -> str:
-    """A line for each claim, for the README."""
+    """A line for each claim, for docs/mini.md."""
     claims = load_claims()
     found = effects(config, claims)
     lines = []
     for name, pairs in found.items():
         verdict, several = _so_far(verdict_of(pairs), pairs), [_line(one) for one in pairs]
         line = {"claim": f"{name}: {claims.claims[name].says}", "verdict": f"**{verdict}**"}
-        for column in README[2:]:
+        for column in SUMMARY[2:]:
             line[column] = "; ".join(one.get(column, ABSENT) for one in several)
         lines.append(line)
-    legend = IN_README.format(level=100 * claims.level, together=_together(claims, found))
+    legend = SUMMARY_SAYS.format(level=100 * claims.level, together=_together(claims, found))
     parts = [
         f"*Scale {config.name}. {config.caption}*",
         _counted(found),
-        _table(README, lines),
+        _table(SUMMARY, lines),
         f"{legend}{_at_equal_work(claims, found, config)}",
         _how(config, claims, found, commits=False),
     ]

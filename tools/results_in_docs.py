@@ -1,8 +1,7 @@
-"""What the README shows of results: the demo's picture and table, the claims that were tested, and
-how fast it is.
+"""Results that documents show: the README's picture of the demo, and the table of tested claims.
 
-python -m tools.readme           # after `make demo`: docs/first_screen.png and all blocks
-python -m tools.readme claims    # one of picture, results, claims, speed
+python -m tools.results_in_docs picture    # docs/first_screen.png, after `make demo`
+python -m tools.results_in_docs claims     # the table in docs/mini.md
 """
 
 import sys
@@ -12,8 +11,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks.common import RESULTS, machine, table
-from benchmarks.targets import targets
 from d2it.config import Config, load, paths
 from d2it.data.photos import read_photo
 from d2it.data.sources import read_sources
@@ -23,6 +20,7 @@ from d2it.report.claims_page import summary
 
 RUN, SAMPLES = "d2it_xl_classes", (1, 4, 13, 12, 8)
 STUDIES = ("mini", "mini_cpu")
+PAGE, BEGIN, END = Path("docs/mini.md"), "<!-- claims -->", "<!-- /claims -->"
 PHOTO, SIDE, REGION = "cat", 256, 16
 
 
@@ -41,37 +39,19 @@ def photograph() -> tuple[np.ndarray, np.ndarray]:
     return pixels, (entropy > np.median(entropy)).astype(int)
 
 
-def results_block() -> str:
-    """Table 3 of the default scale."""
-    return (paths.tables(load()) / "table_3.md").read_text().strip()
-
-
-def claims_block() -> str:
-    """The claims of every study that has a page of them. What was tried beside: docs/mini.md."""
+def claims() -> str:
+    """A line for each claim, of every study that has a page of them."""
     parts = []
     for page in (Path("results") / study / "claims.md" for study in STUDIES):
-        if not page.exists():
-            continue
-        told = summary(load(overrides=[f"scale={page.parent.name}"]))
-        parts.append(f"{told} All of it: [{page}]({page}).")
-    return "\n\n".join(parts) or "None of them has been held against runs yet."
+        if page.exists():
+            told = summary(load(overrides=[f"scale={page.parent.name}"]))
+            parts.append(f"{told} All of it: [{page}](../{page}).")
+    return "\n\n".join(parts)
 
 
-def speed_block() -> str:
-    """What was aimed at, as far as it has been measured."""
-    rows = [row for target in targets() if (row := target.row(RESULTS))["measured"] != ""]
-    where = machine(read_json(RESULTS / "training-cpu.json", made_by="make bench"))
-    return f"{table(rows)}\n\nOn {where}."
-
-
-BLOCKS = {"results": results_block, "claims": claims_block, "speed": speed_block}
-
-
-def write_block(name: str, text: str) -> None:
-    """Between the README's marks of this name."""
-    readme, mark, end = Path("README.md"), f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, rest = readme.read_text().split(mark)
-    write_text(readme, f"{before}{mark}\n{text}\n{end}{rest.split(end)[1]}")
+def write_claims() -> None:
+    before, rest = PAGE.read_text().split(BEGIN)
+    write_text(PAGE, f"{before}{BEGIN}\n{claims()}\n{END}{rest.split(END)[1]}")
 
 
 def picture(config: Config) -> None:
@@ -99,8 +79,5 @@ def picture(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ("picture", *BLOCKS):
-        if name == "picture":
-            picture(load())
-        else:
-            write_block(name, BLOCKS[name]())
+    for name in sys.argv[1:]:
+        picture(load()) if name == "picture" else write_claims()
