@@ -86,10 +86,14 @@ def test_recipes_of_repeats_differ_in_the_seed_alone():
 
 
 def test_fewer_seeds_leave_the_others_what_they_were():
-    more, fewer = (load(overrides=["scale=mini", f"repeats.dit_b={n}"]) for n in (3, 1))
-    assert repeats_of(fewer, "dit_b") == ["dit_b"]
-    for run in repeats_of(more, "dit_b"):
-        assert run_name(more, run) == run_name(fewer, run)
+    more, fewer, one = (load(overrides=["scale=mini", f"repeats.dit_b={n}"]) for n in (3, 2, 1))
+    assert repeats_of(one, "dit_b") == ["dit_b"] and repeats_of(fewer, "dit_b")[-1] == "dit_b_s1"
+    for config in (fewer, one):
+        for run in repeats_of(config, "dit_b"):
+            assert run_name(more, run) == run_name(config, run)
+        assert config.runs.dit.keys() & set(repeats_of(more, "dit_b")) == set(
+            repeats_of(config, "dit_b")
+        )
 
 
 @pytest.mark.parametrize("scale", ["smoke", "demo", "paper"])

@@ -10,10 +10,9 @@ import yaml
 
 from d2it.config.build import build, nearest
 from d2it.config.check import check_meaning
+from d2it.config.inherit import add_repeats, drop_evaluations, keep_chosen
 from d2it.config.schema import Config
 from d2it.errors import UserError
-
-EVALUATIONS = ("evaluations", "convergence", "convergence_guided")  # tables of what is measured
 
 
 def params_folder() -> Path:
@@ -26,6 +25,15 @@ def params_folder() -> Path:
 
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """params/ with `overrides` (Hydra's syntax) applied and every interpolation resolved."""
+    composed = _compose(overrides)
+    experiments = [path.stem for path in (params_folder() / "experiment").glob("*.yaml")]
+    named = [name for override in overrides for name in override.partition("=")[0].split(".")]
+    keep_chosen(composed, experiments, named)
+    add_repeats(composed)
+    return composed
+
+
+def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -109,19 +117,8 @@ def load(params: Path | str | None = None, overrides: Sequence[str] = ()) -> Con
 
 
 def validate(composed: dict[str, Any]) -> Config:
-    config = build(Config, _without_dropped(composed), "")
+    composed = drop_evaluations(composed)
+    add_repeats(composed)  # once more: DVC composes params/ by Hydra alone
+    config = build(Config, composed, "")
     check_meaning(config)
     return config
-
-
-def _without_dropped(value: Any, table: str = "") -> Any:
-    """A scale drops an evaluation that it inherits by setting it to null. Read here and not in
-    `compose`, for DVC composes params/ by itself.
-    """
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: _without_dropped(entry, str(key))
-        for key, entry in value.items()
-        if entry is not None or table not in EVALUATIONS
-    }
