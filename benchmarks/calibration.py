@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import arguments, interleaved, timed, write
-from d2it.calibration import count
-from d2it.data.photos import read_photo
-from d2it.data.sources import read_sources
-from d2it.grains import LEVELS, entropy_map, grey_levels
+from d2it.grains.calibrate import count
+from d2it.grains.maps import LEVELS, entropy_map, grey_levels
+from d2it.images.photos import read_photo
+from d2it.sources.table import read_sources
 
 SIDE, REGION, SIGMA, BINS = 256, 16, 0.01, 256
 IMAGES, DIRECT = 64, 14  # a block of d2it calibrate; the direct way is timed on fewer

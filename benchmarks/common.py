@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from d2it.files import write_json
-from d2it.report.text import markdown_table
+from d2it.text import markdown_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -92,7 +92,7 @@ def significant(value: float) -> float:
 def hardware(device: str) -> dict[str, Any]:
     import torch
 
-    from d2it.device import processor
+    from d2it.machine.device import processor
 
     found: dict[str, Any] = {"cpu": processor(), "cores": len(os.sched_getaffinity(0))}
     if device == "cuda":

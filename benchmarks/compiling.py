@@ -22,7 +22,7 @@ from benchmarks.common import arguments, interleaved, timed, use_all_cores, writ
 from benchmarks.sampling import maps_of
 from benchmarks.training import CHANNELS, CLASSES, SIZES, shapes
 from benchmarks.variants import difference, randomised
-from d2it.device import arithmetic, choose_device, compile_blocks
+from d2it.machine.device import arithmetic, choose_device, compile_blocks
 from d2it.models.content_transformer import ContentTransformer
 
 MEASURED = {"cpu": ("demo",), "cuda": tuple(SIZES["cuda"])}  # a CPU takes minutes to compile B once

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 LEAST = 0.3  # seconds that a turn takes
 GAN = 8000  # images seen, from where on the demo's discriminator takes part
 VERBS = {
-    "train": "d2it.training.engine",
+    "train": "d2it.training.loop",
     "evaluate": "d2it.evaluation.evaluate",
     "table": "d2it.report.tables",
     "figure": "d2it.report.figures",
@@ -35,9 +35,9 @@ def parts() -> dict[str, Callable[[], Any]]:
     import torch
 
     from d2it.config import load
-    from d2it.device import choose_device
-    from d2it.evaluation.features import BLOCK, Inception
-    from d2it.losses import Lpips
+    from d2it.machine.device import choose_device
+    from d2it.models.inception import BLOCK, Inception
+    from d2it.training.dvae_loss import Lpips
 
     choose_device()
     torch.manual_seed(0)
@@ -62,10 +62,10 @@ def parts() -> dict[str, Callable[[], Any]]:
 
 
 def dvae_step(config: Any, seen: int) -> Callable[[], None]:
-    from d2it.training.clock import Order
-    from d2it.training.engine import make_accelerator
-    from d2it.training.feed import Feed
-    from d2it.training.run_folder import make_plan
+    from d2it.clock import Order
+    from d2it.runs.plan import make_plan
+    from d2it.training.batches import Feed
+    from d2it.training.loop import make_accelerator
     from d2it.training.tasks import make_task
     from d2it.training.trainer import Trainer
 
@@ -104,7 +104,7 @@ def training_pass(config: Any, run: str) -> Callable[[], None]:
 
 
 def sampling(config: Any) -> Callable[[], Any]:
-    from d2it.sampling import GrainMaps, Part, Pipeline, schedule_of
+    from d2it.sampling.pipeline import GrainMaps, Part, Pipeline, schedule_of
 
     network, grain, dvae = (
         Part(*network_of(config, run), 0, "") for run in ("d2it_b", "grain", "dvae")

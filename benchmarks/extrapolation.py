@@ -13,12 +13,12 @@ import yaml
 from benchmarks.common import RESULTS, machine, spread, table
 from d2it.config import load
 from d2it.config.schema import Config
+from d2it.cost.macs import parameters, training_flops
+from d2it.cost.plan import price_data, price_run
+from d2it.cost.rate import rate_of
 from d2it.files import read_json, write_text
-from d2it.gpus import GPUS
+from d2it.machine.gpus import GPUS
 from d2it.models.architecture import architecture
-from d2it.models.cost import parameters, training_flops
-from d2it.report.plan import price_data, price_run
-from d2it.report.rate import rate_of
 
 ROOT = Path(__file__).parents[1]
 PAGE, MEASURED = ROOT / "docs" / "scaling.md", RESULTS / "scaling-cpu.json"

@@ -26,10 +26,8 @@ from torch import nn
 
 from benchmarks.common import arguments, interleaved, kept, use_all_cores, write
 from d2it.config import load
-from d2it.data.fetch import weights_file
 from d2it.evaluation import reference
-from d2it.evaluation.features import DIMENSIONS, Inception
-from d2it.evaluation.folders import compare_pictures
+from d2it.evaluation.any_images import compare_pictures
 from d2it.evaluation.metrics import (
     Gaussian,
     frechet_distance,
@@ -37,6 +35,8 @@ from d2it.evaluation.metrics import (
     kernel_distance,
 )
 from d2it.evaluation.neighbours import precision_recall
+from d2it.models.inception import DIMENSIONS, Inception
+from d2it.sources.fetch import weights_file
 
 FOLDERS = (24, 20)  # images
 FULL, BELOW, MANY = 4096, 256, 2000  # features, above and below their dimension

@@ -23,10 +23,10 @@ from PIL import Image
 from benchmarks.common import checkout, write
 from d2it.config import load, paths
 from d2it.config.schema import Dataset
-from d2it.data.images import PackedImages
-from d2it.data.photos import read_photo
-from d2it.data.prepare import prepare
-from d2it.data.sources import read_sources
+from d2it.images.packed import PackedImages
+from d2it.images.photos import read_photo
+from d2it.images.prepare import prepare
+from d2it.sources.table import read_sources
 
 SIZE, SHAPE = 256, (500, 375)
 

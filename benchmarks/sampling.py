@@ -12,9 +12,9 @@ from torch import Tensor
 
 from benchmarks.common import arguments, interleaved, timed, write
 from benchmarks.training import CHANNELS, RATIO, SIZES, diffusers_dit, of_gpu, shapes
+from d2it.cost.macs import gmacs
 from d2it.diffusion import Schedule, guided, sample
 from d2it.models.content_transformer import ContentTransformer
-from d2it.models.cost import gmacs
 from d2it.models.dit import DiT
 
 STEPS = {"cpu": 4, "cuda": 50}

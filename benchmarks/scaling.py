@@ -25,19 +25,19 @@ from benchmarks.common import arguments, interleaved, timed, use_all_cores, writ
 from benchmarks.sampling import maps_of
 from benchmarks.training import CHANNELS, CLASSES, RATIO, WINDOW, latents_in, ours
 from benchmarks.workflow import ROOT
+from d2it.clock import Order
 from d2it.config import load
 from d2it.config.recipe import KINDS
 from d2it.config.schema import Training
+from d2it.cost.macs import gmacs
 from d2it.diffusion import Schedule, guided, sample
 from d2it.evaluation.metrics import Gaussian, frechet_distance
 from d2it.evaluation.neighbours import precision_recall
-from d2it.grains import entropy_map
-from d2it.jobs import free_port
-from d2it.latents import Latents
+from d2it.grains.maps import entropy_map
+from d2it.jobs.local import free_port
+from d2it.latents.cache import Latents
 from d2it.models.content_transformer import ContentTransformer
-from d2it.models.cost import gmacs
 from d2it.models.dit import DiT
-from d2it.training.clock import Order
 
 SIZE = {"width": 128, "heads": 4, "classes": CLASSES, "channels": CHANNELS, "learn_sigma": False}
 DEPTH, LAYERS = 6, (5, 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from d2it.files import read_json
-from d2it.gpus import find_gpu
+from d2it.machine.gpus import find_gpu
 
 Found = dict[str, Any]  # a benchmark's JSON
 Row = dict[str, Any]  # of it

@@ -30,22 +30,22 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from benchmarks.common import arguments, interleaved, timed, use_all_cores, write
+from d2it.clock import Order
 from d2it.config.ratios import finest
 from d2it.config.schema import Training
-from d2it.device import arithmetic, multiplies_bf16
+from d2it.cost.macs import gmacs
 from d2it.diffusion import Schedule
-from d2it.gpus import find_gpu
-from d2it.latents import Latents, shard_arrays
+from d2it.latents.cache import Latents, shard_arrays
+from d2it.machine.device import arithmetic, multiplies_bf16
+from d2it.machine.gpus import find_gpu
 from d2it.models.content_transformer import ContentTransformer
-from d2it.models.cost import gmacs
 from d2it.models.dit import DiT
-from d2it.training.clock import Order
-from d2it.training.engine import make_accelerator
-from d2it.training.feed import Feed
-from d2it.training.run_folder import Plan
-from d2it.training.second_stage import CodesTask, ContentTask, DitTask
+from d2it.runs.plan import Plan
+from d2it.training.batches import Feed
+from d2it.training.loop import make_accelerator
 from d2it.training.task import Player, Task
 from d2it.training.trainer import Trainer
+from d2it.training.transformers import CodesTask, ContentTask, DitTask
 
 RATIO, CHANNELS, CLASSES, WINDOW = 0.5, 4, 1000, 4
 # name: side of the latents, width, depth, heads, DiT and RefineNet layers, images per step

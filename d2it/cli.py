@@ -51,7 +51,7 @@ UNSET = ("fetch", "verify", "grains", "models", "config")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    # NumPy and SciPy read this when they are imported; torch is told by d2it.device.
+    # NumPy and SciPy read this when they are imported; torch is told by d2it.machine.device.
     os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("D2IT_THREADS", "1")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(

@@ -14,10 +14,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from d2it.device import send
 from d2it.errors import UserError
-from d2it.grains import copy_within
-from d2it.pools import in_order, threads
+from d2it.grains.maps import copy_within
+from d2it.machine.device import send
+from d2it.machine.pools import in_order, threads
 
 ModelFunction = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> (N, C or 2C, H, W)
 NoiseSource = Callable[[int], Tensor]  # step -> (N, C, H, W); step 0 is where sampling starts

@@ -11,8 +11,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from d2it.device import Device, device_name
 from d2it.files import atomic_path
+from d2it.machine.device import Device, device_name
 
 
 def save_unit(arrays: dict[str, np.ndarray], path: Path, device: Device) -> None:

@@ -11,9 +11,9 @@ from d2it.config import paths
 from d2it.config.ratios import shares
 from d2it.config.recipe import KINDS, digest, kind_of, ratio_key, run_recipe, training_images
 from d2it.config.schema import Config
+from d2it.cost.macs import gmacs, parameters
 from d2it.files import write_json
 from d2it.models.architecture import architecture
-from d2it.models.cost import gmacs, parameters
 
 
 def write_results(config: Config, **spread: float) -> None:

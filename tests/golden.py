@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from d2it.calibration import calibrate
 from d2it.config import Config, load, paths
 from d2it.config.recipe import digest, kind_of, latents_recipe
-from d2it.data.prepare import prepare
 from d2it.files import write_json
-from d2it.training.engine import train
-from d2it.training.run_folder import make_plan
+from d2it.grains.calibrate import calibrate
+from d2it.images.prepare import prepare
+from d2it.runs.plan import make_plan
+from d2it.training.loop import train
 from d2it.training.tasks import make_task
 from tests.test_second_stage import TWO, write_latents
 from tests.tiny_world import FEW_PHOTOS, WEIGHTS

@@ -25,7 +25,7 @@ import yaml
 from PIL import Image
 from skimage import data
 
-from d2it.device import multiplies_bf16
+from d2it.machine.device import multiplies_bf16
 
 ROOT = Path(__file__).parents[1]
 WNIDS = ("n01440764", "n01443537")  # the first two classes of ILSVRC-2012

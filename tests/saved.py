@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from d2it.training import state
+from d2it.runs import state
 from d2it.training.saver import Contents, Saver
 
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2it.calibration import calibrate
+from d2it.clock import Order
 from d2it.config import Config, load, paths
 from d2it.config.recipe import digest, kind_of, latents_recipe
-from d2it.data.prepare import prepare
-from d2it.training.clock import Order
-from d2it.training.engine import make_accelerator
-from d2it.training.feed import Feed
-from d2it.training.run_folder import make_plan
+from d2it.grains.calibrate import calibrate
+from d2it.images.prepare import prepare
+from d2it.runs.plan import make_plan
+from d2it.training.batches import Feed
+from d2it.training.loop import make_accelerator
 from d2it.training.task import Task
 from d2it.training.tasks import make_task
 from d2it.training.trainer import Trainer

@@ -12,10 +12,11 @@ import torch
 
 import tests.simulated as simulated
 from d2it.config import Config
-from d2it.training import engine, state
-from d2it.training.engine import make_accelerator
-from d2it.training.feed import Shards
-from d2it.training.run_folder import make_plan
+from d2it.runs import state
+from d2it.runs.plan import make_plan
+from d2it.training import loop as engine
+from d2it.training.batches import Shards
+from d2it.training.loop import make_accelerator
 from d2it.training.saver import Saver
 from d2it.training.tasks import make_task
 from d2it.training.trainer import Trainer

@@ -14,22 +14,23 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import tests.simulated as simulated
-from d2it.calibration import calibrate
 from d2it.config import Config, paths
 from d2it.config.recipe import sampling_recipe
 from d2it.config.schema import Measured
-from d2it.device import choose_device
-from d2it.encoding import encode
-from d2it.evaluation import features, reference
+from d2it.evaluation import reference
+from d2it.evaluation.any_images import compare_pictures
 from d2it.evaluation.evaluate import evaluate
-from d2it.evaluation.features import DIMENSIONS
-from d2it.evaluation.folders import compare_pictures
 from d2it.evaluation.metrics import Gaussian, frechet_distance, inception_score, kernel_distance
 from d2it.evaluation.neighbours import nearest_distance, precision_recall
 from d2it.evaluation.reference import make_reference
-from d2it.painter import Painter
-from d2it.samples import Request, write_samples
-from d2it.sampling import Drawn
+from d2it.grains.calibrate import calibrate
+from d2it.latents.encode import encode
+from d2it.machine.device import choose_device
+from d2it.models import inception as features
+from d2it.models.inception import DIMENSIONS
+from d2it.sampling.pipeline import Drawn
+from d2it.sampling.trained_run import Painter
+from d2it.sampling.write import Request, write_samples
 from tests import tiny_world
 from tests.simulated import Wait
 

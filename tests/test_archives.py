@@ -21,10 +21,10 @@ import yaml
 from scipy.io import savemat
 
 from d2it.config import load
-from d2it.data.archive import list_pictures
-from d2it.data.folder import folder_collection
-from d2it.data.images import PackedImages
-from d2it.data.sources import Source, read_sources
+from d2it.images.archive import list_pictures
+from d2it.images.folder import folder_collection
+from d2it.images.packed import PackedImages
+from d2it.sources.table import Source, read_sources
 from tests.loopback import serving
 from tests.test_prepare import folder_dataset, tree, write_photos
 
@@ -253,7 +253,7 @@ def test_spoilt_archives_get_one_sentence(params, tmp_path, name):
 SLOW = """
 import sys, time
 from pathlib import Path
-from d2it.data import folder, images
+from d2it.images import folder, packed as images
 images.FILE_BYTES = 3 * 16**2 * 8
 folder.load_image, quick = None, folder.load_image
 def load_image(picture, size, **settings):

@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from d2it import arrays, cli, encoding, provenance
-from d2it.arrays import Share
+from d2it import cli
+from d2it import shares as arrays
 from d2it.config import Config, load, paths
-from d2it.device import processor
-from d2it.evaluation import generation, reference
+from d2it.evaluation import reference
+from d2it.evaluation import samples as generation
+from d2it.latents import encode as encoding
+from d2it.machine.device import processor
+from d2it.runs import provenance
+from d2it.shares import Share
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUN = "dit_b"

@@ -12,7 +12,7 @@ from benchmarks import extrapolation, page
 from benchmarks.targets import Target, interval_of_median, targets
 from benchmarks.training import shapes
 from benchmarks.variants import FineAlone, randomised
-from d2it.grains import to_grid
+from d2it.grains.maps import to_grid
 from d2it.models.content_transformer import ContentTransformer
 
 

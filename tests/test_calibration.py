@@ -16,20 +16,20 @@ import torch
 import yaml
 from PIL import Image
 
-from d2it.calibration import CELLS, calibrate, count, quantile_table
 from d2it.cli import main
 from d2it.commands.calibrate import print_foreign_shares
 from d2it.config import load, paths
 from d2it.config.load import compose
 from d2it.config.recipe import latents_recipe, regions_of, run_recipe
-from d2it.data import images as packed
-from d2it.data.fetch import source_path
-from d2it.data.images import open_images
-from d2it.data.prepare import prepare
 from d2it.errors import UserError
-from d2it.grains import entropy_map, fine_share, grain_map, neighbour_agreement
-from d2it.overlay import COARSE, FINE, beside, overlay
-from d2it.thresholds import Thresholds, constant_cuts, cuts_of, save, thresholds_of
+from d2it.grains.calibrate import CELLS, calibrate, count, quantile_table
+from d2it.grains.maps import entropy_map, fine_share, grain_map, neighbour_agreement
+from d2it.grains.overlay import COARSE, FINE, beside, overlay
+from d2it.grains.thresholds import Thresholds, constant_cuts, cuts_of, save, thresholds_of
+from d2it.images import packed
+from d2it.images.packed import open_images
+from d2it.images.prepare import prepare
+from d2it.sources.fetch import source_path
 
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 TOP = math.log(256)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from d2it.errors import UserError
-from d2it.grains import constant_map, copy_within, to_grid
+from d2it.grains.maps import constant_map, copy_within, to_grid
 from d2it.models.blocks import Modulation
 from d2it.models.content_transformer import ContentTransformer, from_windows, to_windows
 

@@ -12,7 +12,7 @@ import torch
 from d2it import diffusion
 from d2it.diffusion import Schedule, guided, noise_loss, sample
 from d2it.errors import UserError
-from d2it.grains import cell_weights, copy_within
+from d2it.grains.maps import cell_weights, copy_within
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dit import DiT
 

@@ -7,11 +7,11 @@ import torch
 
 from d2it.config import load
 from d2it.errors import UserError
-from d2it.grains import constant_map, random_map
-from d2it.losses import kl_per_value
+from d2it.grains.maps import constant_map, random_map
 from d2it.models.architecture import architecture
 from d2it.models.discriminator import Discriminator
 from d2it.models.dvae import Dvae, in_use, to_network, to_pixels
+from d2it.training.dvae_loss import kl_per_value
 
 SMALL = {
     "factors": [8, 4],

@@ -16,16 +16,16 @@ from d2it import cli
 from d2it.config import Config, paths
 from d2it.config.recipe import digest, run_recipe
 from d2it.config.schema import Measured
-from d2it.data.images import open_images
-from d2it.device import choose_device
-from d2it.evaluation import generation
+from d2it.evaluation import samples as generation
+from d2it.evaluation.any_images import show
 from d2it.evaluation.evaluate import EVALUATORS, evaluate
-from d2it.evaluation.features import Inception
-from d2it.evaluation.folders import show
 from d2it.evaluation.neighbours import nearest_distance
 from d2it.evaluation.reference import held_out_features, make_reference, open_reference
 from d2it.files import folder_files, read_json
-from d2it.painter import Painter
+from d2it.images.packed import open_images
+from d2it.machine.device import choose_device
+from d2it.models.inception import Inception
+from d2it.sampling.trained_run import Painter
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUNS = ["grain", "d2it_b", "dit_b"]

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from d2it import grains
 from d2it.config import Config
-from d2it.device import arithmetic, compile_blocks
 from d2it.diffusion import Schedule
-from d2it.evaluation.features import repeatable
+from d2it.grains import maps as grains
+from d2it.machine.device import arithmetic, compile_blocks
 from d2it.models.blocks import Attention, Block
 from d2it.models.content_transformer import ContentTransformer
-from d2it.training.run_folder import make_plan
+from d2it.models.inception import repeatable
+from d2it.runs.plan import make_plan
 from d2it.training.tasks import make_task
 from d2it.training.trainer import Trainer
 from tests.steps import BATCH, STEPS, feed_of, make_trainer, stirred, with_training

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from d2it.data.fetch import weights_file
-from d2it.evaluation.features import BLOCK, DIMENSIONS, SPATIAL, Inception, resize_adm
+from d2it.models.inception import BLOCK, DIMENSIONS, SPATIAL, Inception, resize_adm
+from d2it.sources.fetch import weights_file
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import torch
 
-from d2it.training.clock import Order
-from d2it.training.feed import AHEAD, Feed
+from d2it.clock import Order
+from d2it.training.batches import AHEAD, Feed
 from tests.tiny_run import TRAINING, TinyTask
 
 

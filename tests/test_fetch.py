@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from d2it.data import download
-from d2it.data.convert import read_arrays
-from d2it.data.fetch import fetch, source_path, verify, weights_file
-from d2it.data.sources import Source, read_sources
 from d2it.errors import UserError
+from d2it.sources import download
+from d2it.sources.fetch import fetch, source_path, verify, weights_file
+from d2it.sources.lpips_pickle import read_arrays
+from d2it.sources.table import Source, read_sources
 from tests.loopback import Server, serving
 
 CONTENT = np.random.default_rng(0).bytes(300_000)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from d2it.config import load, paths
 from d2it.config.recipe import training_images
+from d2it.config.study import FIGURES, load_study
 from d2it.errors import UserError
 from d2it.report.figures import (
     class_names,
@@ -21,7 +22,6 @@ from d2it.report.figures import (
     read_gallery,
     write_figure,
 )
-from d2it.report.study import FIGURES, load_study
 from tests.fake_results import write_gallery, write_results
 
 

@@ -20,9 +20,9 @@ from benchmarks.first_hour.machine import Device
 from benchmarks.first_hour.outcome import Found
 from benchmarks.first_hour.runner import Check, Done, Runner, checks_of
 from benchmarks.first_hour.setting import TRAINED, Setting, trained_runs
+from d2it.cost.rate import rate_of
 from d2it.errors import UserError
-from d2it.gpus import GPUS
-from d2it.report.rate import rate_of
+from d2it.machine.gpus import GPUS
 
 A100 = Setting("NVIDIA A100-SXM4-80GB", simulated=False)
 SIMULATED = Setting("a simulated device", simulated=True)

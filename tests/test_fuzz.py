@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 from PIL import Image, ImageOps
 
-from d2it.data.images import PackedImages
+from d2it.images.packed import PackedImages
 from tests.test_prepare import tree
 
 SIZE = 32

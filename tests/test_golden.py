@@ -6,13 +6,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-import d2it.training.first_stage as first_stage
-import d2it.training.second_stage as second_stage
-from d2it import losses
+import d2it.training.dvae as first_stage
+import d2it.training.transformers as second_stage
 from d2it.config import Config
 from d2it.config.recipe import kind_of
 from d2it.models import blocks
 from d2it.models.content_transformer import PositionBias
+from d2it.training import dvae_loss as losses
 from tests.golden import FILE, RUNS, STEPS, Losses, first_losses, golden_world
 from tests.tiny_world import enter
 

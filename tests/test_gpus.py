@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from d2it import device, gpus
 from d2it.errors import UserError
-from d2it.gpus import GPUS, find_gpu, identify
+from d2it.machine import device, gpus
+from d2it.machine.gpus import GPUS, find_gpu, identify
 
 
 @pytest.mark.parametrize(

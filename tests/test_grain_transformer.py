@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from d2it.diffusion import Schedule, sample_maps
-from d2it.grains import fine_share, neighbour_agreement
+from d2it.grains.maps import fine_share, neighbour_agreement
 from d2it.models.grain_transformer import GrainTransformer, grain_loss, one_hot
 
 SIDE = 8

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from d2it import grains
 from d2it.errors import UserError
+from d2it.grains import maps as grains
 
 KS = (2, 3)
 

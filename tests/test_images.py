@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 from d2it.config import load, paths
 from d2it.config.schema import Dataset
-from d2it.data import images as packed
-from d2it.data.images import PackedImages, open_images
-from d2it.data.packing import chunks_of, pack, runner
-from d2it.data.photos import draw_crop, load_crop, photo_collection, read_photo
-from d2it.data.prepare import prepare, staging
 from d2it.errors import UserError
-from d2it.verification import verify_made
+from d2it.images import packed
+from d2it.images.packed import PackedImages, open_images
+from d2it.images.packing import chunks_of, pack, runner
+from d2it.images.photos import draw_crop, load_crop, photo_collection, read_photo
+from d2it.images.prepare import prepare, staging
+from d2it.runs.verify import verify_made
 
 PHOTOS = Dataset(source="photos", size=32, train=28, test=14, classes=7, crop=(0.7, 1.0))
 

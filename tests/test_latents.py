@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from d2it import encoding
-from d2it.calibration import calibrate
 from d2it.cli import main
 from d2it.config import Config, load, paths
 from d2it.config.recipe import run_recipe
-from d2it.data.images import open_images
-from d2it.data.prepare import prepare
-from d2it.encoding import encode
 from d2it.errors import UserError
 from d2it.files import read_json, write_json
-from d2it.grains import grain_map, route
-from d2it.latents import Latents, mirror, route_sample
+from d2it.grains.calibrate import calibrate
+from d2it.grains.maps import grain_map, route
+from d2it.images.packed import open_images
+from d2it.images.prepare import prepare
+from d2it.latents import encode as encoding
+from d2it.latents.cache import Latents, mirror, route_sample
+from d2it.latents.encode import encode
 from d2it.models.architecture import architecture
 from d2it.models.dvae import Dvae, to_network
 from d2it.models.store import load_model, save_model
@@ -76,7 +76,7 @@ def test_what_is_encoded_comes_back(config):
 
 def test_mirrors_agree(config):
     """The map of the mirrored image is the mirrored map."""
-    from d2it.grains import entropy_map
+    from d2it.grains.maps import entropy_map
 
     encode(config, "dvae")
     latents = Latents.open(paths.latents(config, "dvae"), "train")

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from d2it import jobs, slurm, slurm_jobs
 from d2it.config import Config, load, paths
 from d2it.config.recipe import KINDS
 from d2it.errors import UserError
-from d2it.gpus import joinable, visible_gpus
-from d2it.jobs import Job, LocalJob, run_here
-from d2it.launch import Launcher, arrange, launch, load_launcher
-from d2it.slurm_jobs import FRUITLESS, count_starts, make_executor
-from d2it.training.run_folder import Plan, make_plan
+from d2it.jobs import local as jobs
+from d2it.jobs import slurm
+from d2it.jobs import slurm_training as slurm_jobs
+from d2it.jobs.launch import Launcher, arrange, launch, load_launcher
+from d2it.jobs.local import Job, LocalJob, run_here
+from d2it.jobs.slurm_training import FRUITLESS, count_starts, make_executor
+from d2it.machine.gpus import joinable, visible_gpus
+from d2it.runs.plan import Plan, make_plan
 
 OVERRIDES = [
     "scale=smoke",

@@ -11,17 +11,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from d2it import cli
-from d2it.calibration import calibrate
 from d2it.config import load
 from d2it.config.recipe import kind_of
 from d2it.config.schema import Training
-from d2it.data.prepare import prepare
-from d2it.errors import UserError
-from d2it.gpus import GPUS
-from d2it.models.architecture import architecture
-from d2it.models.cost import parameters
-from d2it.models.dit import DiT
-from d2it.models.memory import (
+from d2it.cost.macs import parameters
+from d2it.cost.memory import (
     BF16,
     FULL,
     RUNTIME,
@@ -32,9 +26,15 @@ from d2it.models.memory import (
     shortage,
     training_memory,
 )
-from d2it.training import engine
-from d2it.training.first_stage import DvaeTask
-from d2it.training.run_folder import Plan
+from d2it.errors import UserError
+from d2it.grains.calibrate import calibrate
+from d2it.images.prepare import prepare
+from d2it.machine.gpus import GPUS
+from d2it.models.architecture import architecture
+from d2it.models.dit import DiT
+from d2it.runs.plan import Plan
+from d2it.training import loop as engine
+from d2it.training.dvae import DvaeTask
 from d2it.training.task import Player
 from d2it.training.trainer import Trainer
 from tests.tiny_world import OVERRIDES, enter
@@ -298,7 +298,7 @@ def test_a_full_memory_is_one_sentence_in_every_verb(prepared, tmp_path, monkeyp
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("d2it.calibration.entropy_map", full)
+    monkeypatch.setattr("d2it.grains.calibrate.entropy_map", full)
     assert cli.main(["calibrate", "photos", *OVERRIDES]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("d2it: error: The GPU's memory is full: see with nvidia-smi")

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from d2it.errors import UserError
-from d2it.evaluation import blocks
 from d2it.evaluation.metrics import (
     ROWS,
     Gaussian,
@@ -14,6 +13,7 @@ from d2it.evaluation.metrics import (
     kernel_distance,
 )
 from d2it.evaluation.neighbours import precision_recall
+from d2it.machine import rows as blocks
 
 
 def points(

@@ -16,10 +16,10 @@ from torch import nn
 from d2it import cli
 from d2it.config import Config
 from d2it.config.recipe import sources_table
-from d2it.evaluation.features import DIMENSIONS, SPATIAL
 from d2it.evaluation.metrics import Gaussian, frechet_distance, inception_score
 from d2it.evaluation.neighbours import precision_recall
 from d2it.files import file_digest
+from d2it.models.inception import DIMENSIONS, SPATIAL
 from tests.test_fuzz import bomb
 from tests.tiny_world import OVERRIDES, WEIGHTS, build_world, enter, remembered
 

@@ -11,13 +11,13 @@ import pytest
 from d2it.cli import main
 from d2it.config import load
 from d2it.config.recipe import KINDS
-from d2it.gpus import GPUS
-from d2it.models.cost import cost, decoder
+from d2it.config.study import ITEMS, load_study
+from d2it.cost.disk import latents_disk
+from d2it.cost.macs import cost, decoder
+from d2it.cost.plan import INCEPTION, plan, price_run, runs_behind
+from d2it.cost.rate import rate_of
+from d2it.machine.gpus import GPUS
 from d2it.report.claims import load_claims, needed
-from d2it.report.disk import latents_disk
-from d2it.report.plan import INCEPTION, plan, price_run, runs_behind
-from d2it.report.rate import rate_of
-from d2it.report.study import ITEMS, load_study
 
 ROOT = Path(__file__).parents[1]
 A800 = rate_of(GPUS["a800"], results=Path("none"))
@@ -115,7 +115,7 @@ def test_the_prices_in_the_documents_are_the_plans(config, study):
 
 
 def test_disk_of_latents_is_that_of_their_files():
-    from d2it.latents import shard_arrays
+    from d2it.latents.cache import shard_arrays
 
     header = {"factors": [16, 8], "channels": 4, "side": 32}
     each = sum(

@@ -13,8 +13,9 @@ from d2it import cli
 from d2it.config import load
 from d2it.errors import UserError
 from d2it.models import store
-from d2it.training import power, state
-from d2it.training.publish import finished, is_published, publish
+from d2it.runs import state
+from d2it.runs.publish import finished, is_published, publish
+from d2it.training import post_hoc_ema as power
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -17,9 +17,9 @@ from PIL import Image
 
 from d2it.config import load
 from d2it.config.schema import Dataset
-from d2it.data.decode import centre_crop, read_rgb
-from d2it.data.folder import folder_collection
 from d2it.errors import UserError
+from d2it.images.decode import centre_crop, read_rgb
+from d2it.images.folder import folder_collection
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from d2it import provenance
 from d2it.config import load, paths
 from d2it.files import file_digest, write_json
+from d2it.runs import provenance
 from tests.fake_results import write_evaluation
 
 

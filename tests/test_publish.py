@@ -8,8 +8,8 @@ import torch
 
 from d2it.config.schema import Training
 from d2it.models.store import save_model
-from d2it.training.publish import is_published
-from d2it.training.run_folder import Plan
+from d2it.runs.plan import Plan
+from d2it.runs.publish import is_published
 
 
 @pytest.fixture

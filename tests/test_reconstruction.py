@@ -16,9 +16,9 @@ from d2it.evaluation.reconstruction import (
     reconstruction_metrics,
     ssim,
 )
-from d2it.grains import constant_map, random_map
-from d2it.losses import Lpips
+from d2it.grains.maps import constant_map, random_map
 from d2it.models.dvae import Dvae
+from d2it.training.dvae_loss import Lpips
 
 
 @pytest.fixture(scope="module")

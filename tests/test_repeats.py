@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from d2it.clock import Order
 from d2it.config import Config, load, paths
 from d2it.config.check import check_meaning
 from d2it.config.recipe import (
@@ -17,9 +18,8 @@ from d2it.config.recipe import (
     training_seed,
 )
 from d2it.errors import UserError
-from d2it.training.clock import Order
-from d2it.training.feed import Feed
-from d2it.training.run_folder import make_plan
+from d2it.runs.plan import make_plan
+from d2it.training.batches import Feed
 from d2it.training.tasks import make_task
 from tests.test_second_stage import TWO, write_latents
 

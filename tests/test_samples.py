@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 import d2it
-from d2it import cli, samples
+from d2it import cli
 from d2it.config import Config
 from d2it.errors import UserError
-from d2it.samples import read_map
+from d2it.sampling import write as samples
+from d2it.sampling.write import read_map
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUN, DIT = "d2it_xl_classes", "dit_b"

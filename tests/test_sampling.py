@@ -13,9 +13,9 @@ from d2it.config.recipe import sampling_recipe
 from d2it.config.schema import Measured
 from d2it.errors import UserError
 from d2it.files import file_digest, read_json, write_json
-from d2it.grains import copy_within
-from d2it.painter import Maps, Painter
-from d2it.sampling import Drawn
+from d2it.grains.maps import copy_within
+from d2it.sampling.pipeline import Drawn
+from d2it.sampling.trained_run import Maps, Painter
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUNS = ["grain", "grain_classes", "d2it_l", "d2it_b_r0", "dit_b", "d2it_xl_classes"]

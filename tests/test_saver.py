@@ -11,10 +11,10 @@ import torch
 
 import tests.simulated as simulated
 from d2it.errors import UserError
-from d2it.training import state
-from d2it.training.engine import Loop, make_accelerator
+from d2it.runs import state
+from d2it.runs.signals import Stopped
+from d2it.training.loop import Loop, make_accelerator
 from d2it.training.saver import Contents, Saver
-from d2it.training.stop import Stopped
 from tests.saved import saved_twice
 from tests.tiny_run import TinyTask, tiny_plan
 

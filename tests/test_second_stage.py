@@ -13,14 +13,14 @@ from d2it.config import Config, load, paths
 from d2it.config.recipe import digest, latents_recipe
 from d2it.diffusion import Schedule
 from d2it.errors import UserError
-from d2it.evaluation.epsilon import epsilon_error
+from d2it.evaluation.noise_error import epsilon_error
 from d2it.files import write_json
-from d2it.grains import copy_within, route
-from d2it.latents import FORMAT, VERSION, Latents, shard_arrays
+from d2it.grains.maps import copy_within, route
+from d2it.latents.cache import FORMAT, VERSION, Latents, shard_arrays
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dit import DiT
-from d2it.training.second_stage import mean_weight
 from d2it.training.tasks import make_task
+from d2it.training.transformers import mean_weight
 
 N, CLASSES = 24, 7
 TWO, THREE = [8, 4], [16, 8, 4]

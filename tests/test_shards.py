@@ -10,8 +10,8 @@ import pyarrow as arrow
 import pytest
 from pyarrow.parquet import write_table
 
-from d2it.data.archive import list_pictures
-from d2it.data.images import PackedImages
+from d2it.images.archive import list_pictures
+from d2it.images.packed import PackedImages
 from tests.test_archives import assert_says, command, tar_of, zip_of
 from tests.test_prepare import tree, write_photos
 
@@ -173,7 +173,7 @@ def test_more_shards_than_files_may_be_open(photos, tmp_path):
         (tmp_path / f"{i:03d}.tar").write_bytes(tar_of({f"{i:03d}.jpg": content}))
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from d2it.data.archive import list_pictures\n"
+        "from d2it.images.archive import list_pictures\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))\n"
         "print(len([p.read() for p in list_pictures(Path(sys.argv[1]))]))"
     )

@@ -11,8 +11,8 @@ from torch import Tensor
 import tests.simulated as simulated
 from benchmarks.common import ROOT
 from benchmarks.first_hour.suite import ON_GPU
-from d2it.device import choose_device
 from d2it.errors import UserError
+from d2it.machine.device import choose_device
 from tests.simulated import DEVICE, Mixed
 
 MARK = ".".join(("pytest", "mark", "gpu"))  # this file has none

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from d2it import slurm
 from d2it.errors import UserError
+from d2it.jobs import slurm
 
 ROWS = """\
 7|PREEMPTED|node1|40|billing=1,cpu=1,gres/gpu=1,node=1|None|0:0

@@ -11,9 +11,7 @@ import yaml
 
 from d2it.config import load, paths
 from d2it.config.recipe import KINDS, run_name
-from d2it.errors import UserError
-from d2it.report.results import published
-from d2it.report.study import (
+from d2it.config.study import (
     ITEMS,
     TABLES,
     at_scale,
@@ -25,6 +23,8 @@ from d2it.report.study import (
     needs,
     with_inputs,
 )
+from d2it.errors import UserError
+from d2it.report.results import published
 
 ROOT = Path(__file__).parents[1]
 

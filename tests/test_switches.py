@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from d2it.errors import UserError
-from d2it.grains import mean_within, to_grid
+from d2it.grains.maps import mean_within, to_grid
 from d2it.models.content_transformer import ContentTransformer
 from tests.test_content import SMALL, build, inputs
 

@@ -10,11 +10,11 @@ import pytest
 
 from d2it.config import load, paths
 from d2it.config.recipe import run_name
-from d2it.evaluation.judge import HEADLESS
+from d2it.config.study import TABLES, item_of, load_study
+from d2it.evaluation.measure import HEADLESS
 from d2it.report.results import published
-from d2it.report.study import TABLES, item_of, load_study
 from d2it.report.tables import table, write_table
-from d2it.report.text import escape
+from d2it.text import escape
 from tests.fake_results import write_evaluation, write_results
 
 

@@ -11,14 +11,14 @@ from d2it import cli
 from d2it.config import Config, load, paths
 from d2it.config.ratios import at_least, finest, half_finest, is_constant
 from d2it.config.schema import Measured
+from d2it.cost.named_models import named_models
 from d2it.diffusion import Schedule, noise_loss, sample
 from d2it.files import read_json
-from d2it.grains import cell_weights, copy_within, random_map, reached_shares, route
-from d2it.latents import Latents
+from d2it.grains.maps import cell_weights, copy_within, random_map, reached_shares, route
+from d2it.latents.cache import Latents
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dvae import Dvae
-from d2it.painter import Painter
-from d2it.report.models import named_models
+from d2it.sampling.trained_run import Painter
 from tests.tiny_world import OVERRIDES, enter
 
 TINY = [

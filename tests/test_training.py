@@ -19,18 +19,19 @@ import torch
 from torch._inductor import config as inductor
 
 from d2it.cli import system_sentence
+from d2it.clock import Order, crossed, generator, milestone, seed_of
 from d2it.config import load, paths
-from d2it.device import multiplies_bf16
 from d2it.errors import UserError
 from d2it.files import write_json
-from d2it.jobs import free_port
-from d2it.training import run_folder, state
-from d2it.training.clock import Order, crossed, generator, milestone, seed_of
+from d2it.jobs.local import free_port
+from d2it.machine.device import multiplies_bf16
+from d2it.runs import plan as run_folder
+from d2it.runs import state
+from d2it.runs.publish import finished, publish
+from d2it.runs.signals import stall_timeout
 from d2it.training.ema import Ema
-from d2it.training.engine import train
-from d2it.training.journal import peak_of, utilisation
-from d2it.training.publish import finished, publish
-from d2it.training.stop import stall_timeout
+from d2it.training.log import peak_of, utilisation
+from d2it.training.loop import train
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_run  # noqa: E402
@@ -38,7 +39,7 @@ import tiny_run  # noqa: E402
 # Real processes that can be killed, but forked from one that has imported torch: quick to start.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["d2it.training.engine", "torch._dynamo", "torch.distributed.tensor"]
+    ["d2it.training.loop", "torch._dynamo", "torch.distributed.tensor"]
 )
 MEASURED = {"grad_norm/critic", "images_per_second", "tflops", "data_wait", "memory_bytes"}
 SLOW = "pause=0.02"  # 40 steps in half a second, two at a time: time to be killed in
@@ -235,7 +236,7 @@ def test_masked_updates_leave_everything_as_it_was(tmp_path: Path) -> None:
     """From the first bad step on, nothing changes although the host does not look, but averages,
     which stay finite and are never saved.
     """
-    from d2it.training.engine import Loop, make_accelerator
+    from d2it.training.loop import Loop, make_accelerator
 
     plan = tiny_run.tiny_plan(tmp_path, milestones=())
     task = tiny_run.TinyTask(plan.training, fail_at=320)
@@ -312,7 +313,7 @@ def test_patience_is_a_number_of_minutes(monkeypatch: pytest.MonkeyPatch, minute
 def test_threads_are_a_whole_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: str
 ) -> None:
-    from d2it.training.engine import make_accelerator
+    from d2it.training.loop import make_accelerator
 
     monkeypatch.setenv("D2IT_THREADS", threads)
     with pytest.raises(UserError, match="D2IT_THREADS must be a whole number"):
@@ -337,7 +338,7 @@ def test_a_process_that_never_comes_is_given_up_before_a_gpu_waits(tmp_path: Pat
 def test_nccl_has_twice_the_patience_of_gloo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: bool, patience: int
 ) -> None:
-    from d2it.training import engine
+    from d2it.training import loop as engine
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
     asked: dict[str, Any] = {"device": torch.device("cpu")}
@@ -409,7 +410,7 @@ def test_tracker_that_is_not_there(
 ) -> None:
     from accelerate import tracking
 
-    from d2it.training.engine import make_accelerator
+    from d2it.training.loop import make_accelerator
 
     monkeypatch.setattr(tracking, "_available_trackers", [])
     monkeypatch.setenv("D2IT_TRACKER", name)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from d2it.calibration import calibrate
 from d2it.config import load
 from d2it.config.recipe import run_recipe
 from d2it.config.schema import WarmStart
-from d2it.data.prepare import prepare
 from d2it.errors import UserError
 from d2it.files import file_digest
-from d2it.grains import constant_map
+from d2it.grains.calibrate import calibrate
+from d2it.grains.maps import constant_map
+from d2it.images.prepare import prepare
 from d2it.models.dvae import Dvae
 from d2it.models.from_autoencoder import fresh_parts, renamed, warm_start
 from tests.test_prepare import tree

@@ -17,7 +17,7 @@ from dvc.stage import PipelineStage
 
 from d2it.config.load import compose, load
 from d2it.config.recipe import run_recipe
-from d2it.workflow import configure, explain_target, hydra_overrides, unknown_targets
+from d2it.snakefile import configure, explain_target, hydra_overrides, unknown_targets
 
 ROOT = Path(__file__).parents[1]
 SCALES = sorted(path.stem for path in (ROOT / "params" / "scale").glob("*.yaml"))

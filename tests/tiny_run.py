@@ -21,7 +21,7 @@ from torch import nn
 from d2it.config.schema import Training
 from d2it.errors import UserError
 from d2it.files import write_json
-from d2it.training.run_folder import Plan
+from d2it.runs.plan import Plan
 from d2it.training.task import Player
 
 SEED = 3
@@ -137,8 +137,8 @@ def meet(rank: int, port: int, minutes: str, told: str) -> None:
     """Two processes, of which the second never comes to the end of a step."""
     from torch import distributed
 
-    from d2it.training.engine import answered
-    from d2it.training.stop import Stop
+    from d2it.runs.signals import Stop
+    from d2it.training.loop import answered
 
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "D2IT_STALL_MINUTES": minutes}
     store = f"tcp://127.0.0.1:{port}"
@@ -156,8 +156,8 @@ def meet(rank: int, port: int, minutes: str, told: str) -> None:
 
 
 def main(folder: str, *settings: str) -> int:
-    from d2it.training.engine import train
-    from d2it.training.stop import Stopped
+    from d2it.runs.signals import Stopped
+    from d2it.training.loop import train
 
     given = dict(setting.split("=") for setting in settings)
     task_settings = {

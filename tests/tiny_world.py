@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from d2it.calibration import calibrate
 from d2it.config import Config, load, paths
 from d2it.config.recipe import kind_of, run_recipe
-from d2it.data.images import open_images
-from d2it.data.prepare import prepare
-from d2it.encoding import encode
-from d2it.evaluation.features import Inception
 from d2it.evaluation.reference import make_reference
+from d2it.grains.calibrate import calibrate
+from d2it.images.packed import open_images
+from d2it.images.prepare import prepare
+from d2it.latents.encode import encode
 from d2it.models.architecture import architecture
+from d2it.models.inception import Inception
 from d2it.models.store import BUILDERS, save_model
 
 WEIGHTS = Path(__file__).parents[1] / "data" / "weights"
@@ -76,7 +76,12 @@ def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("D2IT_WEIGHTS", str(WEIGHTS))
     patch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")  # also where there is a GPU
     patch.delenv("D2IT_RUNS", raising=False)
-    for module in ("evaluation.folders", "evaluation.judge", "evaluation.reference", "samples"):
+    for module in (
+        "evaluation.any_images",
+        "evaluation.measure",
+        "evaluation.reference",
+        "sampling.write",
+    ):
         patch.setattr(f"d2it.{module}.Inception", remembered)
 
 

@@ -17,13 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from d2it.config.schema import Config
-from d2it.losses import Lpips
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.discriminator import Discriminator
 from d2it.models.dit import DiT
 from d2it.models.dvae import Dvae
 from d2it.models.grain_transformer import GrainTransformer
-from d2it.training.first_stage import DvaeTask
+from d2it.training.dvae import DvaeTask
+from d2it.training.dvae_loss import Lpips
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "dvae": Dvae,

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from d2it.config import Config, load, paths
 from d2it.config.recipe import KINDS
+from d2it.cost.plan import Price, price_run
+from d2it.cost.rate import Rate, rate_of
 from d2it.files import write_text
-from d2it.gpus import find_gpu
-from d2it.launch import load_launcher
-from d2it.report.plan import Price, price_run
-from d2it.report.rate import Rate, rate_of
+from d2it.jobs.launch import load_launcher
+from d2it.machine.gpus import find_gpu
 
 PAGE = Path("docs/training.md")
 # Launchers, whose GPUs are assumed where nothing was measured; small scales need none.

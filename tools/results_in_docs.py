@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from d2it.config import Config, load, paths
-from d2it.data.photos import read_photo
-from d2it.data.sources import read_sources
 from d2it.files import atomic_path, read_json, write_text
-from d2it.overlay import overlay
+from d2it.grains.overlay import overlay
+from d2it.images.photos import read_photo
 from d2it.report.claims_page import summary
+from d2it.sources.table import read_sources
 
 RUN, SAMPLES = "d2it_xl_classes", (1, 4, 13, 12, 8)
 STUDIES = ("mini", "mini_cpu")
@@ -28,7 +28,7 @@ def photograph() -> tuple[np.ndarray, np.ndarray]:
     """The middle of a photograph, and its grain map at a ratio of one half."""
     import torch
 
-    from d2it.grains import entropy_map
+    from d2it.grains.maps import entropy_map
 
     photo = read_photo(PHOTO)
     side = min(photo.size)

@@ -13,8 +13,8 @@ from benchmarks.first_hour.slurm import submitted
 from d2it.config.paths import runs_folder
 from d2it.errors import UserError
 from d2it.files import write_json, write_text
-from d2it.gpus import identify, visible_gpus
-from d2it.report.text import markdown_table
+from d2it.machine.gpus import identify, visible_gpus
+from d2it.text import markdown_table
 
 NO_GPU = (
     "This machine has no NVIDIA GPU: run it on a GPU node, as a job of a cluster (make first-hour "

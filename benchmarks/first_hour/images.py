@@ -14,17 +14,17 @@ from PIL import Image
 from benchmarks.first_hour.outcome import START, Found, is_slow, spell
 from benchmarks.first_hour.setting import DRAWN, DVAE, GUIDED, Setting
 from d2it.config import paths
-from d2it.config.metrics import asked
+from d2it.config.protocols import asked
 from d2it.config.recipe import data_of
-from d2it.device import choose_device
-from d2it.encoding import encode
 from d2it.evaluation.evaluate import evaluate
-from d2it.evaluation.judge import missing
+from d2it.evaluation.measure import missing
 from d2it.evaluation.reference import make_reference
 from d2it.files import read_json
-from d2it.latents import Latents
-from d2it.painter import Painter
-from d2it.samples import Request, write_samples
+from d2it.latents.cache import Latents
+from d2it.latents.encode import encode
+from d2it.machine.device import choose_device
+from d2it.sampling.trained_run import Painter
+from d2it.sampling.write import Request, write_samples
 
 
 def encoded(setting: Setting) -> Found:

@@ -11,8 +11,8 @@ import torch
 from benchmarks.common import hardware
 from benchmarks.first_hour.outcome import Found
 from benchmarks.first_hour.setting import Setting
-from d2it.device import cuda_error, has_cuda
 from d2it.errors import UserError
+from d2it.machine.device import cuda_error, has_cuda
 
 TAKEN = 1 / 8  # of a GPU's memory: when more is, it is busy
 

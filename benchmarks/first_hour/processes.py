@@ -6,7 +6,7 @@ import sys
 import time
 
 from benchmarks.first_hour.setting import Setting
-from d2it.jobs import free_port
+from d2it.jobs.local import free_port
 
 PATIENCE = 300.0  # seconds
 

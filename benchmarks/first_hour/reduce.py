@@ -13,11 +13,11 @@ import torch
 from benchmarks.first_hour.outcome import Found, is_slow, spell
 from benchmarks.first_hour.processes import answers
 from benchmarks.first_hour.setting import DRAWN, Setting
+from d2it.cost.macs import parameters
 from d2it.files import read_json, write_json
 from d2it.models.architecture import architecture
-from d2it.models.cost import parameters
-from d2it.training.engine import make_accelerator
-from d2it.training.run_folder import make_plan
+from d2it.runs.plan import make_plan
+from d2it.training.loop import make_accelerator
 
 TIMES = 5
 RESULT = Path("reduced.json")

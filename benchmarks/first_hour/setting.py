@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from d2it.config import Config, load
-from d2it.config.metrics import METRICS, OF_RUNS
+from d2it.config.protocols import METRICS, OF_RUNS
 from d2it.config.recipe import data_of, kind_of
 from d2it.config.schema import Measured
-from d2it.gpus import GPUS, identify
-from d2it.report.plan import Price, price_data, price_run
-from d2it.report.rate import ASSUMED, Rate
+from d2it.cost.plan import Price, price_data, price_run
+from d2it.cost.rate import ASSUMED, Rate
+from d2it.machine.gpus import GPUS, identify
 
 DVAE, THREE = "dvae", "dvae_three"
 # one of each kind and size that the published study has, and one of three grains

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import ROOT
-from d2it import slurm
 from d2it.config.paths import runs_folder
 from d2it.errors import UserError
-from d2it.launch import load_launcher
-from d2it.slurm_jobs import submit
+from d2it.jobs import slurm
+from d2it.jobs.launch import load_launcher
+from d2it.jobs.slurm_training import submit
 
 if TYPE_CHECKING:
     import submitit

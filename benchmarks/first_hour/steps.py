@@ -8,10 +8,10 @@ from benchmarks.first_hour.setting import Setting
 from benchmarks.training import stepping
 from d2it.config import Config
 from d2it.config.recipe import factors_of, kind_of
-from d2it.device import choose_device
-from d2it.training.journal import memory_bytes, peak_of, utilisation
+from d2it.machine.device import choose_device
+from d2it.runs.plan import Plan, make_plan
+from d2it.training.log import memory_bytes, peak_of, utilisation
 from d2it.training.room import able_to_compile, check_room, enough_room
-from d2it.training.run_folder import Plan, make_plan
 from d2it.training.task import Task
 from d2it.training.tasks import make_task
 from d2it.training.trainer import Trainer

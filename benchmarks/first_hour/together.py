@@ -17,7 +17,7 @@ from benchmarks.first_hour.setting import DVAE, Setting
 from benchmarks.training import stepping
 from d2it.config.recipe import kind_of
 from d2it.files import read_json, write_json
-from d2it.training.run_folder import make_plan
+from d2it.runs.plan import make_plan
 from d2it.training.tasks import make_task
 from d2it.training.trainer import Trainer
 

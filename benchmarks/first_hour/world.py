@@ -14,18 +14,18 @@ import torch
 from PIL import Image
 
 from benchmarks.first_hour.setting import DRAWN, DVAE, THREE
-from d2it.calibration import calibrate
 from d2it.config import Config, paths
 from d2it.config.recipe import factors_of, kind_of, ratio_key, run_recipe
-from d2it.data.images import open_images
-from d2it.data.prepare import prepare
-from d2it.encoding import SPLITS, identity, measure, shards_of
 from d2it.files import folder_files, write_json
-from d2it.grains import entropy_map
-from d2it.latents import Latents, shard_arrays
+from d2it.grains.calibrate import calibrate
+from d2it.grains.maps import entropy_map
+from d2it.grains.thresholds import cuts_of
+from d2it.images.packed import open_images
+from d2it.images.prepare import prepare
+from d2it.latents.cache import Latents, shard_arrays
+from d2it.latents.encode import SPLITS, identity, measure, shards_of
 from d2it.models.architecture import architecture
 from d2it.models.store import empty_network, save_model
-from d2it.thresholds import cuts_of
 
 
 def build(config: Config) -> None:

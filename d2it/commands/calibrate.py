@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from d2it.calibration import calibrate
+    from d2it.grains.calibrate import calibrate
 
     config, data = load(arguments.params, arguments.overrides), arguments.data
     made = calibrate(config, data, arguments.processes)
@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
 def print_foreign_shares(config: Config, data: str) -> None:
     """What the thresholds of another data set, if they rule this one, make of its regions."""
     from d2it.config.recipe import regions_of, thresholds_source
-    from d2it.thresholds import Thresholds, thresholds_of
+    from d2it.grains.thresholds import Thresholds, thresholds_of
 
     source = thresholds_source(config, data)
     if source == data:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from d2it import arrays
+from d2it import shares as arrays
 from d2it.cli import add_config_arguments
 
 
@@ -28,7 +28,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     done = True
     if not arrays.spread(arguments, "encode"):
-        from d2it.encoding import encode
+        from d2it.latents.encode import encode
 
         done = encode(config, run, share)
     if share is not None:

@@ -2,13 +2,13 @@
 
 import argparse
 
-from d2it import arrays
+from d2it import shares as arrays
 from d2it.cli import add_config_arguments
 from d2it.config import load, paths
-from d2it.config.metrics import METRICS, PROTOCOLS
+from d2it.config.protocols import METRICS, PROTOCOLS
 from d2it.config.recipe import kind_of
 from d2it.errors import UserError
-from d2it.provenance import record
+from d2it.runs.provenance import record
 
 ONLY_PICTURES = ("protocol", "metrics", "n", "any_size", "json")  # options
 
@@ -72,7 +72,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
     config, share = load(arguments.params, arguments.overrides), arrays.share_of(arguments)
     if arguments.images:
-        from d2it.evaluation.folders import compare_pictures, show
+        from d2it.evaluation.any_images import compare_pictures, show
 
         found = compare_pictures(
             arguments.images,

@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     check_guidance(arguments.guidance)
     config = load(arguments.params, arguments.overrides)
-    from d2it.pipeline import export
+    from d2it.sampling.export import export
 
     measured = Measured(guidance=arguments.guidance, weights=weights_of(arguments.weights))
     export(config, arguments.run, arguments.out, measured)

@@ -2,8 +2,8 @@
 
 import argparse
 
-from d2it.data.fetch import fetch
-from d2it.data.sources import read_sources
+from d2it.sources.fetch import fetch
+from d2it.sources.table import read_sources
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

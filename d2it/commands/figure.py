@@ -4,7 +4,7 @@ import argparse
 
 from d2it.cli import add_config_arguments
 from d2it.config.load import load
-from d2it.report.study import load_study
+from d2it.config.study import load_study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from d2it.config.check import check_ratio
-from d2it.data.decode import centre_crop, read_rgb, reason
 from d2it.errors import UserError
 from d2it.files import atomic_path
-from d2it.overlay import beside, overlay
+from d2it.grains.overlay import beside, overlay
+from d2it.images.decode import centre_crop, read_rgb, reason
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,8 +60,8 @@ def shares(text: str) -> float | list[float]:
 def main(arguments: argparse.Namespace) -> None:
     import torch
 
-    from d2it.grains import entropy_map, fine_share, grain_map
-    from d2it.thresholds import Thresholds
+    from d2it.grains.maps import entropy_map, fine_share, grain_map
+    from d2it.grains.thresholds import Thresholds
 
     factors, ratios = arguments.factors, arguments.ratio or [0.5]
     check_factors(factors, arguments.size)

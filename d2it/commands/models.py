@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from d2it.report.models import models_table
+from d2it.cost.named_models import models_table
 
 COLUMNS = {
     "model": "model",

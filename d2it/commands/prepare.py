@@ -4,8 +4,8 @@ import argparse
 
 from d2it.cli import add_config_arguments, positive
 from d2it.config import load, paths
-from d2it.data.images import read_manifest
-from d2it.data.prepare import prepare, problems_file
+from d2it.images.packed import read_manifest
+from d2it.images.prepare import prepare, problems_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from d2it import arrays
+from d2it import shares as arrays
 from d2it.cli import add_config_arguments
 from d2it.config import load, paths
 

@@ -6,16 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from d2it import arrays
+from d2it import shares as arrays
 from d2it.cli import add_config_arguments, weights_of
 from d2it.config.check import check_guidance
-from d2it.config.metrics import PROTOCOLS
+from d2it.config.protocols import PROTOCOLS
 from d2it.errors import UserError
 
 LAST = 10**12  # above all numbers of images
 
 if TYPE_CHECKING:
-    from d2it.sampling import Pipeline
+    from d2it.sampling.pipeline import Pipeline
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +101,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def draw(arguments: argparse.Namespace, span: range, out: Path, share: arrays.Share | None) -> bool:
-    from d2it.samples import Request, read_map, write_samples
+    from d2it.sampling.write import Request, read_map, write_samples
 
     pipeline = open_pipeline(arguments)
     map = arguments.grain_map
@@ -127,7 +127,7 @@ def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
     """The networks of --run with the settings of the other options."""
     folder = Path(arguments.run)
     if folder.is_dir():
-        from d2it.pipeline import is_pipeline, load
+        from d2it.sampling.export import is_pipeline, load
 
         if not is_pipeline(folder):
             raise UserError(
@@ -142,8 +142,8 @@ def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
     else:
         from d2it.config import load as load_config
         from d2it.config.schema import Measured
-        from d2it.device import choose_device
-        from d2it.painter import Painter
+        from d2it.machine.device import choose_device
+        from d2it.sampling.trained_run import Painter
 
         config = load_config(arguments.params, arguments.overrides)
         measured = Measured(weights=weights_of(arguments.weights or "ema"))

@@ -14,7 +14,7 @@ from d2it.cli import add_config_arguments
 from d2it.config.load import load
 from d2it.config.schema import Config
 from d2it.errors import UserError
-from d2it.status import Status, statuses
+from d2it.jobs.status import Status, statuses
 
 HEADINGS = ("run", "state", "images", "of", "done", "img/s", "left", "GPU h", "job", "node")
 LEFT = ("run", "state", "job", "node")  # aligned to the left; the others are numbers

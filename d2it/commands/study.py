@@ -6,7 +6,7 @@ from typing import Any
 
 from d2it.cli import add_config_arguments
 from d2it.config.load import load
-from d2it.report.study import at_scale, cells, heading, listing, load_study
+from d2it.config.study import at_scale, cells, heading, listing, load_study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

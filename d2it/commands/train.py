@@ -5,7 +5,7 @@ import sys
 
 from d2it.cli import add_config_arguments
 from d2it.config.load import load
-from d2it.launch import launch, load_launcher
+from d2it.jobs.launch import launch, load_launcher
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     config = load(arguments.params, arguments.overrides)
     launcher = load_launcher(arguments.launcher)
-    from d2it.training.stop import Detached, Stopped
+    from d2it.runs.signals import Detached, Stopped
 
     try:
         launch(config, arguments.run, launcher, arguments.wait, arguments.processes)

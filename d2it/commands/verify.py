@@ -2,8 +2,8 @@
 
 import argparse
 
-from d2it.data.fetch import verify
-from d2it.verification import verify_made
+from d2it.runs.verify import verify_made
+from d2it.sources.fetch import verify
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,7 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Any
 
-from d2it.config.build import nearest
-from d2it.config.metrics import METRICS, OF_RUNS
+from d2it.config.protocols import METRICS, OF_RUNS
 from d2it.config.ratios import finest, is_constant, shares
 from d2it.config.recipe import (
     KINDS,
@@ -18,6 +17,7 @@ from d2it.config.recipe import (
     training_seed,
 )
 from d2it.config.schema import Config, ContentRun, DitRun, DvaeRun, GrainRun, Ratio
+from d2it.config.typed import nearest
 from d2it.errors import UserError
 
 # Of every number but ratios: the first pattern that a setting's name matches says its range.

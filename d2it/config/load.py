@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from d2it.config.build import build, nearest
 from d2it.config.check import check_meaning
 from d2it.config.inherit import add_repeats, drop_evaluations, keep_chosen
 from d2it.config.schema import Config
+from d2it.config.typed import build, nearest
 from d2it.errors import UserError
 
 

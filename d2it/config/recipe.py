@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from d2it.config.build import nearest
 from d2it.config.ratios import is_constant, shares
 from d2it.config.schema import Config, Ratio, Sampling, Training
+from d2it.config.typed import nearest
 from d2it.errors import UserError
 from d2it.files import canonical_digest
 

@@ -147,7 +147,7 @@ class Sampling:
         None  # channels that guidance acts on; None: all (DiT left out the last)
     )
     block: int = 16  # images computed together; borders of shards are borders of blocks
-    precision: Precision = "fp32"  # of the transformers; see d2it.device.arithmetic
+    precision: Precision = "fp32"  # of the transformers; see d2it.machine.device.arithmetic
     compile: bool = False  # torch.compile each block of them (never on CPU); rounds otherwise
 
 

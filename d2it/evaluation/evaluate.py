@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from d2it.arrays import Share
 from d2it.config import Config, paths
 from d2it.config.recipe import kind_of
-from d2it.evaluation.first_stage import first_stage
+from d2it.cost.macs import gmacs, parameters
+from d2it.evaluation.dvae import first_stage
 from d2it.evaluation.gallery import write_gallery
-from d2it.evaluation.generation import of_one_map, samples, share_of_samples
-from d2it.evaluation.grain_maps import grain_maps
-from d2it.evaluation.judge import Evaluated, Judge
+from d2it.evaluation.grain import grain_maps
+from d2it.evaluation.measure import Evaluated, Judge
+from d2it.evaluation.samples import of_one_map, samples, share_of_samples
 from d2it.files import write_json
-from d2it.models.cost import gmacs, parameters
-from d2it.painter import trained
+from d2it.sampling.trained_run import trained
+from d2it.shares import Share
 
 FORMAT, VERSION = "d2it-evaluation", 1
 

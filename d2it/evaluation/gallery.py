@@ -10,7 +10,7 @@ from PIL import Image
 
 from d2it.config import Config, paths
 from d2it.files import atomic_folder, folder_files, write_json
-from d2it.sampling import Drawn
+from d2it.sampling.pipeline import Drawn
 
 FORMAT, VERSION = "d2it-gallery", 1
 

@@ -11,9 +11,9 @@ import torch
 from scipy.linalg import LinAlgError, eigh
 from torch import Tensor
 
-from d2it.device import Device
 from d2it.errors import UserError
-from d2it.evaluation.blocks import by_rows, products
+from d2it.machine.device import Device
+from d2it.machine.rows import by_rows, products
 
 BLOCK = 512  # rows of a matrix of products held at once
 CACHED = 64  # of them in fp64

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2it.device import Device
 from d2it.errors import UserError
-from d2it.evaluation.blocks import by_rows, products
+from d2it.machine.device import Device
+from d2it.machine.rows import by_rows, products
 
 BLOCK = 512  # rows of a distance matrix held at once
 # Pairs of features held at once in fp64: what a CPU's cache holds, and what keeps a GPU busy.

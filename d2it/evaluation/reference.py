@@ -19,19 +19,12 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from d2it.arrays import Share, report
 from d2it.config import Config, paths
-from d2it.config.metrics import MANIFOLD, asked
+from d2it.config.protocols import MANIFOLD, asked
 from d2it.config.recipe import VERSIONS, digest, images_recipe
-from d2it.data.fetch import weights_file
-from d2it.data.images import PackedImages, open_images
-from d2it.data.prepare import find_dataset
-from d2it.data.sources import find_source
-from d2it.device import choose_device
 from d2it.errors import UserError
-from d2it.evaluation.features import BLOCK, DIMENSIONS, SPATIAL, Inception
+from d2it.evaluation.image_sets import Pictures, open_pictures, spell_side
 from d2it.evaluation.metrics import Gaussian
-from d2it.evaluation.pictures import Pictures, open_pictures, spell_side
 from d2it.files import (
     atomic_folder,
     canonical_digest,
@@ -42,6 +35,13 @@ from d2it.files import (
     require_space,
     write_json,
 )
+from d2it.images.packed import PackedImages, open_images
+from d2it.images.prepare import find_dataset
+from d2it.machine.device import choose_device
+from d2it.models.inception import BLOCK, DIMENSIONS, SPATIAL, Inception
+from d2it.shares import Share, report
+from d2it.sources.fetch import weights_file
+from d2it.sources.table import find_source
 from d2it.units import devices_of, save_unit
 
 FORMAT, VERSION = "d2it-reference", 1

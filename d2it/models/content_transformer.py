@@ -19,9 +19,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from d2it.device import any_length, send
 from d2it.errors import UserError
-from d2it.grains import mean_within, to_grid
+from d2it.grains.maps import mean_within, to_grid
+from d2it.machine.device import any_length, send
 from d2it.models.blocks import (
     Block,
     Condition,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from d2it.errors import UserError
-from d2it.grains import route, to_grid
+from d2it.grains.maps import route, to_grid
 
 LOGVAR_RANGE = (-30.0, 20.0)  # SD's: exp() stays finite
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from d2it.clock import milestone
 from d2it.errors import UserError
 from d2it.files import (
     atomic_folder,
@@ -24,7 +25,6 @@ from d2it.files import (
     read_format,
     write_json,
 )
-from d2it.training.clock import milestone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

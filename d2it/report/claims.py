@@ -16,14 +16,14 @@ from typing import Literal, NamedTuple
 
 import yaml
 
-from d2it import provenance
-from d2it.config.build import build
 from d2it.config.load import params_folder
 from d2it.config.recipe import kind_of, repeats_of
 from d2it.config.schema import Config
+from d2it.config.study import at_scale
+from d2it.config.typed import build
 from d2it.errors import UserError
 from d2it.report.results import Gap, Result, result
-from d2it.report.study import at_scale
+from d2it.runs import provenance
 
 Verdict = Literal["holds", "does not hold", "not decidable", "incomplete", "not run"]
 HIGHER_IS_BETTER = ("obedience", "precision", "psnr", "recall", "ssim")

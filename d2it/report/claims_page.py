@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from d2it import provenance
 from d2it.config import paths
 from d2it.config.schema import Config
 from d2it.errors import UserError
@@ -29,7 +28,8 @@ from d2it.report.claims import (
     verdict_of,
 )
 from d2it.report.results import Result, made_with, published
-from d2it.report.text import markdown_table
+from d2it.runs import provenance
+from d2it.text import markdown_table
 
 ABSENT = "–"
 COLUMNS = [

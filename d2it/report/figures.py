@@ -24,10 +24,10 @@ from d2it.config import paths
 from d2it.config.ratios import is_constant, shares
 from d2it.config.recipe import factors_of, ratio_key, run_name
 from d2it.config.schema import Config
-from d2it.data.sources import read_sources
+from d2it.config.study import Curves, Ratios, Samples, Study, at_scale, heading, item_of
 from d2it.errors import UserError
 from d2it.files import atomic_path, read_format, read_json
-from d2it.overlay import COARSE, FINE, overlay
+from d2it.grains.overlay import COARSE, FINE, overlay
 from d2it.report.results import (
     PUBLISHED_RATIO,
     Gap,
@@ -38,7 +38,7 @@ from d2it.report.results import (
     result,
     scale_line,
 )
-from d2it.report.study import Curves, Ratios, Samples, Study, at_scale, heading, item_of
+from d2it.sources.table import read_sources
 
 # Okabe and Ito's vermilion and blue: told apart by every kind of colour vision, and in grey.
 VERMILION, BLUE, GREY = "#D55E00", "#0072B2", "#555555"

@@ -11,9 +11,9 @@ from typing import Any
 from d2it.config import paths
 from d2it.config.recipe import digest, repeats_of, run_recipe
 from d2it.config.schema import Config
+from d2it.config.study import at_scale
 from d2it.errors import UserError
 from d2it.files import read_format
-from d2it.report.study import at_scale
 
 FORMAT, VERSION = "d2it-evaluation", 1
 PUBLISHED_RATIO = 0.5  # section 4.2

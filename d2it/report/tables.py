@@ -14,6 +14,7 @@ import pandas as pd
 from d2it.config import paths
 from d2it.config.recipe import ratio_key
 from d2it.config.schema import Config
+from d2it.config.study import Row, Study, Table, heading, item_of
 from d2it.files import write_text
 from d2it.report.results import (
     PUBLISHED_RATIO,
@@ -25,8 +26,7 @@ from d2it.report.results import (
     result,
     scale_line,
 )
-from d2it.report.study import Row, Study, Table, heading, item_of
-from d2it.report.text import latex, markdown
+from d2it.text import latex, markdown
 
 METRICS = {
     "fid": "FID ↓",

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 import torch
 
+from d2it.cost.memory import shortage
 from d2it.errors import UserError, compile_sentence, is_out_of_memory
-from d2it.models.memory import shortage
-from d2it.training.run_folder import Plan
+from d2it.runs.plan import Plan
 
 
 def check_room(plan: Plan, device: torch.device) -> None:

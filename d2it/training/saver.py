@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from d2it.training.state import Tensors
+from d2it.runs.state import Tensors
 
 Contents = dict[str, Tensors]
 

@@ -4,16 +4,16 @@ import importlib
 
 import torch
 
+from d2it.clock import seed_of
 from d2it.config.recipe import kind_of, training_seed
 from d2it.config.schema import Config
-from d2it.training.clock import seed_of
 from d2it.training.task import Task
 
 TASKS = {
-    "dvae": "d2it.training.first_stage:DvaeTask",
-    "grain": "d2it.training.second_stage:GrainTask",
-    "content": "d2it.training.second_stage:ContentTask",
-    "dit": "d2it.training.second_stage:DitTask",
+    "dvae": "d2it.training.dvae:DvaeTask",
+    "grain": "d2it.training.transformers:GrainTask",
+    "content": "d2it.training.transformers:ContentTask",
+    "dit": "d2it.training.transformers:DitTask",
 }
 
 

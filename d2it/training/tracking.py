@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import LoggerType
 
-from d2it.config.build import nearest
+from d2it.config.typed import nearest
 from d2it.errors import UserError
-from d2it.training.run_folder import Plan
+from d2it.runs.plan import Plan
 
 PROJECT = "d2it"
 

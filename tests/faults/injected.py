@@ -12,7 +12,7 @@ BATCH = 4  # as in runs.py
 
 def between_micro_batches(images: int) -> None:
     """SIGKILL after the first of a step's micro-batches, its gradients half accumulated."""
-    from d2it.training.second_stage import CodesTask
+    from d2it.training.transformers import CodesTask
 
     loss = CodesTask.loss
 
@@ -27,7 +27,7 @@ def between_micro_batches(images: int) -> None:
 
 def two_steps_into_a_write(images: int) -> None:
     """SIGKILL in a step, while the state of two steps before still wants its last file."""
-    from d2it.training import state
+    from d2it.runs import state
 
     digests = state.folder_files
 

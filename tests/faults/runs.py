@@ -45,12 +45,12 @@ MACHINE = ("images_per_second", "tflops", "mfu", "data_wait", "memory_bytes")
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        "d2it.jobs",
+        "d2it.jobs.local",
         "d2it.commands.encode",
         "d2it.commands.train",
-        "d2it.training.engine",
-        "d2it.training.first_stage",
-        "d2it.training.second_stage",
+        "d2it.training.loop",
+        "d2it.training.dvae",
+        "d2it.training.transformers",
         "hydra",
         "tests.faults.injected",
         "torch._dynamo",

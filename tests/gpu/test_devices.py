@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from d2it import grains
 from d2it.config.schema import Precision
-from d2it.device import arithmetic, compile_blocks
+from d2it.grains import maps as grains
+from d2it.machine.device import arithmetic, compile_blocks
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dit import DiT
 from d2it.models.dvae import Dvae
@@ -236,7 +236,7 @@ def test_grains(device):
 PAGES = """
 import resource
 import torch
-from d2it.device import keep_freed_memory
+from d2it.machine.device import keep_freed_memory
 
 keep_freed_memory()
 faults = []

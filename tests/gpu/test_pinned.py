@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from d2it.device import send
-from d2it.training.clock import Order
-from d2it.training.feed import Feed
+from d2it.clock import Order
+from d2it.machine.device import send
+from d2it.training.batches import Feed
 from tests.saved import saved_twice
 from tests.tiny_run import TRAINING, TinyTask
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from d2it import slurm
+from d2it.jobs import slurm
 from tests.slurm.cluster import LAUNCHER, Cluster
 
 ROOT = Path(__file__).parents[2]

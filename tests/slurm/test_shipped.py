@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from d2it import slurm
+from d2it.jobs import slurm
 from tests.slurm.conftest import Training
 
 

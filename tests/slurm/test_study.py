@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from d2it import slurm
+from d2it.jobs import slurm
 from tests.slurm.cluster import LAUNCHER, Cluster
 from tests.slurm.conftest import ROOT, until
 

@@ -4,12 +4,13 @@ import os
 import sys
 
 from d2it.config import paths, recipe
-from d2it.config.metrics import asked
-from d2it.data.sources import find_source
+from d2it.config.protocols import asked
+from d2it.sources.table import find_source
 from d2it.errors import UserError
-from d2it.launch import arrange, load_launcher
-from d2it.report import claims, study
-from d2it import workflow as wiring
+from d2it.jobs.launch import arrange, load_launcher
+from d2it.report import claims
+from d2it.config import study
+from d2it import snakefile as wiring
 
 try:
     # How a machine runs jobs is no setting of the study. The user's word counts before the

@@ -1,0 +1,215 @@
+"""params/study.yaml: which run and which evaluation fills which cell of which table or figure.
+
+No torch and no pandas here: the Snakefile reads the study.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from d2it.config import paths
+from d2it.config.load import params_folder
+from d2it.config.recipe import KINDS, kind_of, run_name
+from d2it.config.schema import Config
+from d2it.config.typed import build, nearest
+from d2it.errors import UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    row: str  # of data/published/<table>.csv
+    run: str
+    label: str = "main"  # of the run's evaluations; with a `*`, the one with the lowest FID
+    name: str | None = None  # None: the published row's
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    section: str
+    published: str  # what the published numbers are
+    n: int  # images of the published FID; no difference is shown to ours of another number
+    metrics: list[str]
+    rows: list[Row]
+    cost: bool = False  # parameters and GMACs of every row
+    # Ours alone: `row` is what it is called. Only where the scale trains the run.
+    beyond: list[Row] = field(default_factory=list)
+
+    def all_rows(self, config: Config) -> list[Row]:
+        return [*self.rows, *(row for row in self.beyond if at_scale(config, row.run))]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A figure of samples and grain maps."""
+
+    title: str
+    section: str
+    run: str
+    gallery: str  # label of its pictures in the run's gallery
+    published: str = ""
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """A figure over the share of fine regions."""
+
+    title: str
+    section: str
+    published: str
+    runs: list[str]
+
+
+@dataclass(frozen=True)
+class Curve:
+    model: str
+    size: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A figure over the images seen in training."""
+
+    title: str
+    section: str
+    published: str
+    labels: list[str]  # evaluations along one run
+    curves: list[Curve]
+
+
+@dataclass(frozen=True)
+class Study:
+    table_1: Table
+    table_2: Table
+    table_3: Table
+    table_4: Table
+    table_5: Table
+    figure_3: Samples
+    figure_4: Samples
+    figure_5: Ratios
+    figure_6: Curves
+
+
+Item = Table | Samples | Ratios | Curves
+ITEMS = tuple(f.name for f in fields(Study))
+TABLES = tuple(name for name in ITEMS if name.startswith("table"))
+FIGURES = tuple(name for name in ITEMS if name.startswith("figure"))
+
+
+def load_study(path: Path | None = None) -> Study:
+    path = path or params_folder() / "study.yaml"
+    try:
+        value = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
+    try:
+        return build(Study, value, "study")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def item_of(study: Study, name: str) -> Item:
+    """The table or figure called e.g. `table_3`."""
+    if name not in ITEMS:
+        raise UserError(
+            f"There is no {name.replace('_', ' ')!r}{nearest(name, ITEMS)}: "
+            f"choose one of {', '.join(ITEMS)}."
+        )
+    item: Item = getattr(study, name)
+    return item
+
+
+def heading(name: str) -> str:
+    """`table_3` as the paper writes it."""
+    return name.replace("_", " ").capitalize()
+
+
+def at_scale(config: Config, run: str) -> bool:
+    """Whether the scale trains a run of this name."""
+    return any(run in getattr(config.runs, kind) for kind in KINDS)
+
+
+def cells(study: Study, config: Config) -> Iterator[tuple[str, str, str]]:
+    """(item, run, what it fills there) of every cell and point, also those without a run here."""
+    for name in ITEMS:
+        item = item_of(study, name)
+        if isinstance(item, Table):
+            for row in item.all_rows(config):
+                yield name, row.run, row.name or row.row
+        elif isinstance(item, Samples):
+            yield name, item.run, "samples"
+        elif isinstance(item, Curves):
+            for curve in item.curves:
+                yield name, curve.run, f"{curve.model}-{curve.size}"
+        else:
+            yield from _ratio_cells(name, item, config)
+
+
+def _ratio_cells(name: str, item: Ratios, config: Config) -> Iterator[tuple[str, str, str]]:
+    for run in item.runs:
+        if at_scale(config, run):
+            content = config.runs.content[run]
+            yield name, run, f"FID at r = {content.ratio}"
+            yield name, content.latents, f"rFID at r = {content.ratio}"
+        else:
+            yield name, run, "FID"
+
+
+def needs(study: Study, item: str, config: Config) -> list[str]:
+    """Runs whose evaluation `item` shows, without those that the scale does not train."""
+    item_of(study, item)
+    runs = (run for name, run, _ in cells(study, config) if name == item)
+    return [run for run in dict.fromkeys(runs) if at_scale(config, run)]
+
+
+def inputs(study: Study, item: str, config: Config) -> list[Path]:
+    """Files that `item` is made of: evaluations and published numbers, or a gallery's manifest."""
+    runs = needs(study, item, config)
+    if isinstance(item_of(study, item), Samples):
+        return [paths.gallery(config, run) / "manifest.json" for run in runs]
+    printed = Path("data", "published", f"{item}.csv")
+    return [*(paths.evaluation(config, run) for run in runs), printed]
+
+
+def listing(study: Study, config: Config) -> list[dict[str, Any]]:
+    """Every run of the scale: kind, folder name, inputs, and the cells it fills."""
+    fills: dict[str, list[str]] = {}
+    for item, run, what in cells(study, config):
+        text = f"{heading(item)} ({what})"
+        if text not in fills.setdefault(run, []):
+            fills[run].append(text)
+    runs = [run for kind in KINDS for run in getattr(config.runs, kind)]
+    return [
+        {
+            "run": run,
+            "kind": kind_of(config, run),
+            "folder": run_name(config, run),
+            "inputs": run_inputs(config, run),
+            "fills": fills.get(run, []),
+        }
+        for run in runs
+    ]
+
+
+def with_inputs(config: Config, runs: Iterable[str]) -> list[str]:
+    """`runs`, and the runs that they are trained and sampled with, each once."""
+    found: dict[str, None] = {}
+    for run in runs:
+        if kind_of(config, run) != "dvae":
+            found |= dict.fromkeys(with_inputs(config, run_inputs(config, run)))
+        found[run] = None
+    return list(found)
+
+
+def run_inputs(config: Config, run: str) -> list[str]:
+    """What must be there before `run` can be trained and sampled: a data set, or other runs."""
+    kind = kind_of(config, run)
+    settings = getattr(config.runs, kind)[run]
+    if kind == "dvae":
+        return [settings.data]
+    grain = getattr(settings, "grain", None)
+    return [settings.latents, *([grain] if grain else [])]

@@ -1,0 +1,335 @@
+"""Parameters and multiply-accumulates in closed form, from a network's constructor arguments.
+
+MACs are what the DiT paper calls Gflops: those of weights and attention in one forward pass of one
+image; biases, norms and look-ups are not counted. Nothing is allocated.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from d2it.config.ratios import at_least, finest, half_finest
+from d2it.config.schema import Ratio
+from d2it.models.lpips_layers import TRUNKS
+
+FREQUENCIES = 256  # of a timestep's embedding
+
+
+@dataclass(frozen=True)
+class Cost:
+    trainable: int = 0
+    frozen: int = 0  # parameters that stay as they are: sin-cos positions
+    macs: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.trainable + other.trainable, self.frozen + other.frozen, self.macs + other.macs
+        )
+
+    def __mul__(self, times: int) -> "Cost":
+        return Cost(self.trainable * times, self.frozen * times, self.macs * times)
+
+
+def parameters(kind: str, architecture: dict[str, Any]) -> dict[str, int]:
+    """Trainable (what DiT prints) and all parameters, fixed positions included."""
+    found = cost(kind, architecture)
+    return {"trainable": found.trainable, "total": found.trainable + found.frozen}
+
+
+def training_flops(kind: str, architecture: dict[str, Any], ratio: Ratio | None = None) -> float:
+    """FLOPs that the network's training takes for one image: what TFLOP/s and MFU are counted in.
+
+    Two to a multiply-accumulate; the backward pass is two forward passes. What checkpointing
+    computes again, losses, LPIPS and the discriminator are not counted: work is not progress.
+    """
+    return 2 * 3 * cost(kind, architecture, ratio).macs
+
+
+def gmacs(kind: str, architecture: dict[str, Any], ratio: Ratio | None = None) -> dict[str, float]:
+    """10^9 MACs of a forward pass: dense, and with RefineNets on the finer tokens alone.
+
+    ratio None: half of the regions are finest, the others in equal parts of the grains between and
+    of the coarsest.
+    """
+    if ratio is None:
+        ratio = half_finest(architecture.get("grains", 2))
+    dense, sparse = (cost(kind, architecture, share).macs / 1e9 for share in (None, ratio))
+    return {"dense": round(dense, 9), "sparse": round(sparse, 9)}
+
+
+def cost(kind: str, architecture: dict[str, Any], ratio: Ratio | None = None) -> Cost:
+    """The cost of one network; `ratio` None counts all of RefineNet's tokens."""
+    if kind == "dvae":
+        return dvae(**architecture)
+    if kind == "content":
+        return content(ratio=ratio, **architecture)
+    return dit(**architecture) if kind == "dit" else grain(**architecture)
+
+
+# Transformers: h width, T tokens. See d2it/models/blocks.py.
+
+
+def linear(inputs: int, outputs: int, rows: float) -> Cost:
+    return Cost(inputs * outputs + outputs, macs=rows * inputs * outputs)
+
+
+def condition(width: int, classes: int) -> Cost:
+    label = Cost((classes + 1) * width if classes else 0)
+    return linear(FREQUENCIES, width, 1) + linear(width, width, 1) + label
+
+
+def block(width: int, tokens: float, seen: int, heads: int, mlp_ratio: float, qk: bool) -> Cost:
+    """A DiT block whose tokens each attend to `seen` others: 18 h^2 + 15 h parameters."""
+    hidden = int(width * mlp_ratio)
+    attention = linear(width, 4 * width, tokens) + Cost(macs=2 * tokens * seen * width)
+    mlp = linear(width, hidden, tokens) + linear(hidden, width, tokens)
+    norms = Cost(2 * (width // heads) if qk else 0)
+    return attention + mlp + norms + linear(width, 6 * width, 1)
+
+
+def head(width: int, tokens: float, patch: int, outputs: int) -> Cost:
+    return linear(width, 2 * width, 1) + linear(width, patch**2 * outputs, tokens)
+
+
+def embedding(width: int, tokens: float, patch: int, channels: int) -> Cost:
+    return linear(patch**2 * channels, width, tokens)
+
+
+def positions(width: int, tokens: int, learned: bool) -> Cost:
+    return Cost(tokens * width) if learned else Cost(frozen=tokens * width)
+
+
+def dit(
+    side: int,
+    channels: int,
+    patch: int,
+    width: int,
+    depth: int,
+    heads: int,
+    classes: int,
+    mlp_ratio: float = 4.0,
+    learn_sigma: bool = True,
+    qk_norm: bool = False,
+) -> Cost:
+    tokens = (side // patch) ** 2
+    outputs = channels * (2 if learn_sigma else 1)
+    return (
+        embedding(width, tokens, patch, channels)
+        + positions(width, tokens, learned=False)
+        + condition(width, classes)
+        + block(width, tokens, tokens, heads, mlp_ratio, qk_norm) * depth
+        + head(width, tokens, patch, outputs)
+    )
+
+
+def grain(side: int, grains: int, **size: Any) -> Cost:
+    """A DiT over the one-hot map, a token per region."""
+    return dit(side=side, channels=grains, patch=1, learn_sigma=False, **size)
+
+
+def content(
+    side: int,
+    channels: int,
+    grains: int,
+    width: int,
+    heads: int,
+    layers: Sequence[int],
+    window: int,
+    classes: int,
+    mlp_ratio: float = 4.0,
+    learn_sigma: bool = True,
+    positions: str = "learned",
+    bias: str = "window",
+    heads_out: int = 2,
+    share_condition: bool = True,
+    qk_norm: bool = False,
+    skip_windows: bool = False,  # the skipped ones are what `ratio` says
+    equal_coarse: bool = True,
+    ratio: Ratio | None = None,
+) -> Cost:
+    dit_layers, refine_layers = layers
+    patch = 2 ** (grains - 1)
+    tokens = (side // patch) ** 2
+    outputs = channels * (2 if learn_sigma else 1)
+    learned = positions == "learned"
+    context = condition(width, classes) + Cost(grains * width)
+    router = head(width, tokens, patch, outputs) * (grains if heads_out == 3 else 1)
+    total = (
+        context
+        + embedding(width, tokens, patch, channels)
+        + _positions(width, tokens, learned and not refine_layers)
+        + block(width, tokens, tokens, heads, mlp_ratio, qk_norm) * dit_layers
+        + router
+    )
+    finer_shares = at_least(finest(grains) if ratio is None else ratio)
+    for finer in range(1, grains) if refine_layers else ():
+        own_patch = 2 ** (grains - 1 - finer)
+        all_tokens = (side // own_patch) ** 2
+        live = all_tokens * finer_shares[finer - 1]
+        seen = window**2
+        matrix = heads * seen**2 if bias == "window" else all_tokens**2
+        layer = block(width, live, seen, heads, mlp_ratio, qk_norm) + Cost(matrix)
+        total += (
+            embedding(width, live, own_patch, 2 * channels)
+            + _positions(width, all_tokens, learned)
+            + layer * refine_layers
+            + head(width, live, own_patch, outputs)
+            + (Cost() if share_condition else context)
+        )
+    return total
+
+
+_positions = positions  # the argument of `content` has the same name
+
+
+# The DVAE: see d2it/models/dvae.py. `side` is the resolution that a layer works at.
+
+
+def conv(inputs: int, outputs: int, side: int, kernel: int = 3) -> Cost:
+    weights = kernel**2 * inputs * outputs
+    return Cost(weights + outputs, macs=weights * side**2)
+
+
+def norm(channels: int) -> Cost:
+    return Cost(2 * channels)
+
+
+def res_block(inputs: int, outputs: int, side: int) -> Cost:
+    shortcut = conv(inputs, outputs, side, kernel=1) if inputs != outputs else Cost()
+    convs = conv(inputs, outputs, side) + conv(outputs, outputs, side)
+    return norm(inputs) + norm(outputs) + convs + shortcut
+
+
+def pixel_attention(channels: int, side: int) -> Cost:
+    tokens = side**2
+    scores = Cost(macs=2 * tokens**2 * channels)
+    return norm(channels) + linear(channels, 4 * channels, tokens) + scores
+
+
+def middle(channels: int, side: int) -> Cost:
+    return res_block(channels, channels, side) * 2 + pixel_attention(channels, side)
+
+
+def stage(inputs: int, outputs: int, blocks: int, side: int, attends: bool) -> Cost:
+    attention = pixel_attention(outputs, side) * blocks if attends else Cost()
+    return (
+        res_block(inputs, outputs, side)
+        + res_block(outputs, outputs, side) * (blocks - 1)
+        + attention
+    )
+
+
+def dvae(
+    factors: Sequence[int],
+    size: int,
+    latent_channels: int,
+    channels: int,
+    multipliers: Sequence[int],
+    res_blocks: int,
+    attention: Sequence[int],
+    norm_groups: int = 32,
+) -> Cost:
+    """Encoder with a head per factor, and decoder; MACs of encoding and decoding one image."""
+    shape = (size, latent_channels, channels, multipliers, res_blocks, attention)
+    return encoder(factors, *shape) + decoder(factors[-1], *shape)
+
+
+def encoder(
+    factors: Sequence[int],
+    size: int,
+    latent_channels: int,
+    channels: int,
+    multipliers: Sequence[int],
+    res_blocks: int,
+    attention: Sequence[int],
+) -> Cost:
+    widths = [channels * multiplier for multiplier in multipliers]
+    total = conv(3, channels, size)
+    before = channels
+    for depth, width in enumerate(widths):
+        side = size >> depth
+        down = conv(before, before, side) if depth else Cost()
+        total += down + stage(before, width, res_blocks, side, 2**depth in attention)
+        before = width
+    moments = 2 * latent_channels
+    for factor in factors:
+        width, side = widths[int(math.log2(factor))], size // factor
+        out = conv(width, moments, side) + conv(moments, moments, side, kernel=1)
+        total += middle(width, side) + norm(width) + out
+    return total
+
+
+def decoder(
+    factor: int,
+    size: int,
+    latent_channels: int,
+    channels: int,
+    multipliers: Sequence[int],
+    res_blocks: int,
+    attention: Sequence[int],
+) -> Cost:
+    """From the grid of the finest factor to pixels."""
+    widths = [channels * multiplier for multiplier in multipliers]
+    finest = int(math.log2(factor))
+    side, before = size // factor, widths[finest]
+    quant = conv(latent_channels, latent_channels, side, kernel=1)
+    total = quant + conv(latent_channels, before, side) + middle(before, side)
+    for depth in range(finest, -1, -1):
+        side, width = size >> depth, widths[depth]
+        up = conv(before, before, side) if depth < finest else Cost()
+        total += up + stage(before, width, res_blocks + 1, side, 2**depth in attention)
+        before = width
+    return total + norm(before) + conv(before, 3, size)
+
+
+# What the DVAE is trained with: see d2it/models/discriminator.py and d2it/training/dvae_loss.py.
+
+
+def discriminator(channels: int, layers: int, norm_groups: int, size: int) -> list[Cost]:
+    """PatchGAN, a cost per convolution: `layers` halvings, then two that only narrow."""
+    widths = [3, *(channels * min(2**i, 8) for i in range(layers + 1)), 1]
+    costs = []
+    for i, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+        size = (size + 2 - 4) // (2 if i < layers else 1) + 1
+        normed = 0 < i <= layers  # instead of a bias; the first and the last have a bias
+        weights = conv(inputs, outputs, size, kernel=4)
+        costs.append(weights + (norm(outputs) + Cost(-outputs) if normed else Cost()))
+    return costs
+
+
+def lpips(trunk: str, size: int) -> tuple[float, float]:
+    """MACs of the features of one image, and of comparing those of two."""
+    network = TRUNKS[trunk]
+    features = compared = 0.0
+    for i, (inputs, outputs, kernel, stride, padding) in enumerate(network.convolutions):
+        if i in network.pooled:
+            window, step = network.pooled[i]
+            size = (size - window) // step + 1
+        size = (size + 2 * padding - kernel) // stride + 1
+        features += conv(inputs, outputs, size, kernel).macs
+        compared += outputs * size**2 if i in network.read else 0
+    return features, compared
+
+
+def dvae_step(
+    architecture: dict[str, Any], judge: dict[str, Any], trunk: str, playing: bool
+) -> float:
+    """MACs of training on one image, forward and backward; `playing`: with the discriminator.
+
+    A layer's backward pass costs its forward pass twice, for its weights and for its input; frozen
+    layers have no gradient of weights, first layers none of the image.
+    """
+    size, channels = architecture["size"], architecture["channels"]
+    first = conv(3, channels, size).macs
+    features, compared = lpips(trunk, size)
+    total = 3 * dvae(**architecture).macs - first  # the generator
+    total += 3 * features + 2 * compared  # of the photograph; of its copy, there and back
+    if playing:
+        layers = discriminator(**judge, size=size)
+        whole = sum(layer.macs for layer in layers)
+        total += 2 * whole  # frozen, for the generator
+        total += 2 * (3 * whole - layers[0].macs)  # its own turn: photograph and copy
+        total += 2 * conv(channels * architecture["multipliers"][0], 3, size).macs
+        # twice the gradient of the last layer, for the adaptive weight
+    return total

@@ -1,0 +1,307 @@
+"""GB that training takes of a GPU, in closed form, from a network's constructor arguments.
+
+What grows with the batch is what autograd keeps for the backward pass, counted operation by
+operation as d2it/cost/macs.py counts work; parameters are held six times. No torch: `d2it plan`
+asks for 34 runs at once, where tracing would cost it seconds and a second way through the code.
+tests/test_memory.py holds these sums against traced steps.
+
+Per image, in bytes. FULL is fp32; `half` is what matrix products and convolutions read: as much,
+or under autocast a copy in bf16. What is kept, by operation: a linear layer or convolution its
+input; GELU, SiLU and norms their input; a product both factors; attention q, k, v and its output
+(flash and memory-efficient kernels keep no scores); a sum nothing. Vectors of an image, statistics
+of norms, and the latents' own few channels are left out. All windows count, skipped ones too:
+which are skipped changes with the maps of a batch.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from d2it.config.recipe import kind_of
+from d2it.config.schema import Config, Training
+from d2it.cost.macs import discriminator, parameters
+from d2it.errors import UserError
+from d2it.models.architecture import architecture, judge_shape
+from d2it.models.lpips_layers import TRUNKS
+
+FULL, BF16, INDEX = 4, 2, 8  # bytes of an fp32, a bf16 and an int64 number
+# Assumed, not measured: CUDA's context, buffers of NCCL and cuBLAS, workspaces of cuDNN.
+RUNTIME = 1.5e9
+LEAST = 0.9  # of the count: what a step is sure to take
+GAPS = 1.05  # of the count: assumed, not measured, since tensors of a step leave gaps between them
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes of one image's forward pass."""
+
+    kept: float = 0.0  # until the backward pass has used them
+    again: float = 0.0  # of the largest part that checkpointing computes again
+    widest: float = 0.0  # of the largest gradient of an activation
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each GPU at the worst moment of a step."""
+
+    states: float  # parameters, gradients and their buckets, moments, averages
+    casts: float  # parameters in bf16, made anew in each forward pass
+    activations: float  # of a micro-batch, kept for the backward pass
+    temporary: float  # beside them: losses, what is computed again, gradients of activations
+
+    @property
+    def total(self) -> float:
+        return self.states + self.casts + self.activations + self.temporary + RUNTIME
+
+    @property
+    def gigabytes(self) -> float:
+        return round(self.total / 1e9, 1)
+
+    @property
+    def wanted(self) -> str:
+        return f"{self.gigabytes} GB of a GPU's memory and {GAPS - 1:.0%} for gaps between tensors"
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a run asks of each of its GPUs, and what is left of it with checkpointing."""
+
+    run: str
+    kind: str
+    memory: Memory
+    checkpointed: Memory
+
+    def cure(self, gigabytes: float = math.inf) -> str:
+        """What makes the run fit a GPU of so much memory, and is no part of its recipe."""
+        if self.checkpointed is self.memory or self.checkpointed.gigabytes > gigabytes:
+            return "use a GPU with more memory"
+        return (
+            f"set training.{self.kind}.checkpointing=true, which needs "
+            f"{self.checkpointed.gigabytes} GB, changes no number and takes about 1.3 times as long"
+        )
+
+
+def need_of(config: Config, run: str) -> Need:
+    kind, shape = kind_of(config, run), architecture(config, run)
+    training: Training = getattr(config.training, kind)
+    judge, trunk = 0, None
+    if kind == "dvae":
+        layers = discriminator(**judge_shape(config), size=shape["size"])
+        judge, trunk = sum(layer.trainable for layer in layers), config.dvae_loss.perceptual
+    now = training_memory(kind, shape, training, judge, trunk)
+    less = replace(training, checkpointing=True)
+    spare = now if less == training else training_memory(kind, shape, less, judge, trunk)
+    return Need(run, kind, now, spare)
+
+
+def shortage(need: Need, gpu: str, total: int, free: int) -> str | None:
+    """Why a run will not fit a GPU with so many bytes, if it will not: said before it begins.
+
+    Refused (UserError) if even LEAST of the count is more than there is.
+    """
+    wanted = f"{need.run} needs {need.memory.wanted}, and {gpu} has"
+    for there, sentence in (
+        (total, f"{wanted} {total / 1e9:.1f}: {need.cure(total / 1e9)}."),
+        (
+            free,
+            f"{wanted} {free / 1e9:.1f} free of {total / 1e9:.1f}: see with nvidia-smi what else "
+            "computes there, or name another GPU in CUDA_VISIBLE_DEVICES.",
+        ),
+    ):
+        if there < LEAST * need.memory.total:
+            raise UserError(sentence)
+        if there < GAPS * need.memory.total:
+            return sentence
+    return None
+
+
+def training_memory(
+    kind: str,
+    architecture: dict[str, Any],
+    training: Training,
+    judge: int = 0,
+    trunk: str | None = None,
+) -> Memory:
+    """Of one process that trains this network.
+
+    A step computes batch / shards images at a time, however many processes share the shards.
+    judge: parameters of the discriminator; trunk: of LPIPS.
+    """
+    count, images = parameters(kind, architecture), training.batch // training.shards
+    bf16 = training.precision == "bf16"
+    found = kept(kind, architecture, BF16 if bf16 else FULL, training.checkpointing)
+    beside = 2 * found.widest + found.again
+    if trunk is not None:
+        beside = max(beside, perceptual(trunk, architecture["size"]))
+    fixed = count["total"] - count["trainable"]
+    averages = (training.ema_half_life > 0) + 2 * (training.snapshot_images > 0)
+    # parameters, gradients, AdamW's two moments, and DDP's buckets of gradients, which one process
+    # alone does without
+    states = 5 * (count["trainable"] + judge) + averages * count["trainable"]
+    return Memory(
+        states=FULL * (states + (1 + averages) * fixed),
+        casts=BF16 * count["trainable"] if bf16 else 0,
+        activations=images * found.kept,
+        temporary=images * beside,
+    )
+
+
+def kept(kind: str, architecture: dict[str, Any], half: int, checkpointing: bool) -> Kept:
+    """What the forward pass of one image keeps."""
+    if kind == "dvae":
+        return dvae(half=half, checkpointing=checkpointing, **architecture)
+    blocks, rest = (content if kind == "content" else dit)(half=half, **architecture)
+    stream = [FULL * architecture["width"] * tokens for tokens, _ in blocks]  # a block's input
+    widest = max(stream, default=0)
+    if checkpointing:
+        return Kept(sum(stream) + rest, max((size for _, size in blocks), default=0), widest)
+    return Kept(sum(size for _, size in blocks) + rest, widest=widest)
+
+
+# Transformers: h width, T tokens. See d2it/models/blocks.py.
+
+
+def block(width: int, tokens: int, mlp_ratio: float, half: int, qk_norm: bool) -> float:
+    """16 h T in fp32: both norms' inputs and outputs. Halves: what the four linear layers read
+    (h, h, h, r h), q, k and v (3 h), GELU's input (r h), and what both gates multiply (2 h).
+    """
+    normed = width * (2 * half + (2 * FULL if half < FULL else 0)) if qk_norm else 0  # q and k
+    return tokens * (16 * width + half * (8 + 2 * mlp_ratio) * width + normed)
+
+
+def head(width: int, tokens: int, half: int, heads: int = 1) -> float:
+    """The norm's input, once; of each head the norm's output and what its linear layer reads."""
+    return tokens * width * (FULL + heads * (FULL + half))
+
+
+def dit(
+    width: int,
+    depth: int,
+    side: int,
+    half: int,
+    patch: int = 1,  # a grain network's
+    mlp_ratio: float = 4.0,
+    qk_norm: bool = False,
+    **rest: Any,
+) -> tuple[list[tuple[int, float]], float]:
+    """Tokens and bytes of every block, and the bytes of the rest."""
+    tokens = (side // patch) ** 2
+    layer = block(width, tokens, mlp_ratio, half, qk_norm)
+    return [(tokens, layer)] * depth, head(width, tokens, half)
+
+
+def content(
+    side: int,
+    grains: int,
+    width: int,
+    layers: Sequence[int],
+    half: int,
+    mlp_ratio: float = 4.0,
+    heads_out: int = 2,
+    qk_norm: bool = False,
+    **rest: Any,
+) -> tuple[list[tuple[int, float]], float]:
+    """As `dit`: the Multi-grained Net and Router, then a RefineNet for each finer grain."""
+    dit_layers, refine_layers = layers
+    regions = (side >> (grains - 1)) ** 2
+    layer = block(width, regions, mlp_ratio, half, qk_norm)
+    blocks = [(regions, layer)] * dit_layers
+    total = head(width, regions, half, grains if heads_out == 3 else 1)
+    for finer in range(1, grains) if refine_layers else ():
+        tokens = regions * 4**finer
+        layer = block(width, tokens, mlp_ratio, half, qk_norm)
+        blocks += [(tokens, layer)] * refine_layers
+        total += head(width, tokens, half)
+    return blocks, total
+
+
+# The DVAE: see d2it/models/dvae.py. `side` is the resolution that a layer works at.
+
+
+def norm_silu_conv(channels: int, side: int, half: int) -> float:
+    return channels * side**2 * (2 * FULL + half)
+
+
+def res_block(inputs: int, outputs: int, side: int, half: int) -> float:
+    """A shortcut that changes the width reads the first norm's input, as a copy if in bf16."""
+    copy = half if inputs != outputs and half < FULL else 0
+    both = norm_silu_conv(inputs, side, half) + norm_silu_conv(outputs, side, half)
+    return both + copy * inputs * side**2
+
+
+def attention(channels: int, side: int, half: int) -> float:
+    """Its q, k and v have no heads, which only plain attention takes: that keeps scaled copies of
+    q and k, and the scores.
+    """
+    tokens = side**2
+    return channels * tokens * (FULL + 7 * half) + half * tokens**2
+
+
+def middle(channels: int, side: int, half: int) -> float:
+    return 2 * res_block(channels, channels, side, half) + attention(channels, side, half)
+
+
+def stage(inputs: int, outputs: int, blocks: int, side: int, attends: bool, half: int) -> float:
+    total = res_block(inputs, outputs, side, half)
+    total += (blocks - 1) * res_block(outputs, outputs, side, half)
+    return total + (blocks * attention(outputs, side, half) if attends else 0)
+
+
+def dvae(
+    factors: Sequence[int],
+    size: int,
+    latent_channels: int,
+    channels: int,
+    multipliers: Sequence[int],
+    res_blocks: int,
+    attention: Sequence[int],
+    half: int,
+    checkpointing: bool,
+    norm_groups: int = 32,
+) -> Kept:
+    """Encoder with its heads, and decoder. With checkpointing a stage keeps its input alone."""
+    widths = [channels * multiplier for multiplier in multipliers]
+    stages: list[tuple[float, float]] = []  # bytes of the input, and of all that is kept
+    total: float = 3 * size**2 * half
+    before = channels
+    for depth, width in enumerate(widths):
+        side = size >> depth
+        if depth:
+            total += before * (2 * side + 1) ** 2 * half  # padded for the convolution that halves
+        kept = stage(before, width, res_blocks, side, 2**depth in attention, half)
+        stages.append((before * side**2 * half, kept))
+        before = width
+    for factor in factors:
+        width, side = widths[int(math.log2(factor))], size // factor
+        total += middle(width, side, half) + norm_silu_conv(width, side, half)
+    finest = int(math.log2(factors[-1]))
+    before = widths[finest]
+    total += middle(before, size // factors[-1], half)
+    for depth in range(finest, -1, -1):
+        side, width = size >> depth, widths[depth]
+        total += before * side**2 * half if depth < finest else 0  # enlarged, for a convolution
+        kept = stage(before, width, res_blocks + 1, side, 2**depth in attention, half)
+        stages.append((before * side**2 * half, kept))
+        before = width
+    last = norm_silu_conv(before, size, half)
+    widest = FULL * before * size**2
+    if not checkpointing:
+        return Kept(total + sum(kept for _, kept in stages) + last, widest=widest)
+    again = max(kept - read for read, kept in stages)
+    return Kept(total + sum(read for read, _ in stages) + last, again - last, widest)
+
+
+def perceptual(trunk: str, size: int) -> float:
+    """LPIPS of a photograph's copy, in fp32: each layer's ReLU, what is pooled and from where, and,
+    where features are compared, both of unit length, their difference and its square.
+    """
+    network, total = TRUNKS[trunk], 0.0
+    for i, (inputs, outputs, kernel, stride, padding) in enumerate(network.convolutions):
+        if i in network.pooled:
+            window, step = network.pooled[i]
+            size = (size - window) // step + 1
+            total += inputs * size**2 * (FULL + INDEX)
+        size = (size + 2 * padding - kernel) // stride + 1
+        total += outputs * size**2 * FULL * (5 if i in network.read else 1)
+    return total

@@ -1,0 +1,311 @@
+"""What a study costs before it is run: hours and memory of GPUs, disk, and what is missing.
+
+Everything is a sum over the configuration; no torch, and nothing is measured but what benchmarks
+have left. Work is counted as if nothing had been done yet. Model FLOPs are two to a
+multiply-accumulate and three forward passes to a training step; what checkpointing computes again
+takes hours, but is no progress.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from d2it.clock import milestone
+from d2it.config import paths
+from d2it.config.protocols import MANIFOLD, asked
+from d2it.config.recipe import KINDS, kind_of, training_images
+from d2it.config.schema import Config, DvaeRun, Precision, Ratio, Training
+from d2it.config.study import FIGURES, ITEMS, TABLES, Study, needs, with_inputs
+from d2it.config.typed import nearest
+from d2it.cost.disk import Disk, latents_disk, no_space, states
+from d2it.cost.macs import cost, decoder, dvae_step, encoder, parameters, training_flops
+from d2it.cost.memory import GAPS, Need, need_of
+from d2it.cost.rate import Rate
+from d2it.errors import UserError
+from d2it.files import read_json
+from d2it.machine.gpus import Gpu
+from d2it.models.architecture import architecture, judge_shape
+from d2it.sources.table import find_source
+
+INCEPTION = 5.71e9  # MACs of Inception-v3 at 299 px
+FEATURES = 4 * 2048  # bytes of an image's Inception features
+WHOLE = {"all_tables": TABLES, "all_figures": FIGURES, "all": ITEMS}
+
+
+@dataclass(frozen=True)
+class Price:
+    """Of one run, with all that is done for it alone, or of one data set."""
+
+    run: str
+    kind: str
+    parameters: int = 0  # trainable
+    gmacs: float = 0.0  # of a forward pass; DVAE: encode and decode
+    steps: int = 0
+    images: int = 0
+    hours: dict[str, float] = field(default_factory=dict)  # train, encode, evaluate, reference
+    mfu: float | None = None  # in training, of the peak of its arithmetic
+    memory_gb: float | None = None  # that training needs of each GPU
+    disk: dict[str, Disk] = field(default_factory=dict)
+
+    @property
+    def total_hours(self) -> float:
+        return sum(self.hours.values())
+
+    @property
+    def total_disk(self) -> Disk:
+        return sum(self.disk.values(), Disk())
+
+
+@dataclass(frozen=True)
+class Plan:
+    prices: list[Price]  # data sets, then runs
+    items: dict[str, float]  # GPU-hours of each table or figure made alone
+    missing: list[str]  # sentences
+    too_large: list[str] = field(default_factory=list)  # for the GPU, a sentence for each kind
+
+    @property
+    def hours(self) -> float:
+        return sum(price.total_hours for price in self.prices)
+
+    @property
+    def disk(self) -> Disk:
+        return sum(self.by_use().values(), Disk())
+
+    def by_use(self) -> dict[str, Disk]:
+        """Images, features, latents, states, models and samples of all runs."""
+        total: dict[str, Disk] = {}
+        for price in self.prices:
+            for use, disk in price.disk.items():
+                total[use] = total.get(use, Disk()) + disk
+        return total
+
+
+def plan(config: Config, study: Study, targets: Sequence[str], rate: Rate) -> Plan:
+    """The price of the runs behind `targets` (tables, figures, runs); none: of all runs."""
+    items = [item for target in targets for item in WHOLE.get(target, (target,))]
+    runs = runs_behind(config, study, items)
+    data = dict.fromkeys(_data(config, run) for run in runs)
+    prices = [price_data(config, name, rate) for name in data]
+    prices += [price_run(config, run, rate) for run in runs]
+    hours = {price.run: price.total_hours for price in prices}
+    shown = [item for item in items or ITEMS if item in ITEMS]
+    alone = {item: runs_behind(config, study, [item]) for item in shown}
+    by_item = {
+        item: sum(hours[name] for name in {*mine, *(_data(config, run) for run in mine)})
+        for item, mine in alone.items()
+    }
+    found = Plan(prices, by_item, missing(config, list(data)), too_large(config, runs, rate.gpu))
+    return replace(found, missing=found.missing + no_space(found.by_use()))
+
+
+def too_large(config: Config, runs: Sequence[str], gpu: Gpu) -> list[str]:
+    """What does not fit the GPU, and the switch that cures it; equal needs in one sentence."""
+    together: dict[tuple[str, str], list[Need]] = {}
+    for run in runs:
+        need = need_of(config, run)
+        if GAPS * need.memory.gigabytes > gpu.gigabytes:
+            together.setdefault((need.kind, need.memory.wanted), []).append(need)
+    return [
+        f"{', '.join(need.run for need in needs)}: training needs {wanted}, and "
+        f"{gpu.name.upper()} has {gpu.gigabytes}: {needs[0].cure(gpu.gigabytes / GAPS)}."
+        for (_, wanted), needs in together.items()
+    ]
+
+
+def runs_behind(config: Config, study: Study, items: Sequence[str]) -> list[str]:
+    """Each run once, with those that it is trained and sampled with."""
+    every = [run for kind in KINDS for run in getattr(config.runs, kind)]
+    found: list[str] = []
+    for item in items:
+        if item in ITEMS:
+            found += needs(study, item, config)
+        elif item in every:
+            found.append(item)
+        else:
+            choices = [*WHOLE, *ITEMS, *every]
+            raise UserError(
+                f"There is no table, figure or run {item!r} at scale {config.name}"
+                f"{nearest(item, choices)}: `d2it study` lists them."
+            )
+    wanted = set(with_inputs(config, found if items else every))
+    return [run for run in every if run in wanted]
+
+
+def _data(config: Config, run: str) -> str:
+    spec = getattr(config.runs, kind_of(config, run))[run]
+    dvae: DvaeRun = config.runs.dvae[run if kind_of(config, run) == "dvae" else spec.latents]
+    return dvae.data
+
+
+def counts(config: Config, name: str) -> tuple[int, int]:
+    """Training and held-out images, as far as can be known before they are packed."""
+    dataset, manifest = config.data[name], paths.images(config, name) / "manifest.json"
+    if manifest.is_file():
+        splits = read_json(manifest, made_by=f"d2it prepare {name}")["splits"]
+        return splits["train"]["count"], splits["test"]["count"]
+    train = dataset.images or 0 if dataset.train is None else dataset.train
+    return train, dataset.test or 0
+
+
+def price_data(config: Config, name: str, rate: Rate) -> Price:
+    """Packed images, and the Inception features that samples are compared with."""
+    dataset = config.data[name]
+    train, test = counts(config, name)
+    images = train + test
+    size = images * 3 * dataset.size**2
+    own = dataset.reference or train
+    referenced = MANIFOLD["adm"] if isinstance(own, str) else own  # a batch's images
+    widths = [2048, *([2023] if "sfid" in asked(config, name) else [])]
+    gaussians = [8 * width**2 for width in widths if referenced > width]
+    return Price(
+        run=name,
+        kind="data",
+        images=images,
+        hours={"reference": rate.hours(referenced * INCEPTION, "fp32")},
+        disk={
+            "images": Disk(size + 8 * images, math.ceil(size / 2**30) + 3),
+            "features": Disk(referenced * FEATURES + sum(gaussians), 2 + len(gaussians)),
+        },
+    )
+
+
+def price_run(config: Config, run: str, rate: Rate) -> Price:
+    kind = kind_of(config, run)
+    spec, training = getattr(config.runs, kind)[run], getattr(config.training, kind)
+    shape = architecture(config, run)
+    images = milestone(1.0, training_images(config, run), training.batch)
+    ratio: Ratio | None = spec.ratio if getattr(spec, "skip_windows", False) else None
+    forward = cost(kind, shape, ratio).macs
+    count = parameters(kind, shape)
+    price = Price(
+        run=run,
+        kind=kind,
+        parameters=count["trainable"],
+        gmacs=forward / 1e9,
+        steps=images // training.batch,
+        images=images,
+        memory_gb=need_of(config, run).memory.gigabytes,
+        disk=states(config, run, count),
+    )
+    if kind == "dvae":
+        return _dvae_price(config, run, price, rate)
+    # fp32 matrix products leave tensor cores alone, as torch does unless told otherwise
+    arithmetic: Precision = "bf16" if training.precision == "bf16" else "fp32"
+    model = training_flops(kind, shape, ratio) / 2
+    work = (model + again(training, forward)) * images
+    trained, mfu = rate.training((kind, spec.size), arithmetic, work, model * images)
+    hours = {"train": trained}
+    if kind == "grain":
+        drawn = config.evaluation.n * len(config.evaluation.seeds)
+        work = config.sampling.grain_steps * forward * drawn
+        hours["evaluate"] = rate.hours(work, config.sampling.precision)
+        return replace(price, hours=hours, mfu=mfu)
+    hours["evaluate"] = sampling_hours(config, run, forward, rate)
+    most = max(m.n or config.evaluation.n for m in spec.evaluations.values())
+    drawn = most * len(config.evaluation.seeds)
+    samples = {"samples": Disk(drawn * FEATURES, math.ceil(drawn / 1024))}
+    return replace(price, hours=hours, mfu=mfu, disk=price.disk | samples)
+
+
+def again(training: Training, forward: float) -> float:
+    """MACs that checkpointing adds to training on one image."""
+    return forward if training.checkpointing else 0
+
+
+def sampling_hours(config: Config, run: str, forward: float, rate: Rate) -> float:
+    """Maps, latents, pixels and features of every evaluation's images."""
+    spec = getattr(config.runs, kind_of(config, run))[run]
+    sampling, seeds = config.sampling, len(config.evaluation.seeds)
+    pixels = _halves(config, spec.latents)[1]
+    grain = getattr(spec, "grain", None)  # None where the ratio makes maps constant
+    of_map = sampling.grain_steps * cost("grain", architecture(config, grain)).macs if grain else 0
+    total = 0.0
+    for measured in spec.evaluations.values():
+        passes = 1 if measured.guidance == 1 else 2
+        macs = sampling.steps * passes * forward
+        macs += of_map if measured.maps == "predicted" else 0
+        images = (measured.n or config.evaluation.n) * seeds
+        total += rate.hours(images * macs, sampling.precision)
+        total += rate.hours(images * pixels, "tf32") + rate.hours(images * INCEPTION, "fp32")
+    return total
+
+
+def _dvae_price(config: Config, run: str, price: Price, rate: Rate) -> Price:
+    spec, training, loss = config.runs.dvae[run], config.training.dvae, config.dvae_loss
+    shape, judge = architecture(config, run), judge_shape(config)
+    alone, played = (dvae_step(shape, judge, loss.perceptual, playing) for playing in (False, True))
+    quiet = min(loss.gan_start, price.images)
+    steps = alone * quiet + played * (price.images - quiet)
+    steps += again(training, price.gmacs * 1e9) * price.images
+    # cuDNN's convolutions take TF32 unless told otherwise
+    arithmetic: Precision = "bf16" if training.precision == "bf16" else "tf32"
+    coding, n = sum(_halves(config, run)), config.evaluation.n
+    packed, ratios = counts(config, spec.data), len(spec.ratios)
+    evaluate = rate.hours(n * ratios * coding, "tf32")
+    evaluate += rate.hours(n * (ratios + 1) * INCEPTION, "fp32")
+    model = training_flops("dvae", shape) / 2 * price.images
+    trained, mfu = rate.training(("dvae", ""), arithmetic, steps, model)
+    hours = {
+        "train": trained,
+        "encode": rate.hours(2 * sum(packed) * _halves(config, run)[0], "tf32"),  # both mirrors
+        "evaluate": evaluate,
+    }
+    disk = price.disk | {"latents": latents_disk(shape, packed)}
+    return replace(price, hours=hours, mfu=mfu, disk=disk)
+
+
+def _halves(config: Config, dvae: str) -> tuple[float, float]:
+    """MACs of encoding and of decoding one image."""
+    shape = architecture(config, dvae)
+    factors = shape["factors"]
+    rest = {key: value for key, value in shape.items() if key not in ("factors", "norm_groups")}
+    return encoder(factors, **rest).macs, decoder(factors[-1], **rest).macs
+
+
+def missing(config: Config, data: Sequence[str]) -> list[str]:
+    """What has to be fetched or brought before the study can begin, a sentence each."""
+    found = []
+    start = config.model.dvae.warm_start
+    if start is not None and not Path(start.file).is_file():
+        found.append(f"{start.file} is missing: bring it, or set model.dvae.warm_start to null.")
+    for name in data:
+        if (paths.images(config, name) / "manifest.json").is_file():
+            continue
+        dataset = config.data[name]
+        if dataset.source != "photos" and not holds_something(Path(dataset.source)):
+            found.append(
+                f"The images of {name} are missing: put them in {dataset.source} (docs/data.md), "
+                f"or set data.{name}.source to where they are."
+            )
+        elif not sum(counts(config, name)):
+            found.append(
+                f"How many images {name} has is not known yet, so the price leaves them out: "
+                f"`d2it prepare {name} scale={config.name}` counts them."
+            )
+    for weights in ("inception", f"lpips_{config.dvae_loss.perceptual}"):
+        if not find_source(weights).file.is_file():
+            found.append(f"The weights {weights} are missing: `d2it fetch {weights}`.")
+    for name in data:
+        named = config.data[name].reference
+        if isinstance(named, str) and not find_source(named).file.is_file():
+            found.append(
+                f"{named}, which {name} is compared with, is missing: `d2it fetch {named}` gets "
+                f"its {find_source(named).bytes / 1e9:.1f} GB (Snakemake does so itself), or set "
+                f"data.{name}.reference to null."
+            )
+    scored = [name for name in data if "inception_score" in asked(config, name)]
+    if scored and not find_source("inception_head").file.is_file():
+        found.append(
+            f"Without the classifier inception_head the Inception Score of {', '.join(scored)} is "
+            "left out: `d2it fetch inception_head` before anything is evaluated, since evaluations "
+            "made without it are drawn again."
+        )
+    return found
+
+
+def holds_something(source: Path) -> bool:
+    """An archive, or a folder in which more than hidden files lie."""
+    if source.is_dir():
+        return any(not path.name.startswith(".") for path in source.iterdir())
+    return source.exists()

@@ -1,0 +1,187 @@
+"""What the evaluations of one run share, and the memory that lets a killed one go on."""
+
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from d2it.config import Config, paths
+from d2it.config.protocols import asked
+from d2it.config.recipe import VERSIONS, data_of, digest, kind_of
+from d2it.evaluation.metrics import (
+    Gaussian,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+)
+from d2it.evaluation.neighbours import nearest_distance, precision_recall
+from d2it.evaluation.reference import Reference, held_out_features, open_reference
+from d2it.files import atomic_folder, read_json, write_json
+from d2it.machine.device import Device, choose_device, device_name
+from d2it.models.inception import DIMENSIONS, Head, Inception
+from d2it.sampling.pipeline import Drawn
+from d2it.sources.table import find_source
+
+PICTURES = 16  # of an evaluation, kept for the gallery
+HEADLESS = "`d2it fetch inception_head` gets the classifier head that it needs"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One finished evaluation."""
+
+    metrics: dict[str, float]
+    spread: dict[str, float | None]  # standard deviation over seeds
+    recipe: dict[str, Any]
+    pictures: Drawn  # the first few
+    devices: list[str] = field(default_factory=list)  # that its units were computed on
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        return {"metrics": self.metrics, "spread": self.spread, "recipe": self.recipe}
+
+
+class Judge:
+    """The feature extractor and the reference of one run, loaded when first needed."""
+
+    def __init__(self, config: Config, run: str) -> None:
+        self.config, self.run, self.kind = config, run, kind_of(config, run)
+        self.device = choose_device()
+        self.noise_errors: dict[str, dict[str, float]] = {}  # by sha256 of the weights
+
+    @cached_property
+    def extractor(self) -> Inception:
+        return Inception(self.config.data[self.data].protocol, self.device)
+
+    def features(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """What the metrics compare: `features` (N, 2048), and `spatial` (N, 2023) for sFID alone.
+
+        The first image is at a multiple of 16 in its series.
+        """
+        found = self.extractor.both(images)
+        return found if "sfid" in self.metrics else {"features": found["features"]}
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of what is measured of samples."""
+        return asked(self.config, self.data)
+
+    @property
+    def data(self) -> str:
+        """The data set that the run is compared with."""
+        return data_of(self.config, self.run)
+
+    @cached_property
+    def reference(self) -> Reference:
+        return open_reference(self.config, self.data)
+
+    @cached_property
+    def held_out_distance(self) -> float:
+        """How far images that were not trained on are from the nearest one that was."""
+        n = self.config.evaluation.n
+        return nearest_distance(
+            held_out_features(self.config, self.data, n), self.reference.features, self.device
+        )
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The part of a recipe that says how features are made and which network makes them."""
+        return {
+            "version": VERSIONS["evaluation"],
+            "protocol": self.config.data[self.data].protocol,
+            "inception_sha256": find_source("inception").sha256,
+        }
+
+    @property
+    def memory(self) -> Path:
+        return paths.run_folder(self.config, self.run) / "evaluations"
+
+    def folder(self, label: str, recipe: dict[str, Any]) -> Path:
+        """Of a finished evaluation."""
+        return self.memory / f"{label}-{digest(recipe)[:8]}"
+
+    def parts(self, label: str, recipe: dict[str, Any]) -> Path:
+        """Of the finished units of an unfinished one."""
+        return self.memory / f"{label}-{digest(recipe)[:8]}-parts"
+
+    def is_known(self, label: str, recipe: dict[str, Any]) -> bool:
+        folder = self.folder(label, recipe)
+        return (folder / "evaluation.json").exists() and (folder / "pictures.safetensors").exists()
+
+    def remember(
+        self, label: str, recipe: dict[str, Any], compute: Callable[[Path], Evaluated]
+    ) -> Evaluated:
+        """The evaluation `label`, from the run folder where it was finished before.
+
+        `compute` is given a folder for parts of the work, so that it goes on where it was stopped.
+        """
+        folder, parts = self.folder(label, recipe), self.parts(label, recipe)
+        if not self.is_known(label, recipe):
+            done = compute(parts)
+            with atomic_folder(folder) as temporary:
+                arrays = {name: np.ascontiguousarray(a) for name, a in vars(done.pictures).items()}
+                save_file(arrays, temporary / "pictures.safetensors")
+                write_json(temporary / "evaluation.json", done.entry)
+                devices = sorted({*done.devices, device_name(self.device)})
+                write_json(temporary / "devices.json", devices)
+            shutil.rmtree(parts, ignore_errors=True)
+        made_by = f"d2it evaluate {self.run}"
+        entry = read_json(folder / "evaluation.json", made_by=made_by)
+        pictures, path = (
+            Drawn(**load_file(folder / "pictures.safetensors")),
+            folder / "devices.json",
+        )
+        devices = read_json(path, made_by=made_by) if path.exists() else []  # from before it was
+        return Evaluated(**entry, pictures=pictures, devices=devices)
+
+
+def missing(names: Sequence[str]) -> dict[str, str]:
+    """Why some of the metrics cannot be computed here, by name."""
+    lacks = "inception_score" in names and Head.sha256() is None
+    return {"inception_score": HEADLESS} if lacks else {}
+
+
+def compare(
+    names: Sequence[str],
+    samples: dict[str, np.ndarray],
+    reference: Reference,
+    neighbours: int,
+    device: Device,
+) -> dict[str, float]:
+    """The metrics `names` of samples (Judge.features) against the reference."""
+    features = samples["features"]
+    found: dict[str, float] = {}
+    if "fid" in names:
+        found["fid"] = frechet_distance(Gaussian.of(features, device), reference.gaussian)
+    if "sfid" in names and reference.spatial:
+        spatial = Gaussian.of(samples["spatial"], device)
+        found["sfid"] = frechet_distance(spatial, reference.spatial)
+    if "kid" in names:
+        found["kid"] = kernel_distance(features, reference.manifold, device)
+    if "inception_score" in names:
+        found["inception_score"] = inception_score(Head(device)(features))
+    if {"precision", "recall"} & set(names):
+        shares = precision_recall(features, reference.manifold, neighbours, device)
+        found |= dict(zip(("precision", "recall"), shares, strict=True))
+    return {name: found[name] for name in names}
+
+
+def rank_deficient(*counts: int) -> bool:
+    """Whether a covariance of so many features lacks rank: comparable at equal n only."""
+    return min(counts) <= DIMENSIONS
+
+
+def over_seeds(
+    found: Sequence[dict[str, float]],
+) -> tuple[dict[str, float], dict[str, float | None]]:
+    """Mean and standard deviation of each metric; no deviation of a single seed."""
+    columns = {name: [one[name] for one in found] for name in found[0]}
+    means = {name: statistics.fmean(values) for name, values in columns.items()}
+    many = len(found) > 1
+    return means, {n: statistics.stdev(v) if many else None for n, v in columns.items()}

@@ -1,0 +1,257 @@
+"""Evaluations of content and DiT runs: sample, extract features, compare. Resumes by shards."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from tqdm import tqdm
+
+from d2it.config.protocols import OF_RUNS
+from d2it.config.recipe import precision_recipe, ratio_key
+from d2it.config.schema import Measured, Ratio
+from d2it.evaluation.measure import (
+    PICTURES,
+    Evaluated,
+    Judge,
+    compare,
+    missing,
+    over_seeds,
+    rank_deficient,
+)
+from d2it.evaluation.neighbours import nearest_distance
+from d2it.evaluation.noise_error import epsilon_error
+from d2it.files import require_space
+from d2it.grains.maps import entropy_map, grain_map
+from d2it.grains.thresholds import constant_cuts
+from d2it.latents.cache import Latents
+from d2it.models.inception import BLOCK, DIMENSIONS, SPATIAL, Head
+from d2it.sampling.pipeline import Drawn, schedule_of
+from d2it.sampling.trained_run import Painter
+from d2it.shares import Share, report
+from d2it.units import devices_of, save_unit
+
+SHARD = 1024  # images whose features are saved together: what a kill costs at most
+ERRORS = 1024  # held-out images whose noise is predicted, at most
+OF_ONE_MAP = 8  # images at most
+
+Arrays = dict[str, np.ndarray]
+
+
+def samples(judge: Judge, shard: int = SHARD) -> dict[str, Evaluated]:
+    """Every evaluation of the run, by label."""
+    config = judge.config
+    measured = getattr(config.runs, judge.kind)[judge.run].evaluations
+    return {label: evaluate_samples(judge, label, one, shard) for label, one in measured.items()}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Images `span` of `seed`, and the file of what is kept of them."""
+
+    seed: int
+    span: range
+    path: Path
+
+
+def units_of(judge: Judge, n: int, shard: int, parts: Path) -> list[Unit]:
+    """The units of one evaluation; their borders are borders of blocks."""
+    length = step_of(judge) * max(1, shard // step_of(judge))
+    return [
+        Unit(
+            seed,
+            range(start, min(start + length, n)),
+            parts / f"seed{seed}-{start:08d}-{length}.safetensors",
+        )
+        for seed in judge.config.evaluation.seeds
+        for start in range(0, n, length)
+    ]
+
+
+def step_of(judge: Judge) -> int:
+    """Images of whole blocks of sampling and of features."""
+    return math.lcm(judge.config.sampling.block, BLOCK)
+
+
+def share_of_samples(judge: Judge, share: Share, shard: int = SHARD) -> None:
+    """Compute one share of the units of all evaluations of the run."""
+    before = 0
+    for label, one in getattr(judge.config.runs, judge.kind)[judge.run].evaluations.items():
+        painter = Painter(judge.config, judge.run, one, judge.device)
+        n = one.n or judge.config.evaluation.n
+        recipe = recipe_of(judge, painter, n)
+        if judge.is_known(label, recipe):
+            continue
+        units = units_of(judge, n, shard, judge.parts(label, recipe))
+        for unit in share.take(units, before):
+            with tqdm(total=len(unit.span), unit="image", disable=None) as bar:
+                compute_unit(judge, painter, unit, bar)
+            report(len(unit.span))
+        before += len(units)
+
+
+def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = SHARD) -> Evaluated:
+    painter = Painter(judge.config, judge.run, measured, judge.device)
+    settings = judge.config.evaluation
+    n = measured.n or settings.n
+    recipe = recipe_of(judge, painter, n)
+
+    def compute(parts: Path) -> Evaluated:
+        require_space(parts, 4 * (DIMENSIONS + SPATIAL) * n * len(settings.seeds))
+        names = [name for name in judge.metrics if name not in (*recipe["missing"], *OF_RUNS)]
+        found, pictures = [], []
+        for seed in settings.seeds:
+            name = f"{judge.run} {label}, seed {seed}"
+            units = [unit for unit in units_of(judge, n, shard, parts) if unit.seed == seed]
+            with tqdm(total=n, unit="image", desc=name, disable=None) as bar:
+                for unit in units:
+                    compute_unit(judge, painter, unit, bar)
+            drawn = joined([load_file(unit.path) for unit in units])
+            metrics = compare(names, drawn, judge.reference, settings.neighbours, judge.device)
+            if "nearest" in judge.metrics:  # 1: as far from the training images as unseen ones are
+                distance = nearest_distance(
+                    drawn["features"], judge.reference.features, judge.device
+                )
+                metrics["nearest"] = distance / judge.held_out_distance
+            if "obedience" in drawn:
+                metrics["obedience"] = float(drawn["obedience"].mean())
+            found.append(metrics)
+            pictures.append(Drawn(drawn["images"], drawn["maps"], drawn["labels"]))
+        metrics, spread = over_seeds(found)
+        held_out = noise_errors(judge, painter, recipe["epsilon_images"])
+        nothing = dict.fromkeys(held_out)
+        paths = [unit.path for unit in units_of(judge, n, shard, parts)]
+        devices = devices_of(paths, f"Evaluation {label} of {judge.run}")
+        return Evaluated(metrics | held_out, spread | nothing, recipe, pictures[0], devices)
+
+    return judge.remember(label, recipe, compute)
+
+
+def recipe_of(judge: Judge, painter: Painter, n: int) -> dict[str, Any]:
+    """All that decides the numbers, digests of weights included."""
+    sampling, settings = judge.config.sampling, judge.config.evaluation
+    measured, reference, grain = painter.measured, judge.reference, painter.maps.grain
+    recipe = judge.protocol | {
+        "n": n,
+        "seeds": settings.seeds,
+        "metrics": judge.metrics,
+        "missing": missing(judge.metrics),
+        "inception_head_sha256": Head.sha256() if "inception_score" in judge.metrics else None,
+        "neighbours": settings.neighbours,
+        "sampler": sampling.sampler,
+        "steps": sampling.steps,
+        "eta": sampling.eta,
+        "block": sampling.block,
+        "guidance": measured.guidance,
+        "guided_channels": sampling.guided_channels,
+        "maps": painter.maps.source if judge.kind == "content" else None,
+        "grain_steps": sampling.grain_steps if grain else None,
+        "at": measured.at,
+        "images": painter.network.images,
+        "weights": measured.weights,
+        "weights_sha256": painter.network.sha256,
+        "dvae_sha256": painter.dvae.sha256,
+        "grain_sha256": grain.sha256 if grain else None,
+        "latent_scale": painter.scale,
+        "epsilon_images": min(n, ERRORS, painter.maps.latents.header["splits"]["test"]["count"]),
+        "reference": judge.data,
+        "reference_n": len(reference.features),
+        "reference_digest": reference.digest,
+        "rank_deficient": rank_deficient(n, len(reference.features)),
+    }
+    recipe |= precision_recipe(sampling)
+    regions = regions_of(judge, painter)
+    return recipe if regions is None else recipe | {"epsilon_regions": regions}
+
+
+def compute_unit(judge: Judge, painter: Painter, unit: Unit, bar: tqdm) -> None:
+    """Write the file of a unit, unless it is there."""
+    if unit.path.exists():
+        bar.update(len(unit.span))
+        return
+    save_unit(one_shard(judge, painter, unit, bar), unit.path, judge.device)
+
+
+def one_shard(judge: Judge, painter: Painter, unit: Unit, bar: tqdm) -> Arrays:
+    """Features, and what else is kept, of the images of a unit."""
+    blocks, step = [], step_of(judge)
+    for start in range(unit.span.start, unit.span.stop, step):
+        indices = np.arange(start, min(start + step, unit.span.stop))
+        drawn = painter.draw(unit.seed, indices)
+        block = judge.features(drawn.images)
+        if judge.kind == "content" and painter.maps.cuts is None:
+            block["obedience"] = obedience(judge, painter, drawn)
+        shown = drawn[: max(0, PICTURES - start)]
+        block |= {"images": shown.images, "maps": shown.maps, "labels": shown.labels}
+        blocks.append(block)
+        bar.update(len(indices))
+    return joined(blocks)
+
+
+def joined(parts: list[Arrays]) -> Arrays:
+    """In C order: safetensors would write any other as it lies in memory."""
+    return {
+        name: np.ascontiguousarray(np.concatenate([part[name] for part in parts]))
+        for name in parts[0]
+    }
+
+
+def obedience(judge: Judge, painter: Painter, drawn: Drawn) -> np.ndarray:
+    """Share of each image's regions whose own thresholded entropy is the grain that was asked for.
+
+    (n,) float64: what Figure 3 shows, as a number.
+    """
+    config, latents = judge.config, painter.maps.latents
+    images = torch.from_numpy(drawn.images).to(judge.device)
+    entropy = entropy_map(images, latents.factors[0], config.sigma, config.bins)
+    found = grain_map(entropy, latents.cuts(painter.maps.ratio))
+    agree = found.cpu() == torch.from_numpy(drawn.maps)
+    return agree.double().mean((1, 2)).numpy()
+
+
+def regions_of(judge: Judge, painter: Painter) -> Ratio | None:
+    """The ratio whose regions a DiT's errors are told apart by, where its latents know it."""
+    known, ratio = painter.maps.latents.header["ratios"], judge.config.ratio
+    return ratio if judge.kind == "dit" and ratio_key(ratio) in known else None
+
+
+def noise_errors(judge: Judge, painter: Painter, n: int) -> dict[str, float]:
+    """Errors of the predicted noise on held-out images; 1 is the error of predicting none.
+
+    A DiT's are also told apart by the regions that are coarse and fine at the main ratio, so that
+    they can be compared with a D²iT's.
+    """
+    config, ratio, known = judge.config, painter.maps.ratio, judge.noise_errors
+    if not n or painter.network.sha256 in known:
+        return known.get(painter.network.sha256, {})
+    held_out = Latents.open(painter.maps.latents.folder, "test")
+    found = epsilon_error(
+        painter.network.network,
+        held_out,
+        ratio,
+        schedule_of(config.diffusion),
+        n,
+        seed=config.evaluation.seeds[0],
+        shared_noise=config.diffusion.shared_noise,
+        regions=regions_of(judge, painter),
+    )
+    known[painter.network.sha256] = {k: error for k, error in found.items() if error is not None}
+    return known[painter.network.sha256]
+
+
+def of_one_map(judge: Judge, pictures: dict[str, Drawn]) -> dict[str, Drawn]:
+    """Figure 3: several images for one map. Nothing where a run's maps are constant."""
+    runs = judge.config.runs.content
+    if judge.run not in runs or constant_cuts(runs[judge.run].ratio) is not None:
+        return {}
+    label = "main" if "main" in pictures else next(iter(pictures))
+    shown = pictures[label]
+    painter = Painter(judge.config, judge.run, runs[judge.run].evaluations[label], judge.device)
+    # the map that has most of both grains
+    levels = shown.maps.reshape(len(shown.maps), -1)
+    chosen = shown.maps[levels.var(1).argmax()]
+    indices = np.arange(min(OF_ONE_MAP, len(shown.images)))
+    return {"one_map": painter.draw(judge.config.evaluation.seeds[0], indices, chosen)}

@@ -1,0 +1,137 @@
+"""Measuring the entropy quantiles of a data set's regions (section 3.1)."""
+
+import math
+import shutil
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from d2it.config import Config, paths
+from d2it.config.recipe import regions_of
+from d2it.errors import UserError
+from d2it.files import atomic_path, canonical_digest
+from d2it.grains.maps import entropy_map
+from d2it.grains.thresholds import Thresholds, save
+from d2it.images.packed import PackedImages, open_images
+from d2it.images.packing import runner
+from d2it.images.prepare import find_dataset
+from d2it.machine.device import find_accelerator
+from d2it.machine.pools import cpus
+
+CELLS = 2**16  # of the histogram of entropies over [0, ln bins]: quantiles are exact to 8.5e-5
+PIXELS = 2**22  # whose entropy is computed at a time
+FILES = 4  # of packed images, from which on other processes repay their start
+
+
+class Part(NamedTuple):
+    """One file of the packed images, and where its histograms are kept once they are counted."""
+
+    folder: Path
+    number: int
+    regions: list[int]
+    sigma: float
+    bins: int
+    kept: Path
+
+
+def calibrate(config: Config, data: str, processes: int | None = None) -> bool:
+    """Measure the entropy quantiles of the training images; False if it was done already.
+
+    For every region size that a DVAE run asks for, in one pass. Histograms of the packed files add
+    up exactly, so they are counted by any number of processes, and a killed run goes on with them.
+    """
+    find_dataset(config, data)
+    images = open_images(config, data, "train")
+    path, regions = paths.thresholds(config, data), regions_of(config, data)
+    if is_current(path, config, regions, images.digest):
+        return False
+    if not len(images):
+        raise UserError(f"{images.folder} has no training images: raise data.{data}.train.")
+    key = canonical_digest([images.digest, regions, config.sigma, config.bins])[:16]
+    kept = path.with_name(f".{path.name}.part")
+    parts = [
+        Part(images.folder, i, regions, config.sigma, config.bins, kept / f"{key}-{i:05d}.npy")
+        for i in range(len(images.maps))
+    ]
+    if processes is None:  # others take seconds to start, and a GPU needs none
+        many = len(parts) >= FILES and find_accelerator() is None
+        processes = min(cpus(), len(parts)) if many else 1
+    histograms = np.zeros((len(regions), CELLS), dtype=np.int64)
+    with (
+        runner(processes) as run,
+        tqdm(total=len(images), unit="image", desc=f"calibrate {data}", disable=None) as bar,
+    ):
+        for part, counted in zip(parts, run(count_part, parts), strict=True):
+            histograms += counted
+            bar.update(len(images.maps[part.number]))
+    top = math.log(config.bins)
+    tables = [
+        Thresholds(
+            dataset=data,
+            images_digest=images.digest,
+            region=region,
+            bins=config.bins,
+            sigma=config.sigma,
+            regions=int(histogram.sum()),
+            quantiles=quantile_table(histogram, top, config.quantiles),
+        )
+        for region, histogram in zip(regions, histograms, strict=True)
+    ]
+    save(path, tables)
+    shutil.rmtree(kept)
+    return True
+
+
+def count_part(part: Part) -> np.ndarray:
+    """Histograms of one file's entropies, (region sizes, cells) int64."""
+    if parent_process():  # one of many
+        torch.set_num_threads(1)
+    if part.kept.exists():
+        return np.load(part.kept, allow_pickle=False)
+    images = PackedImages.open(part.folder, "train").maps[part.number]
+    histograms = np.zeros((len(part.regions), CELLS), dtype=np.int64)
+    top = math.log(part.bins)  # the largest entropy of as many bins
+    device = find_accelerator() or torch.device("cpu")
+    block = max(1, PIXELS // images.shape[1] ** 2)
+    for start in range(0, len(images), block):
+        pixels = torch.from_numpy(np.array(images[start : start + block])).to(device)
+        for histogram, region in zip(histograms, part.regions, strict=True):
+            entropy = entropy_map(pixels, region, part.sigma, part.bins)
+            histogram += count(entropy.cpu().numpy(), top)
+    with atomic_path(part.kept) as temporary, open(temporary, "wb") as file:
+        np.save(file, histograms, allow_pickle=False)
+    return histograms
+
+
+def is_current(path: Path, config: Config, regions: list[int], images_digest: str) -> bool:
+    """Whether `path` holds every table that `config` asks for."""
+    try:
+        found = [
+            Thresholds.load(path, region=region, bins=config.bins, sigma=config.sigma)
+            for region in regions
+        ]
+    except UserError:
+        return False
+    asked = (images_digest, config.quantiles + 1)
+    return all((table.images_digest, len(table.quantiles)) == asked for table in found)
+
+
+def count(entropy: np.ndarray, top: float) -> np.ndarray:
+    """Histogram over [0, top]. Histograms of blocks add up to the whole's, in any order."""
+    cell = np.clip(entropy.ravel().astype(np.float64) / top * CELLS, 0, CELLS - 1).astype(np.int64)
+    return np.bincount(cell, minlength=CELLS)
+
+
+def quantile_table(histogram: np.ndarray, top: float, steps: int) -> tuple[float, ...]:
+    """Quantiles at 0, 1/steps, ..., 1, linear within a cell."""
+    below = np.concatenate([[0], np.cumsum(histogram)])  # regions below each cell
+    total = below[-1]
+    # Half a region from either end, so that the first and last quantile fall into filled cells.
+    ranks = np.clip(np.linspace(0, 1, steps + 1) * total, 0.5, total - 0.5)
+    cell = np.searchsorted(below[1:], ranks)
+    within = (ranks - below[cell]) / histogram[cell]
+    return tuple(((cell + within) * (top / CELLS)).tolist())

@@ -1,0 +1,119 @@
+"""Entropy quantiles of a data set, and the cuts that a ratio asks for (section 3.1). No torch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from d2it.config import Config, paths, recipe
+from d2it.config.ratios import at_least, is_constant
+from d2it.config.schema import Ratio
+from d2it.errors import UserError
+from d2it.files import canonical_digest, read_format, write_json
+from d2it.images.packed import read_manifest
+
+FORMAT, VERSION = "d2it-thresholds", 2
+GREY_RANGE = [-1, 1]  # of the kernel density (Eq 2)
+SHARED = ("dataset", "images_digest", "bins", "sigma")  # by the tables of all region sizes
+# Cuts of the shares that need no quantile: no region lies above +inf, every one above -inf.
+EXTREMES = {0.0: math.inf, 1.0: -math.inf}
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Quantiles of the entropy of a data set's regions of one size."""
+
+    dataset: str
+    images_digest: str
+    region: int  # side in pixels
+    bins: int
+    sigma: float
+    regions: int  # that were measured
+    quantiles: tuple[float, ...]  # at 0, 1/n, ..., 1
+
+    def cut(self, ratio: Ratio) -> list[float]:
+        """k-1 rising entropies: above the i-th lies the share of regions of grain i or finer."""
+        steps = np.linspace(0, 1, len(self.quantiles))
+        measured = [float(np.interp(1 - share, steps, self.quantiles)) for share in at_least(ratio)]
+        return [EXTREMES.get(s, cut) for s, cut in zip(at_least(ratio), measured, strict=True)]
+
+    def above(self, cut: float) -> float:
+        """The share of regions whose entropy exceeds `cut`: the inverse of `cut` for two grains."""
+        steps = np.linspace(0, 1, len(self.quantiles))
+        return 1 - float(np.interp(cut, self.quantiles, steps, left=0, right=1))
+
+    @property
+    def digest(self) -> str:
+        """Of this table alone: those of other region sizes may come and go."""
+        return canonical_digest(asdict(self))
+
+    @classmethod
+    def load(cls, path: Path | str, *, region: int, bins: int, sigma: float) -> "Thresholds":
+        """The stored table of one region size, measured as the caller measures entropy."""
+        made_by = f"d2it calibrate {Path(path).parent.name}"
+        value = read_format(path, FORMAT, VERSION, made_by=made_by)
+        for key, wanted in {"bins": bins, "sigma": sigma, "grey_range": GREY_RANGE}.items():
+            if value.get(key) != wanted:
+                raise UserError(
+                    f"{path} was measured with {key} {value.get(key)}, but {wanted} is asked for: "
+                    f"measure it again with `{made_by}`."
+                )
+        tables = value.get("tables", {})
+        if str(region) not in tables:
+            sizes = ", ".join(sorted(tables, key=int))
+            raise UserError(
+                f"{path} was measured with regions of {sizes} px, but {region} is asked for: "
+                f"measure it again with `{made_by}`."
+            )
+        found = value | tables[str(region)] | {"region": region}
+        names = [field.name for field in fields(cls)]
+        if missing := [name for name in names if name not in found]:
+            raise UserError(f"{path} lacks {missing[0]!r}: make it again with `{made_by}`.")
+        stored = {name: found[name] for name in names}
+        return cls(**{**stored, "quantiles": tuple(stored["quantiles"])})
+
+    @classmethod
+    def of_entropy(cls, entropy: np.ndarray, name: str, region: int) -> "Thresholds":
+        """The exact quantiles of a few regions, e.g. of one photograph."""
+        table = np.quantile(entropy.astype(np.float64), np.linspace(0, 1, 1001))
+        return cls(name, "", region, 256, 0.01, entropy.size, tuple(table.tolist()))
+
+
+def save(path: Path | str, tables: Sequence[Thresholds]) -> None:
+    """One file of what was measured of one data set, a table for each region size."""
+    header = {"format": FORMAT, "version": VERSION, "grey_range": GREY_RANGE}
+    shared = {name: getattr(tables[0], name) for name in SHARED}
+    by_region = {
+        str(table.region): {"regions": table.regions, "quantiles": table.quantiles}
+        for table in tables
+    }
+    write_json(path, header | shared | {"tables": by_region})
+
+
+def constant_cuts(ratio: Ratio) -> list[float] | None:
+    """The cuts of a ratio that makes every map constant, which needs no thresholds; else None."""
+    return [EXTREMES[share] for share in at_least(ratio)] if is_constant(ratio) else None
+
+
+def cuts_of(config: Config, data: str, region: int, ratio: Ratio) -> list[float]:
+    """The cuts for the images of `data`; thresholds are read only where the ratio needs them."""
+    return constant_cuts(ratio) or thresholds_of(config, data, region).cut(ratio)
+
+
+def thresholds_of(config: Config, data: str, region: int) -> Thresholds:
+    """The thresholds that rule `data`: its own, or those of the data set it takes them from."""
+    source = recipe.thresholds_source(config, data)
+    path = paths.thresholds(config, source)
+    thresholds = Thresholds.load(path, region=region, bins=config.bins, sigma=config.sigma)
+    images = paths.images(config, source)
+    # Thresholds may come without their images, as ImageNet's may; a data set's own never do.
+    known = source == data or (images / "manifest.json").exists()
+    digest = read_manifest(images)["digest"] if known else thresholds.images_digest
+    if (thresholds.dataset, thresholds.images_digest) != (source, digest):
+        raise UserError(
+            f"{path} was measured on other images than those of {source}: measure it again with "
+            f"`d2it calibrate {source}`, or set data.{data}.thresholds_from."
+        )
+    return thresholds

@@ -1,0 +1,212 @@
+"""Training in other processes: the work of each, through submitit, and those of this machine.
+
+d2it/jobs/slurm_training.py does the same on a cluster.
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from d2it.config.schema import Config
+from d2it.errors import UserError
+from d2it.runs.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    import submitit
+
+SHOWN = 20  # lines of a failed process's log
+GRACE = 5.0  # seconds that processes have to end in after one of them has failed
+POLL = 0.2  # seconds between two looks at what a job left
+YEAR = 365 * 24 * 60  # minutes
+
+
+@dataclass
+class Job:
+    """The training that one process does its part of. submitit pickles and calls it."""
+
+    config: Config
+    run: str
+    device: str
+    threads: int
+
+    def train(self, wait: bool = False) -> None:
+        from d2it.training import loop as engine
+        from d2it.training.tasks import make_task
+
+        os.environ.setdefault("D2IT_THREADS", str(self.threads))
+        plan = make_plan(self.config, self.run)
+        engine.train(plan, lambda: make_task(self.config, self.run), self.device, wait)
+
+
+@dataclass
+class LocalJob(Job):
+    """As one of several processes of this machine."""
+
+    alive: Path  # locked by the launching process while it lives
+    gpus: list[str]  # as CUDA_VISIBLE_DEVICES names them, one to a process; submitit takes numbers
+
+    def __call__(self) -> dict[str, Any]:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        from d2it.runs.signals import Stopped
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+        threading.Thread(target=_end_with, args=(self.alive,), daemon=True).start()
+        (self.alive.parent / f"{os.getpid()}.pid").touch()
+        try:
+            self.train()
+        except UserError as error:
+            return {"error": str(error)}
+        except Stopped as stopped:
+            return {"stopped": stopped.signum}
+        return {}
+
+
+def _end_with(alive: Path) -> None:
+    """Stop, as if asked to, once the process that has locked `alive` is gone, be it by kill -9."""
+    with open(alive, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        while True:  # submitit drops signals until training takes them
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+
+def run_here(plan: Plan, job: Job, processes: int, gpus: list[str]) -> None:
+    """Train in `processes` processes of this machine, which end when this one does, on a GPU each
+    or, if there are no `gpus`, on the CPU."""
+    import submitit
+
+    from d2it.runs.signals import SIGNALS, Stopped
+
+    folder = plan.folder / "submitit"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    local = LocalJob(**vars(job), alive=(folder / "alive").resolve(), gpus=gpus)
+    with open(local.alive, "w") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        executor = submitit.AutoExecutor(folder.resolve(), cluster="local")
+        executor.update_parameters(tasks_per_node=processes, timeout_min=YEAR)
+        os.environ |= {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": str(job.threads)}
+        # Ctrl-C reaches all processes of a terminal. Children inherit that it is ignored; workers
+        # take signals up again, and submitit's process between us must not end before them.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        submitted = executor.submit(local)
+        received: list[int] = []
+
+        def note(signum: int, _: Any) -> None:
+            received.append(signum)
+
+        signal.signal(signal.SIGINT, handler)
+        handlers = {signum: signal.signal(signum, note) for signum in SIGNALS}
+        try:
+            with follow(plan) as show:
+                failed_at = None
+                while not submitted.done():
+                    show()
+                    time.sleep(POLL)
+                    if failed_at is None and _has_failed(submitted):
+                        failed_at = time.monotonic()
+                    if failed_at is not None and time.monotonic() > failed_at + GRACE:
+                        _kill(folder)  # one that stands still hears nothing else
+                    if (
+                        received
+                    ):  # again and again: submitit drops signals until training takes them
+                        with suppress(ProcessLookupError):  # a local job is named by its process
+                            os.kill(int(submitted.job_id), signal.SIGTERM)
+        finally:
+            for signum, previous in handlers.items():
+                signal.signal(signum, previous)
+        try:
+            _settle(plan, submitted)
+        except Stopped as stopped:
+            raise Stopped(received[0] if received else stopped.signum) from None
+    shutil.rmtree(folder)
+
+
+def _has_failed(submitted: "submitit.Job[Any]") -> bool:
+    """Whether a process left an error; one that was told to stop may leave while others save."""
+    from submitit.core.utils import pickle_load
+
+    results = [submitted.task(i).paths.result_pickle for i in range(submitted.num_tasks)]
+    left = [pickle_load(path) for path in results if path.exists()]
+    return any(outcome == "error" or "error" in result for outcome, result in left)
+
+
+def _kill(folder: Path) -> None:
+    for path in folder.glob("*.pid"):
+        with suppress(ProcessLookupError):
+            os.kill(int(path.stem), signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def follow(plan: Plan) -> Iterator[Any]:
+    """Show what is added to the run's log.txt, wherever it is written."""
+    path = plan.folder / "log.txt"
+    place = path.stat().st_size if path.is_file() else 0
+
+    def show() -> None:
+        nonlocal place
+        if path.is_file():
+            with open(path) as file:
+                file.seek(place)
+                for line in file:
+                    print(f"{plan.run}: {line[20:]}", end="", file=sys.stderr)
+                place = file.tell()
+
+    try:
+        yield show
+    finally:
+        show()
+
+
+def show_end(log: Path) -> None:
+    """The last lines of a failed process's log."""
+    if log.is_file():
+        lines = log.read_text(errors="replace").splitlines(keepends=True)
+        print("".join(lines[-SHOWN:]), file=sys.stderr)
+
+
+def _settle(plan: Plan, submitted: "submitit.Job[Any]") -> None:
+    """The end of a job: silence if all went well, else the clearest of what its processes left."""
+    from d2it.runs.signals import Stopped
+
+    tasks = [submitted.task(i) for i in range(submitted.num_tasks)]
+    ended = [task for task in tasks if task.paths.result_pickle.exists()]
+    results = [task.result() for task in ended if task.exception() is None]
+    for result in results:
+        if "error" in result:
+            raise UserError(result["error"])
+    # A process that was killed leaves nothing; the others then fail for want of it.
+    failed = [task for task in tasks if task not in ended]
+    failed += [task for task in ended if task.exception() is not None]
+    if failed:
+        log = failed[0].paths.stderr
+        show_end(log)
+        rank = tasks.index(failed[0])
+        raise UserError(
+            f"Process {rank} of the training of {plan.run} died (its log: {log}): the same command "
+            "goes on from the last saved state."
+        )
+    first = tasks[0].result()  # of the others, what is left may be from before a requeue
+    if "stopped" in first:
+        raise Stopped(first["stopped"])

@@ -1,0 +1,299 @@
+"""Encode a data set with a trained DVAE, and measure the latents at the ratios asked for."""
+
+import fcntl
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from d2it.config import Config, paths
+from d2it.config.ratios import at_least
+from d2it.config.recipe import digest, factors_of, latents_recipe, ratio_key, run_recipe
+from d2it.config.schema import Ratio
+from d2it.errors import UserError
+from d2it.files import atomic_path, file_digest, read_json, require_space, write_json, write_text
+from d2it.grains.maps import entropy_map, grain_map
+from d2it.grains.thresholds import cuts_of
+from d2it.images.packed import PackedImages, open_images
+from d2it.latents.cache import FORMAT, MIRRORS, VERSION, Latents, shard_arrays
+from d2it.machine.device import choose_device, device_name
+from d2it.models.dvae import to_network
+from d2it.models.store import load_model, read_model
+from d2it.shares import Share, report
+from d2it.units import kinds_of
+
+SPLITS = ("train", "test")
+BLOCK = 32  # images encoded together; borders of shards are multiples of it
+SHARD = 2**14  # images in one set of files: 41 KB each at 256 px, 0.7 GB
+MEASURED = 256  # images whose moments are summed at a time
+UNFINISHED = "unfinished.json"
+TOLERANCE = 0.01  # how far a reached ratio may be from the one asked for without a warning
+
+Header = dict[str, Any]
+Shard = dict[str, Any]
+
+
+def encode(config: Config, dvae: str, share: Share | None = None) -> bool:
+    """Cache the latents of `dvae`'s data set; False if nothing was missing.
+
+    With `share` only its shards are written, and neither measured nor put together.
+    Finished shards are kept when it is interrupted; with the same weights only ratios are added.
+    """
+    folder, settings = paths.latents(config, dvae), config.runs.dvae[dvae]
+    manifest = folder / "manifest.json"
+    header = identity(config, dvae)
+    known = _same(manifest, header)
+    wanted = {ratio_key(ratio): ratio for ratio in settings.ratios}
+    region = factors_of(config, dvae)[0]
+    cuts = {  # before anything slow: thresholds may be missing
+        key: cuts_of(config, settings.data, region, ratio)
+        for key, ratio in wanted.items()
+        if known is None or key not in known["ratios"]
+    }
+    if share is not None:
+        if known is None:
+            Encoding(config, dvae, header).write(share)
+        return known is None
+    header = known or Encoding(config, dvae, header).run()
+    latents = Latents(folder, "train", header)
+    if known and not cuts:
+        return False
+    measured = measure(latents, cuts)
+    for key, numbers in measured.items():
+        _compare(key, wanted[key], numbers["reached"], folder)
+    write_json(manifest, header | {"ratios": header["ratios"] | measured})
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    return True
+
+
+def identity(config: Config, dvae: str) -> Header:
+    """All that decides the moments, once recipe, weights and images are seen to belong together."""
+    data = config.runs.dvae[dvae].data
+    model = read_model(paths.model(config, dvae))
+    if model["recipe_digest"] != digest(run_recipe(config, dvae)):
+        raise UserError(
+            f"{paths.model(config, dvae)} was trained with other settings than {dvae} has now: "
+            f"run `d2it train {dvae}`."
+        )
+    images = open_images(config, data, "train")
+    if model["inputs"].get("images") != images.digest:
+        raise UserError(
+            f"{dvae} was trained on other images than those in {images.folder}: "
+            f"run `d2it train {dvae}` again."
+        )
+    recipe, shape = latents_recipe(config, dvae), model["architecture"]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "recipe": recipe,
+        "recipe_digest": digest(recipe),
+        "dvae_digest": model["files"]["model.safetensors"]["sha256"],
+        "images_digest": images.digest,
+        "factors": shape["factors"],
+        "channels": shape["latent_channels"],
+        "side": shape["size"] // shape["factors"][-1],
+        "classes": len(images.classes),
+    }
+
+
+def _same(path: Path, header: Header) -> Header | None:
+    """The JSON at `path` if it is of these very latents."""
+    if not path.exists():
+        return None
+    found = read_json(path, made_by=f"d2it encode {path.parent.name}")
+    if isinstance(found, dict) and all(found.get(key) == header[key] for key in header):
+        return found
+    return None
+
+
+class Encoding:
+    """Writes the shards of one DVAE's latents that are not there yet."""
+
+    def __init__(self, config: Config, dvae: str, header: Header) -> None:
+        self.header, self.name = header, dvae
+        self.folder = paths.latents(config, dvae)
+        self.sigma, self.bins = config.sigma, config.bins
+        self.splits = {
+            split: open_images(config, config.runs.dvae[dvae].data, split) for split in SPLITS
+        }
+        self.device = choose_device()
+        self.network: nn.Module = load_model(paths.model(config, dvae)).to(self.device)
+
+    def run(self) -> Header:
+        """The header of all latents, without ratios."""
+        sizes = self.write()
+        files = {
+            name: {"bytes": size, "sha256": file_digest(self.folder / name)}
+            for name, size in sizes.items()
+        }
+        kinds_of((path.read_text() for path in self._notes()), f"Latents of {self.name}")
+        for stale in (*self.folder.glob(".*.part"), *self._notes()):
+            stale.unlink()
+        listed = {
+            split: {"count": len(images), "shards": shards_of(split, len(images))}
+            for split, images in self.splits.items()
+        }
+        return self.header | {"splits": listed, "files": files, "ratios": {}}
+
+    def write(self, share: Share | None = None) -> dict[str, int]:
+        """Write the shards of this share that are not there; bytes of every file of all shards."""
+        self._take_up()
+        shards = [
+            (images, i * SHARD, shard)
+            for split, images in self.splits.items()
+            for i, shard in enumerate(shards_of(split, len(images)))
+        ]
+        every = {k: v for _, _, shard in shards for k, v in self._sizes(shard).items()}
+        require_space(self.folder, sum(size for name, size in every.items() if not self._has(name)))
+        own = shards if share is None else share.take(shards)
+        total = sum(shard["count"] for _, _, shard in own)
+        with tqdm(total=total, unit="image", desc=f"encode {self.name}", disable=None) as bar:
+            for images, first, shard in own:
+                if not all(self._has(name) for name in self._sizes(shard)):
+                    self._shard(images, first, shard, bar)
+                else:
+                    bar.update(shard["count"])
+                report(shard["count"])
+        return every
+
+    def _take_up(self) -> None:
+        """Go on with what an interrupted encoding of these very latents left; else begin anew."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder.with_name(f".{self.folder.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the first of several processes begins anew
+            if _same(self.folder / UNFINISHED, self.header) is None:
+                for stale in self.folder.iterdir():
+                    stale.unlink()
+                write_json(self.folder / UNFINISHED, self.header)
+
+    def _notes(self) -> list[Path]:
+        """Beside each shard until all are there, what it was computed on."""
+        return list(self.folder.glob(".*.device"))
+
+    def _has(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    def _sizes(self, shard: Shard) -> dict[str, int]:
+        """Bytes of each file of a shard."""
+        return {
+            f"{shard['name']}-{ending}.bin": math.prod(shape) * np.dtype(dtype).itemsize
+            for ending, (dtype, shape) in shard_arrays(self.header, shard["count"]).items()
+        }
+
+    def _shard(self, images: PackedImages, first: int, shard: Shard, bar: tqdm) -> None:
+        write_text(self.folder / f".{shard['name']}.device", device_name(self.device))
+        with self._writing(shard) as arrays:
+            arrays["labels"][:] = images.labels[first : first + shard["count"]]
+            for start in range(0, shard["count"], BLOCK):
+                block = slice(start, min(start + BLOCK, shard["count"]))
+                indices = np.arange(first + block.start, first + block.stop)
+                pixels = torch.from_numpy(images[indices]).to(self.device)
+                region = self.header["factors"][0]
+                arrays["entropy"][block] = entropy_map(pixels, region, self.sigma, self.bins).cpu()
+                for mirrored in range(MIRRORS):
+                    for grain, moments in enumerate(self._moments(pixels, bool(mirrored))):
+                        arrays[f"grain{grain}"][block, mirrored] = moments.cpu()
+                bar.update(len(indices))
+
+    @torch.no_grad()
+    def _moments(self, pixels: Tensor, mirrored: bool) -> list[Tensor]:
+        """Per grain, (n, 2, C, H_i, W_i) float16."""
+        x = to_network(pixels)
+        found = self.network.encode(x.flip(-1) if mirrored else x)  # type: ignore[operator]
+        return [torch.stack(moments, dim=1).half() for moments in found]
+
+    @contextmanager
+    def _writing(self, shard: Shard) -> Iterator[dict[str, np.memmap]]:
+        """Memory-mapped files under temporary names, renamed when the block has succeeded."""
+        with ExitStack() as stack:
+            arrays = {}
+            for ending, (dtype, shape) in shard_arrays(self.header, shard["count"]).items():
+                path = stack.enter_context(
+                    atomic_path(self.folder / f"{shard['name']}-{ending}.bin")
+                )
+                size = math.prod(shape) * np.dtype(dtype).itemsize
+                with open(path, "wb") as file:  # a disk that fills up is an error here; mapped, a
+                    os.posix_fallocate(file.fileno(), 0, size)  # hole that has no room kills us
+                arrays[ending] = np.memmap(path, dtype, "r+", shape=shape)
+            yield arrays
+            for array in arrays.values():
+                array.flush()
+
+
+def shards_of(split: str, count: int) -> list[Shard]:
+    return [
+        {"name": f"{split}-{start // SHARD:05d}", "count": min(SHARD, count - start)}
+        for start in range(0, count, SHARD)
+    ]
+
+
+def measure(latents: Latents, cuts: dict[str, list[float]]) -> dict[str, Any]:
+    """Per ratio: its cuts, the ratio reached, the scale of the routed code, each grain's deviation.
+
+    In closed form over the posterior, Var z = E[mean^2] + E[var] - E[mean]^2, over both mirrors; a
+    coarse code counts as often as it is copied.
+    """
+    k = latents.grains
+    sums = {key: torch.zeros(3, k, dtype=torch.float64) for key in cuts}  # codes, z, z^2
+    for start in range(0, len(latents), MEASURED):
+        batch = latents.fetch(np.arange(start, min(start + MEASURED, len(latents))))
+        regions = [
+            _region_sums(batch[f"mean_{grain}"], batch[f"logvar_{grain}"], 2**grain)
+            for grain in range(k)
+        ]
+        for key, cut in cuts.items():
+            map = grain_map(batch["entropy"], cut)
+            for grain, values in enumerate(regions):
+                sums[key][:, grain] += values[:, map == grain].sum(1)
+    return {key: _numbers(cut, sums[key], latents) for key, cut in cuts.items()}
+
+
+def _region_sums(mean: Tensor, logvar: Tensor, cells: int) -> Tensor:
+    """Number, sum and sum of squares of the codes drawn in each region: (3, n, h, w) float64.
+
+    mean, logvar (n, 2 mirrors, C, h cells, w cells); mirror 1 is turned back first.
+    """
+    mean, logvar = mean.double(), logvar.double()
+    each = torch.stack([torch.ones_like(mean), mean, mean**2 + logvar.exp()])
+    each = each[:, :, 0] + each[:, :, 1].flip(-1)
+    summed: Tensor = each.sum(2).unfold(2, cells, cells).unfold(3, cells, cells).sum((-2, -1))
+    return summed
+
+
+def _numbers(cuts: list[float], sums: Tensor, latents: Latents) -> dict[str, Any]:
+    """What the manifest says of one ratio. sums (3, k): number, sum and sum of squares of codes."""
+    k = latents.grains
+    regions = sums[0] / (MIRRORS * latents.channels * 4.0 ** torch.arange(k))
+    shares = (regions / regions.sum())[1:].tolist()
+    copies = 4.0 ** torch.arange(k - 1, -1, -1)
+    routed = (sums * copies).sum(1)
+    return {
+        # JSON knows no infinity: those of constant maps are written as words
+        "cuts": [cut if math.isfinite(cut) else str(cut) for cut in cuts],
+        "reached": shares[0] if k == 2 else shares,
+        "scale": 1 / _deviation(routed),
+        "std": [_deviation(one) if one[0] > 0 else None for one in sums.unbind(1)],
+    }
+
+
+def _deviation(sums: Tensor) -> float:
+    number, first, second = sums.tolist()
+    return math.sqrt(second / number - (first / number) ** 2)
+
+
+def _compare(key: str, wanted: Ratio, reached: Ratio, folder: Path) -> None:
+    pairs = zip(at_least(wanted), at_least(reached), strict=True)
+    if any(abs(a - b) > TOLERANCE for a, b in pairs):
+        warnings.warn(
+            f"{folder}: ratio {key} was asked for, but the thresholds give {ratio_key(reached)} "
+            "on the training images.",
+            stacklevel=3,
+        )

@@ -1,0 +1,251 @@
+"""Samples as files: any images of a seed, in units that resume and that processes share.
+
+FOLDER/
+    samples.json   what was asked for, and sha256 of each file
+    maps.npy       (n, h, w) int64 grain maps, 0 coarse; labels.npy (n,) int64
+    grid.png       the first 64; overlay.png: each beside its map, red fine, blue coarse
+    and, as asked for, <index>.png, images.npy, samples.npz or features.npy
+"""
+
+import math
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import load_file
+from tqdm import tqdm
+
+from d2it.config.recipe import sampling_recipe
+from d2it.errors import UserError
+from d2it.files import (
+    atomic_folder,
+    canonical_digest,
+    folder_files,
+    read_format,
+    require_space,
+    write_json,
+)
+from d2it.grains.overlay import SHEETS, beside, grid, overlay
+from d2it.images.decode import reason
+from d2it.models.inception import BLOCK, DIMENSIONS, Inception
+from d2it.sampling.pipeline import Drawn, Pipeline
+from d2it.shares import Share, report
+from d2it.units import devices_of, save_unit
+
+FORMAT, VERSION = "d2it-samples", 1
+UNIT = 256  # images drawn into one file: what a kill costs at most
+SHOWN = 64  # in grid.png and overlay.png
+Form = Literal["png", "packed", "npz", "features"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Images `span` of `seed`; label and map as Pipeline.draw takes them."""
+
+    seed: int
+    span: range
+    label: int | Literal["random"] | None
+    map: np.ndarray | None  # (h, w), for all
+    form: Form
+    protocol: str  # of features
+
+
+def recipe_of(pipeline: Pipeline, request: Request) -> dict[str, Any]:
+    """All that decides the files."""
+    grain = pipeline.maps.grain
+    return {
+        "weights_sha256": pipeline.network.sha256,
+        "dvae_sha256": pipeline.dvae.sha256,
+        "grain_sha256": grain.sha256 if grain else None,
+        "latent_scale": pipeline.scale,
+        "sampling": sampling_recipe(pipeline.sampling) | {"grain_steps": pipeline.maps.steps},
+        "diffusion": asdict(pipeline.diffusion),
+        "guidance": pipeline.guidance,
+        "seed": request.seed,
+        "first": request.span.start,
+        "n": len(request.span),
+        "label": request.label,
+        "map": None if request.map is None else request.map.tolist(),
+        "form": request.form,
+    } | ({"protocol": request.protocol} if request.form == "features" else {})
+
+
+def write_samples(
+    pipeline: Pipeline, request: Request, folder: Path, share: Share | None = None
+) -> bool:
+    """Write the folder; False where it is there already. With `share` only its units are drawn."""
+    recipe = recipe_of(pipeline, request)
+    if _is_there(folder, recipe):
+        return False
+    parts = folder.parent / f".{folder.name}.{canonical_digest(recipe)[:8]}.parts"
+    pixels = 3 * pipeline.dvae.architecture["size"] ** 2
+    require_space(folder, 2 * len(request.span) * max(pixels, 4 * DIMENSIONS))
+    spans = units_of(pipeline, request.span)
+    own = spans if share is None else share.take(spans)
+    with tqdm(total=sum(map(len, own)), unit="image", desc="sample", disable=None) as bar:
+        for span in own:
+            _draw_unit(pipeline, request, span, parts, bar)
+            report(len(span))
+    if share is None:
+        devices_of((_part(parts, span) for span in spans), f"{folder}")
+        with atomic_folder(folder) as temporary:
+            _put_together(pipeline, request, [_part(parts, span) for span in spans], temporary)
+            header = {"format": FORMAT, "version": VERSION, "recipe": recipe}
+            write_json(temporary / "samples.json", header | {"files": folder_files(temporary)})
+        shutil.rmtree(parts)
+    return True
+
+
+def _is_there(folder: Path, recipe: dict[str, Any]) -> bool:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    if not (folder / "samples.json").is_file():
+        raise UserError(f"{folder} holds something else: name a new folder.")
+    try:
+        header = read_format(folder / "samples.json", FORMAT, VERSION, made_by="d2it sample")
+    except UserError:  # damaged, or of another version
+        header = {}
+    if header.get("recipe") != recipe:
+        raise UserError(f"{folder} holds other samples: delete it, or name a new folder.")
+    return all(
+        (folder / name).is_file() and (folder / name).stat().st_size == entry["bytes"]
+        for name, entry in header["files"].items()
+    )
+
+
+def units_of(pipeline: Pipeline, span: range) -> list[range]:
+    """Ranges whose inner borders are borders of blocks of sampling and of features."""
+    step = math.lcm(pipeline.sampling.block, BLOCK)
+    length = step * max(1, UNIT // step)
+    borders = range(span.start - span.start % length, span.stop, length)
+    return [range(max(at, span.start), min(at + length, span.stop)) for at in borders]
+
+
+def _part(parts: Path, span: range) -> Path:
+    return parts / f"{span.start:08d}-{span.stop:08d}.safetensors"
+
+
+def _draw_unit(pipeline: Pipeline, request: Request, span: range, parts: Path, bar: tqdm) -> None:
+    if _part(parts, span).exists():
+        bar.update(len(span))
+        return
+    drawn = []
+    block = pipeline.sampling.block
+    for start in range(span.start - span.start % block, span.stop, block):
+        indices = np.arange(max(start, span.start), min(start + block, span.stop))
+        drawn.append(pipeline.draw(request.seed, indices, request.map, request.label))
+        bar.update(len(indices))
+    arrays = {
+        name: np.ascontiguousarray(np.concatenate([getattr(one, name) for one in drawn]))
+        for name in ("images", "maps", "labels")
+    }
+    if request.form == "features":
+        arrays["features"] = Inception(request.protocol, pipeline.maps.device)(arrays["images"])
+    save_unit(arrays, _part(parts, span), pipeline.maps.device)
+
+
+def _put_together(
+    pipeline: Pipeline, request: Request, parts: Sequence[Path], folder: Path
+) -> None:
+    """One part in memory at a time."""
+    n, first = len(request.span), request.span.start
+    side = pipeline.dvae.architecture["size"]
+
+    def images() -> Iterator[np.ndarray]:
+        return (load_file(part)["images"] for part in parts)
+
+    for name in ("maps", "labels"):
+        np.save(folder / f"{name}.npy", np.concatenate([load_file(p)[name] for p in parts]))
+    if request.form == "png":
+        digits = max(6, len(str(request.span.stop - 1)))
+        numbered = (image for unit in images() for image in unit)
+        for i, image in enumerate(numbered, start=first):
+            Image.fromarray(image).save(folder / f"{i:0{digits}d}.png")
+    elif request.form == "packed":
+        _write_npy(folder / "images.npy", images(), (n, side, side, 3), np.uint8)
+    elif request.form == "npz":
+        _write_npz(folder / "samples.npz", images(), (n, side, side, 3), folder / "labels.npy")
+    else:
+        features = (load_file(part)["features"] for part in parts)
+        _write_npy(folder / "features.npy", features, (n, DIMENSIONS), np.float32)
+    _write_pictures(pipeline, parts, folder)
+
+
+def _write_npy(
+    path: Path, arrays: Iterator[np.ndarray], shape: tuple[int, ...], dtype: Any
+) -> None:
+    whole = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    at = 0
+    for array in arrays:
+        whole[at : at + len(array)] = array
+        at += len(array)
+    whole.flush()
+
+
+def _write_npz(
+    path: Path, arrays: Iterator[np.ndarray], shape: tuple[int, ...], labels: Path
+) -> None:
+    """arr_0 images, arr_1 labels: what ADM's evaluator reads, written without holding all."""
+    with zipfile.ZipFile(path, "w", allowZip64=True) as file:
+        with file.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as entry:
+            described = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(entry, described)
+            for array in arrays:
+                entry.write(array.tobytes())
+        file.writestr(zipfile.ZipInfo("arr_1.npy"), labels.read_bytes())
+
+
+def _write_pictures(pipeline: Pipeline, parts: Sequence[Path], folder: Path) -> None:
+    shown: list[Drawn] = []
+    for part in parts:
+        if sum(len(one.images) for one in shown) < SHOWN:
+            found = load_file(part)
+            shown.append(Drawn(found["images"], found["maps"], found["labels"]))
+    images = [image for one in shown for image in one.images][:SHOWN]
+    maps = [map for one in shown for map in one.maps][:SHOWN]
+    columns = math.ceil(math.sqrt(len(images)))
+    Image.fromarray(grid(images, columns)).save(folder / SHEETS[0])
+    if pipeline.kind == "content":
+        pairs = zip(images, maps, strict=True)
+        both = [beside([image, overlay(image, map, pipeline.grains)]) for image, map in pairs]
+        Image.fromarray(grid(both, math.ceil(columns / 2))).save(folder / SHEETS[1])
+
+
+def read_map(path: Path, side: int, grains: int) -> np.ndarray:
+    """A drawn grain map, dark coarse and bright fine, as (side, side) int64.
+
+    A picture larger by a whole factor is averaged over each region.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file {path}: name a picture of a grain map.")
+    try:
+        with Image.open(path) as file:
+            file.load()
+            grey = _grey(file)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as a picture ({reason(error)}).") from None
+    height, width = grey.shape
+    if height != width or height % side:
+        raise UserError(
+            f"{path} has {width} x {height} px, but the grain map has {side} x {side} regions: "
+            f"draw it at {side} x {side} px, or at a multiple such as {8 * side} x {8 * side}."
+        )
+    cells = height // side
+    brightness = grey.reshape(side, cells, side, cells).mean((1, 3)) / 256
+    return (brightness * grains).astype(np.int64)
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    """(H, W) float64 in [0, 255]; transparent parts are white, as viewers show them."""
+    if image.mode == "F":
+        raise ValueError("it has floating-point pixels, and nothing says how bright 1 is")
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip
+        return np.clip(np.asarray(image, dtype=np.float64) / 257, 0, 255)
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return np.asarray(Image.alpha_composite(white, rgba).convert("L"), dtype=np.float64)

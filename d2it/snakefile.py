@@ -1,0 +1,174 @@
+"""What the Snakefile needs to know: the composed configuration, digests of settings, target names.
+
+The rules only wire files to commands; no torch is imported here, so a dry run is quick.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from d2it.config import paths
+from d2it.config.load import compose, validate
+from d2it.config.protocols import asked
+from d2it.config.recipe import KINDS, VERSIONS, data_of, kind_of, sampling_recipe
+from d2it.config.schema import Config
+from d2it.config.study import FIGURES, ITEMS, TABLES, heading, item_of, load_study
+from d2it.config.typed import nearest
+from d2it.errors import UserError
+from d2it.files import canonical_digest, write_text
+from d2it.jobs.launch import Resources
+from d2it.report.results import scale_line
+from d2it.sources.table import find_source
+
+TARGETS = {
+    "all": "every table and every figure (the default)",
+    "all_tables": "Tables 1-5",
+    "all_figures": "Figures 3-6",
+    "all_evaluations": "every run of the scale, trained and evaluated",
+    "claims": "the paper's claims, held against runs of several training seeds",
+}
+
+
+def configure(settings: Mapping[str, Any]) -> tuple[Config, Path]:
+    """The checked configuration of Snakemake's `--config`, and the file that commands read."""
+    composed = compose(hydra_overrides(settings))
+    config = validate(composed)
+    path = paths.runs_folder() / ".params" / f"{config.name}-{canonical_digest(composed)[:8]}.yaml"
+    if not path.exists():  # its name is its content
+        write_text(path, yaml.safe_dump(composed, sort_keys=False, allow_unicode=True, width=100))
+    return config, path
+
+
+def hydra_overrides(settings: Mapping[str, Any], where: str = "") -> list[str]:
+    """{"training": {"dit": {"images": 640}}} as ["training.dit.images=640"]."""
+    overrides = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            overrides += hydra_overrides(value, f"{where}{key}.")
+        else:
+            overrides.append(f"{where}{key}={_hydra_value(value)}")
+    return overrides
+
+
+def _hydra_value(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(_hydra_value(entry) for entry in value)}]"
+    return str(value)
+
+
+def milestones(config: Config, run: str) -> list[float]:
+    """Shares of the training after which the weights are kept; then widths of averages of it."""
+    settings = getattr(config.runs, kind_of(config, run))[run]
+    measured = getattr(settings, "evaluations", {}).values()
+    widths = {m.weights for m in measured if isinstance(m.weights, float)}
+    return sorted({m.at for m in measured}) + sorted(widths)
+
+
+def measured_ratios(config: Config, dvae: str) -> list[str]:
+    """The ratios of a DVAE's latents and evaluation, each once."""
+    return sorted({str(ratio) for ratio in config.runs.dvae[dvae].ratios})
+
+
+def evaluation_digest(config: Config, run: str) -> str:
+    """Of all settings that decide the evaluation of `run`, beside the files it is made from."""
+    kind, data = kind_of(config, run), data_of(config, run)
+    names = asked(config, data)
+    settings: dict[str, Any] = {
+        "version": VERSIONS["evaluation"],
+        "evaluation": asdict(config.evaluation),
+        "protocol": config.data[data].protocol,
+        "metrics": names,
+        # evaluated without it before, a run is evaluated again once it was fetched
+        "head": "inception_score" in names and find_source("inception_head").file.exists(),
+    }
+    if kind == "dvae":
+        settings["lpips"] = config.dvae_loss.perceptual
+        settings["ratios"] = measured_ratios(config, run)
+    else:
+        own = asdict(getattr(config.runs, kind)[run])
+        settings |= {
+            "sampling": sampling_recipe(config.sampling),
+            "evaluations": own.get("evaluations"),
+            # a DiT's errors are told apart by the main ratio's regions
+            "regions": config.ratio if kind == "dit" else None,
+        }
+    return canonical_digest(settings)[:16]
+
+
+def place(wants: Resources, in_shares: bool) -> str:
+    """Where the jobs of a stage go, as their messages say it."""
+    shares = f" in {wants.shares} shares, {wants.at_once} at a time," if in_shares else ""
+    nodes = f"{wants.nodes} node{'s' * (wants.nodes > 1)}"
+    gpus = f"{wants.gpus} GPU{'s' * (wants.gpus != 1)}"
+    return f"{shares} on {nodes} with {gpus} each, in jobs of {wants.minutes} minutes at most"
+
+
+def one_of(names: Iterable[str]) -> str:
+    """A wildcard's pattern: one of the names, and nothing if there are none."""
+    return "|".join(re.escape(name) for name in names) or "(?!)"
+
+
+def run_names(config: Config) -> list[str]:
+    return [name for kind in KINDS for name in getattr(config.runs, kind)]
+
+
+def unknown_targets(config: Config) -> str:
+    """The pattern of names that no rule makes, so that one rule can say what was meant."""
+    folder = re.escape(str(Path("results", config.name)))
+    known = f"(?!(?:{one_of(run_names(config))})(?:/|\\.json))"
+    return rf"[^/.]+|{folder}/(?:models|evaluations|gallery)/{known}.+|results/(?!{config.name}/).+"
+
+
+def explain_target(config: Config, target: str) -> str:
+    """The sentence for a target of `unknown_targets`."""
+    parts = target.split("/")
+    if len(parts) == 1:
+        choices = [*TARGETS, *ITEMS, *run_names(config), "help"]
+        return (
+            f"There is no target {target!r}{nearest(target, choices)}: `snakemake help` lists them."
+        )
+    if parts[1] != config.name:
+        return f"{target} is not of scale {config.name}: add `--config scale={parts[1]}`."
+    try:
+        kind_of(config, parts[3].removesuffix(".json"))
+    except UserError as error:
+        return str(error)
+    return f"Nothing makes {target}: `snakemake help` lists the targets."
+
+
+def help_text(config: Config) -> str:
+    """The targets, as `snakemake help` prints them."""
+    study = load_study()
+    rows = dict(TARGETS)
+    for name in (*TABLES, *FIGURES):
+        rows[name] = f"{heading(name)}: {item_of(study, name).title}"
+    lines = [f"  {name:<16} {what}" for name, what in rows.items()]
+    runs = [
+        f"  {kind:<8} {' '.join(getattr(config.runs, kind))}"
+        for kind in KINDS
+        if getattr(config.runs, kind)
+    ]
+    return "\n".join(
+        [
+            scale_line(config, "all"),
+            "",
+            "Example: snakemake --cores 2 table_3 figure_5 --config scale=smoke ratio=0.7",
+            "",
+            "Targets:",
+            *lines,
+            "",
+            "Runs, each a target too (trained and evaluated):",
+            *runs,
+            "",
+            "Settings: d2it config prints them; --config takes them, e.g.",
+            "  --config scale=smoke ratio=0.7 training='{content: {images: 640}}'",
+        ]
+    )

@@ -1,0 +1,204 @@
+"""Training of the second stage (section 3.2) on cached latents: grain maps, content, and DiT."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from d2it.config import Config, paths
+from d2it.config.ratios import at_least, finest
+from d2it.config.recipe import digest, factors_of, kind_of, latents_recipe, run_recipe
+from d2it.config.schema import Ratio
+from d2it.cost.macs import training_flops
+from d2it.diffusion import Schedule, noise_loss
+from d2it.errors import UserError
+from d2it.files import canonical_digest
+from d2it.grains.maps import cell_weights, copy_within, mean_per_grain
+from d2it.latents.cache import Latents, mirror, route_sample
+from d2it.models.architecture import architecture
+from d2it.models.content_transformer import ContentTransformer
+from d2it.models.dit import DiT
+from d2it.models.grain_transformer import GrainTransformer, grain_loss, one_hot
+from d2it.training.task import Player
+
+Batch = dict[str, Tensor]
+
+
+def open_latents(config: Config, dvae: str, split: str) -> Latents:
+    """The latents of a DVAE run, after checking that it was trained with the settings of now."""
+    folder = paths.latents(config, dvae)
+    latents = Latents.open(folder, split)
+    if latents.header["recipe_digest"] != digest(latents_recipe(config, dvae)):
+        raise UserError(
+            f"{folder} was made with other settings than {dvae} has now: run `d2it train {dvae}` "
+            f"and `d2it encode {dvae}`."
+        )
+    return latents
+
+
+class SecondStageTask:
+    """What the three second-stage tasks share: latents of a DVAE, noised at random times."""
+
+    builder: type[nn.Module]
+
+    def __init__(self, config: Config, run: str, ratio: Ratio) -> None:
+        self.kind = kind_of(config, run)
+        settings = getattr(config.runs, self.kind)[run]
+        training, diffusion = getattr(config.training, self.kind), config.diffusion
+        self.latents = open_latents(config, settings.latents, "train")
+        self.size = len(self.latents)
+        self.ratio = ratio
+        self.flip = config.data[config.runs.dvae[settings.latents].data].flip
+        self.schedule = Schedule(diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
+        self.shared_noise = diffusion.shared_noise
+        self.label_dropout = training.label_dropout
+        self.architecture: dict[str, Any] = architecture(config, run)
+        self.classes: int = self.architecture["classes"]
+        self.recipe = run_recipe(config, run)
+        self.inputs = {"latents": canonical_digest(self.latents.header["files"])}
+        self.extra: dict[str, Any] = {}
+        self.notes: list[str] = []
+        skips = self.architecture.get("skip_windows", False)
+        self.flops = training_flops(self.kind, self.architecture, ratio if skips else None)
+        network = self.builder(**self.architecture, checkpointing=training.checkpointing)
+        self.players = [Player(self.kind, network, training, training.learning_rate)]
+
+    def draw(self, generator: Generator, n: int, images_seen: int) -> Batch:
+        """Time, mirroring, label dropout (n,), and noise in the shape of what is noised."""
+        mirrored = torch.rand(n, generator=generator) < 0.5
+        return {
+            "t": torch.randint(self.schedule.timesteps, (n,), generator=generator),
+            "mirrored": mirrored & self.flip,
+            "hidden": torch.rand(n, generator=generator) < self.label_dropout,
+            "noise": torch.randn((n, *self.noised_shape()), generator=generator),
+        }
+
+    def noised_shape(self) -> tuple[int, int, int]:
+        raise NotImplementedError
+
+    def labels(self, batch: Batch) -> Tensor | None:
+        """Classes, some hidden behind "no class" for guidance's sake; None if unconditional."""
+        if not self.classes:
+            return None
+        return torch.where(batch["hidden"], self.classes, batch["label"])
+
+
+class GrainTask(SecondStageTask):
+    """Training of the Dynamic Grain Transformer: the clean map from a noisy one (Eq 4-5)."""
+
+    builder = GrainTransformer
+
+    def __init__(self, config: Config, run: str) -> None:
+        super().__init__(config, run, config.runs.grain[run].ratio)
+
+    def noised_shape(self) -> tuple[int, int, int]:
+        side = self.architecture["side"]
+        return self.latents.grains, side, side
+
+    def fetch(self, indices: np.ndarray) -> Batch:
+        """{"map": (n, h, w) of the unmirrored images, "label": (n,)}"""
+        labels = torch.from_numpy(self.latents.labels[indices])
+        return {"map": self.latents.maps(self.ratio, indices), "label": labels}
+
+    def loss(
+        self, player: str, networks: dict[str, nn.Module], batch: Batch, images_seen: int
+    ) -> tuple[Tensor, Batch]:
+        map = mirror(batch["map"], batch["mirrored"])
+        clean = one_hot(map, self.latents.grains)
+        noisy = self.schedule.q_sample(clean, batch["t"], batch["noise"])
+        logits = networks[player](noisy, batch["t"], self.labels(batch))
+        accuracy = (logits.detach().argmax(1) == map).float().mean()
+        return grain_loss(logits, map), {"accuracy": accuracy}
+
+
+class CodesTask(SecondStageTask):
+    """Training on latent codes: the noise of each, weighted by grain or not (Eq 11)."""
+
+    normaliser: float | None = None  # of the weights alpha; None: every cell counts alike
+
+    def __init__(self, config: Config, run: str, ratio: Ratio) -> None:
+        super().__init__(config, run, ratio)
+        self.cuts, self.scale = self.latents.cuts(ratio), self.latents.scale(ratio)
+
+    def noised_shape(self) -> tuple[int, int, int]:
+        return self.latents.channels, self.latents.side, self.latents.side
+
+    def fetch(self, indices: np.ndarray) -> Batch:
+        """Moments of every grain for both mirrors, entropies, labels (see Latents.fetch)."""
+        return self.latents.fetch(indices)
+
+    def draw(self, generator: Generator, n: int, images_seen: int) -> Batch:
+        drawn = super().draw(generator, n, images_seen)
+        for grain, shape in enumerate(self.latents.noise_shapes()):
+            drawn[f"posterior_{grain}"] = torch.randn((n, *shape), generator=generator)
+        return drawn
+
+    def loss(
+        self, player: str, networks: dict[str, nn.Module], batch: Batch, images_seen: int
+    ) -> tuple[Tensor, Batch]:
+        grains = self.latents.grains
+        posterior = [batch[f"posterior_{grain}"] for grain in range(grains)]
+        z0, map = route_sample(batch, posterior, batch["mirrored"], self.cuts, self.scale)
+        # eps_i of Eq 11 is the noise of a code: a coarse region's cells share one, as its code
+        noise = copy_within(batch["noise"], map, grains) if self.shared_noise else batch["noise"]
+        zt = self.schedule.q_sample(z0, batch["t"], noise)
+        prediction = self.predict(networks[player], zt, batch["t"], self.labels(batch), map)
+        weights = cell_weights(map, grains) / self.normaliser if self.normaliser else None
+        loss = noise_loss(self.schedule, prediction, z0, zt, batch["t"], noise, weights)
+        return loss, grain_errors(prediction.detach(), noise, map, grains)
+
+    def predict(
+        self, network: nn.Module, zt: Tensor, t: Tensor, y: Tensor | None, map: Tensor
+    ) -> Tensor:
+        raise NotImplementedError
+
+
+class ContentTask(CodesTask):
+    """Training of the Dynamic Content Transformer: multi-grained noise under a given grain map."""
+
+    builder = ContentTransformer
+
+    def __init__(self, config: Config, run: str) -> None:
+        settings = config.runs.content[run]
+        super().__init__(config, run, settings.ratio)
+        if settings.grain_loss:
+            self.normaliser = mean_weight(settings.ratio) if settings.normalise_loss else 1.0
+
+    def predict(
+        self, network: nn.Module, zt: Tensor, t: Tensor, y: Tensor | None, map: Tensor
+    ) -> Tensor:
+        return network(zt, t, y, map)
+
+
+class DitTask(CodesTask):
+    """Training of the DiT baseline: the same data with every region fine."""
+
+    builder = DiT
+
+    def __init__(self, config: Config, run: str) -> None:
+        factors = factors_of(config, config.runs.dit[run].latents)
+        super().__init__(config, run, finest(len(factors)))
+
+    def predict(
+        self, network: nn.Module, zt: Tensor, t: Tensor, y: Tensor | None, map: Tensor
+    ) -> Tensor:
+        return network(zt, t, y)
+
+
+def mean_weight(ratio: Ratio) -> float:
+    """The mean of alpha over the cells of a data set with these shares of grains: .625 at ratio
+    .5.
+    """
+    finer = [1.0, *at_least(ratio), 0.0]  # shares of regions of grain i or finer
+    k = len(finer) - 1
+    return sum((finer[i] - finer[i + 1]) * 0.25 ** (k - 1 - i) for i in range(k))
+
+
+def grain_errors(prediction: Tensor, noise: Tensor, map: Tensor, grains: int) -> Batch:
+    """Mean squared error of the noise on the cells of each grain, unweighted; 0 where there are
+    none.
+    """
+    error = (prediction[:, : noise.shape[1]].float() - noise).square().mean(1)  # (N, H, W)
+    means = mean_per_grain(error, map, grains)
+    return {f"mse_{grain}": mean for grain, mean in enumerate(means)}
