@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.common import arguments, interleaved, timed, write
 from d2it.grains.calibrate import count
-from d2it.grains.maps import LEVELS, entropy_map, grey_levels
+from d2it.grains.entropy import LEVELS, entropy_map, grey_levels
 from d2it.images.photos import read_photo
 from d2it.sources.table import read_sources
 

@@ -37,7 +37,7 @@ def parts() -> dict[str, Callable[[], Any]]:
     from d2it.config import load
     from d2it.machine.device import choose_device
     from d2it.models.inception import BLOCK, Inception
-    from d2it.training.dvae_loss import Lpips
+    from d2it.models.lpips import Lpips
 
     choose_device()
     torch.manual_seed(0)

@@ -33,7 +33,7 @@ from d2it.cost.macs import gmacs
 from d2it.diffusion import Schedule, guided, sample
 from d2it.evaluation.metrics import Gaussian, frechet_distance
 from d2it.evaluation.neighbours import precision_recall
-from d2it.grains.maps import entropy_map
+from d2it.grains.entropy import entropy_map
 from d2it.jobs.local import free_port
 from d2it.latents.cache import Latents
 from d2it.models.content_transformer import ContentTransformer

@@ -36,7 +36,7 @@ from benchmarks.training import CHANNELS, SIZES, WINDOW, shapes
 from d2it.config import load
 from d2it.config.schema import Precision
 from d2it.diffusion import guided
-from d2it.grains.maps import entropy_map
+from d2it.grains.entropy import entropy_map
 from d2it.machine.device import arithmetic, compile_blocks, multiplies_bf16
 from d2it.models import blocks
 from d2it.models.architecture import architecture

@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from d2it.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from d2it.sampling.pipeline import Pipeline
-
-__version__ = "0.1.0"
 
 
 def load(folder: "Path | str") -> "Pipeline":

@@ -9,10 +9,9 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Literal
 
-from d2it import __version__
 from d2it.errors import UserError, compile_sentence, is_out_of_memory, lacks_compiler
+from d2it.version import __version__
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # e.g. Lustre, NFS without lockd
@@ -143,38 +142,3 @@ def system_sentence(error: Exception) -> str | None:
 def _complain(sentence: str) -> int:
     print(f"d2it: error: {sentence}", file=sys.stderr)
     return 2
-
-
-def positive(text: str) -> int:
-    """The type of options that count something."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
-def weights_of(text: str) -> Literal["ema", "raw"] | float:
-    """The value of --weights: which of a run's weights are meant."""
-    if text == "ema":
-        return "ema"
-    if text == "raw":
-        return "raw"
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(
-            f"--weights is {text!r}, but must be ema, raw, or the relative width of an average, "
-            "e.g. 0.08."
-        ) from None
-
-
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """--params and overrides, as every verb that reads the configuration takes them."""
-    parser.add_argument(
-        "--params", metavar="FILE", help="a composed configuration (default: compose params/)"
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="Hydra overrides, e.g. scale=smoke ratio=0.7",
-    )

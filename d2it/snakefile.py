@@ -20,7 +20,7 @@ from d2it.config.study import FIGURES, ITEMS, TABLES, heading, item_of, load_stu
 from d2it.config.typed import nearest
 from d2it.errors import UserError
 from d2it.files import canonical_digest, write_text
-from d2it.jobs.launch import Resources
+from d2it.jobs.launcher import Resources
 from d2it.report.results import scale_line
 from d2it.sources.table import find_source
 

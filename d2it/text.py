@@ -66,3 +66,11 @@ def latex(frame: pd.DataFrame, title: str, first: str, below: Sequence[str], lab
 def escape(text: str) -> str:
     """`text` for LaTeX: its special characters, and the few that are not ASCII."""
     return re.sub("|".join(map(re.escape, LATEX)), lambda match: LATEX[match[0]], text)
+
+
+def amount(number: int) -> str:
+    """Three digits are enough to watch: 640, 25.6k, 1.02G."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return str(number)

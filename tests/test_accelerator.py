@@ -14,7 +14,7 @@ import tests.simulated as simulated
 from d2it.config import Config
 from d2it.runs import state
 from d2it.runs.plan import make_plan
-from d2it.training import loop as engine
+from d2it.training import loop
 from d2it.training.batches import Shards
 from d2it.training.loop import make_accelerator
 from d2it.training.saver import Saver
@@ -119,7 +119,7 @@ def test_a_resumed_run_has_the_cpus_files(tmp_path, monkeypatch):
 
     def run(folder: str, images: int, device: str) -> None:
         plan = tiny_run.tiny_plan(tmp_path / folder, images, snapshot_images=100)
-        engine.train(plan, lambda: tiny_run.TinyTask(plan.training), device)
+        loop.train(plan, lambda: tiny_run.TinyTask(plan.training), device)
 
     run("cpu", 640, "cpu")
     monkeypatch.setattr(Trainer, "step", watched)

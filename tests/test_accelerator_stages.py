@@ -26,7 +26,7 @@ from d2it.evaluation.reference import make_reference
 from d2it.grains.calibrate import calibrate
 from d2it.latents.encode import encode
 from d2it.machine.device import choose_device
-from d2it.models import inception as features
+from d2it.models import inception
 from d2it.models.inception import DIMENSIONS
 from d2it.sampling.pipeline import Drawn
 from d2it.sampling.trained_run import Painter
@@ -257,7 +257,7 @@ def test_metrics_of_more_images_than_dimensions_and_the_score_of_a_head(tmp_path
     """What a study as small as this one does not reach."""
     torch.manual_seed(0)
     torch.jit.save(torch.jit.script(Classifier()), tmp_path / "head.pt")
-    monkeypatch.setattr(features, "weights_file", lambda source: tmp_path / "head.pt")
+    monkeypatch.setattr(inception, "weights_file", lambda source: tmp_path / "head.pt")
     x, y = torch.randn(120, 24), torch.randn(90, 24) + 0.1
     pool = torch.randn(32, DIMENSIONS).numpy()
     found = [
@@ -265,7 +265,7 @@ def test_metrics_of_more_images_than_dimensions_and_the_score_of_a_head(tmp_path
             frechet_distance(Gaussian.of(x, device), Gaussian.of(y)),
             kernel_distance(x.numpy(), y.numpy(), device),
             *precision_recall(x.numpy(), y.numpy(), 3, device),
-            inception_score(features.Head(device)(pool), split=16),
+            inception_score(inception.Head(device)(pool), split=16),
         )
         for device in ("cpu", simulated.DEVICE)
     ]

@@ -13,11 +13,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from d2it import cli
-from d2it import shares as arrays
 from d2it.config import Config, load, paths
 from d2it.evaluation import reference
 from d2it.evaluation import samples as generation
-from d2it.latents import encode as encoding
+from d2it.jobs.spread import _start
+from d2it.latents import encode
 from d2it.machine.device import processor
 from d2it.runs import provenance
 from d2it.shares import Share
@@ -105,7 +105,7 @@ def test_each_process_has_a_gpu_by_the_name_it_has(
     read, write = os.pipe()
     with open(tmp_path / "log", "w") as log:
         for part in (1, 2, 3):
-            arrays._start([], Share(part, 3), log, write).wait()
+            _start([], Share(part, 3), log, write).wait()
     os.close(write)
     with open(read) as said:
         assert said.read().split() == ["GPU-8932f937", "MIG-46f0", "GPU-8932f937"]
@@ -167,19 +167,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_shares_of_latents(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = paths.latents(config, "dvae")
-    monkeypatch.setattr(encoding, "SHARD", 8)
-    monkeypatch.setattr(encoding, "BLOCK", 8)
+    monkeypatch.setattr(encode, "SHARD", 8)
+    monkeypatch.setattr(encode, "BLOCK", 8)
     shutil.rmtree(folder)
-    assert encoding.encode(config, "dvae")
+    assert encode.encode(config, "dvae")
     before = contents(folder)
     shutil.rmtree(folder)
     for part in (2, 1):
-        assert encoding.encode(config, "dvae", Share(part, 2))
+        assert encode.encode(config, "dvae", Share(part, 2))
         assert not (folder / "manifest.json").exists()
-    monkeypatch.delattr(encoding.Encoding, "_shard")
+    monkeypatch.delattr(encode.Encoding, "_shard")
     (folder / ".train-00000.device").write_text("NVIDIA H200")
     with pytest.warns(UserWarning, match="Latents of dvae: computed on several kinds.*H200"):
-        assert encoding.encode(config, "dvae")
+        assert encode.encode(config, "dvae")
     assert contents(folder) == before
 
 

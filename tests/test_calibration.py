@@ -23,7 +23,8 @@ from d2it.config.load import compose
 from d2it.config.recipe import latents_recipe, regions_of, run_recipe
 from d2it.errors import UserError
 from d2it.grains.calibrate import CELLS, calibrate, count, quantile_table
-from d2it.grains.maps import entropy_map, fine_share, grain_map, neighbour_agreement
+from d2it.grains.entropy import entropy_map
+from d2it.grains.maps import fine_share, grain_map, neighbour_agreement
 from d2it.grains.overlay import COARSE, FINE, beside, overlay
 from d2it.grains.thresholds import Thresholds, constant_cuts, cuts_of, save, thresholds_of
 from d2it.images import packed

@@ -15,13 +15,13 @@ import pytest
 import scipy.stats
 
 from d2it.config import load, paths
+from d2it.config.published import published
 from d2it.config.recipe import kind_of, repeats_of
 from d2it.config.study import at_scale
 from d2it.errors import UserError
 from d2it.files import write_json
 from d2it.report.claims import Claims, Pair, effect, load_claims, needed, stand_together, supporting
 from d2it.report.claims_page import render, summary, write_claims
-from d2it.report.results import published
 from tests.fake_results import write_evaluation
 
 ROOT = Path(__file__).parents[1]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from d2it.config import load
+from d2it.config.published import published
 from d2it.config.recipe import KINDS
 from d2it.cost.macs import cost, discriminator, dvae_step, gmacs, parameters
 from d2it.cost.named_models import PAPER_PARAMS, models_table, named_models
 from d2it.models.architecture import architecture, split_layers
-from d2it.report.results import published
 
 ROOT = Path(__file__).parents[1]
 
@@ -194,8 +194,8 @@ def test_a_training_step_of_the_dvae(trunk, playing):
 
     from d2it.models.discriminator import Discriminator
     from d2it.models.dvae import Dvae
+    from d2it.models.lpips import Lpips
     from d2it.training.dvae import DvaeTask
-    from d2it.training.dvae_loss import Lpips
 
     class Counter(TorchDispatchMode):  # FlopCounterMode's hooks on modules refuse autograd.grad
         flops = 0

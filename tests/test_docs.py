@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from d2it.config import schema
-from d2it.jobs.launch import Launcher, Resources
+from d2it.jobs.launcher import Launcher, Resources
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

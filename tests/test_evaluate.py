@@ -16,7 +16,7 @@ from d2it import cli
 from d2it.config import Config, paths
 from d2it.config.recipe import digest, run_recipe
 from d2it.config.schema import Measured
-from d2it.evaluation import samples as generation
+from d2it.evaluation import samples
 from d2it.evaluation.any_images import show
 from d2it.evaluation.evaluate import EVALUATORS, evaluate
 from d2it.evaluation.neighbours import nearest_distance
@@ -77,7 +77,7 @@ def test_other_shards_and_a_kill_change_nothing(
     evaluate(config, RUN)
     whole = outputs(config)
     forget(config)
-    real, begun = generation.one_shard, []
+    real, begun = samples.one_shard, []
 
     def killed(judge, painter, unit, bar):
         begun.append(unit.span.start)
@@ -85,8 +85,8 @@ def test_other_shards_and_a_kill_change_nothing(
             raise KeyboardInterrupt
         return real(judge, painter, unit, bar)
 
-    monkeypatch.setattr(generation, "one_shard", killed)
-    monkeypatch.setitem(EVALUATORS, "content", lambda judge: generation.samples(judge, shard=16))
+    monkeypatch.setattr(samples, "one_shard", killed)
+    monkeypatch.setitem(EVALUATORS, "content", lambda judge: samples.samples(judge, shard=16))
     with pytest.raises(KeyboardInterrupt):
         evaluate(config, RUN)
     assert not paths.evaluation(config, RUN).exists()
@@ -101,7 +101,7 @@ def test_finished_evaluations_are_remembered(
 ) -> None:
     evaluate(config, RUN)
     before = outputs(config)
-    monkeypatch.delattr(generation, "one_shard")
+    monkeypatch.delattr(samples, "one_shard")
     evaluate(config, RUN)
     assert outputs(config) == before
 

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from d2it.config import Config
 from d2it.diffusion import Schedule
-from d2it.grains import maps as grains
+from d2it.grains.entropy import kernel_matrix
 from d2it.machine.device import arithmetic, compile_blocks
 from d2it.models.blocks import Attention, Block
 from d2it.models.content_transformer import ContentTransformer
@@ -120,10 +120,12 @@ def shards_of(trainer: Trainer, mode: FakeTensorMode) -> list[dict[str, Tensor]]
 @pytest.mark.parametrize("run", ["dvae", "grain_classes", "d2it_b", "d2it_b_three", "dit_b"])
 def test_a_step_leaves_nothing_on_the_cpu(config, mode, monkeypatch, run, precision):
     """Fused AdamW, clipping, averages, sums and CUDA's autocast among them."""
-    kernel = grains.kernel_matrix(config.sigma, config.bins)
+    kernel = kernel_matrix(config.sigma, config.bins)
     trainer = trainer_of(config, run, mode, precision=precision)
     shards = shards_of(trainer, mode)
-    monkeypatch.setattr(grains, "kernel_matrix", lambda *_: trainer.accelerator.put(kernel))
+    monkeypatch.setattr(
+        "d2it.grains.entropy.kernel_matrix", lambda *_: trainer.accelerator.put(kernel)
+    )
     with mode:
         for images in (0, BATCH):  # the discriminator rests, and plays
             trainer.step(shards, images)

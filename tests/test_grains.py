@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from d2it.errors import UserError
-from d2it.grains import maps as grains
+from d2it.grains import maps
+from d2it.grains.entropy import entropy_map, grey_levels, kernel_matrix
 
 KS = (2, 3)
 
@@ -35,7 +36,7 @@ def random_code(seed: int, k: int, n: int = 3, side: int = 4) -> tuple[list, tor
     generator = torch.Generator().manual_seed(seed)
     codes = [torch.randn((n, 2, side * 2**i, side * 2**i), generator=generator) for i in range(k)]
     ratio = 0.5 if k == 2 else [0.3, 0.3]
-    return codes, grains.random_map(generator, n, side, ratio)
+    return codes, maps.random_map(generator, n, side, ratio)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def random_code(seed: int, k: int, n: int = 3, side: int = 4) -> tuple[list, tor
 )
 def test_entropy_is_the_formula(region, bins, sigma):
     images = random_images(0, 3, 32)
-    found = grains.entropy_map(images, region, sigma, bins)
+    found = entropy_map(images, region, sigma, bins)
     grey = (images.double() @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)).numpy()
     grey = np.floor(grey + 0.5 + 1e-9)  # halves up, as in integers
     assert found.dtype == torch.float32 and found.shape == (3, 32 // region, 32 // region)
@@ -55,8 +56,8 @@ def test_entropy_is_the_formula(region, bins, sigma):
 def test_entropy_of_flat_regions_does_not_depend_on_their_grey():
     levels = torch.arange(256, dtype=torch.uint8)
     images = levels[:, None, None, None].expand(256, 8, 8, 3).contiguous()
-    entropy = grains.entropy_map(images, 8).flatten()
-    assert torch.equal(grains.grey_levels(images)[:, 0, 0], levels)
+    entropy = entropy_map(images, 8).flatten()
+    assert torch.equal(grey_levels(images)[:, 0, 0], levels)
     assert torch.allclose(entropy[16:240], entropy[128], atol=1e-6)
     assert entropy[128].item() == pytest.approx(1.662, abs=1e-3)
     assert entropy[0].item() == pytest.approx(1.122, abs=1e-3)  # half the kernel is cut off
@@ -64,77 +65,77 @@ def test_entropy_of_flat_regions_does_not_depend_on_their_grey():
 
 def test_entropy_does_not_depend_on_the_batch_or_its_chunks(monkeypatch):
     images = random_images(1, 6, 32)
-    whole = grains.entropy_map(images, 8)
-    assert torch.equal(whole, torch.cat([grains.entropy_map(image[None], 8) for image in images]))
-    monkeypatch.setattr(grains, "CHUNK", 20)
-    assert torch.allclose(whole, grains.entropy_map(images, 8), atol=1e-6)
-    assert grains.entropy_map(images[:0], 8).shape == (0, 4, 4)
+    whole = entropy_map(images, 8)
+    assert torch.equal(whole, torch.cat([entropy_map(image[None], 8) for image in images]))
+    monkeypatch.setattr("d2it.grains.entropy.CHUNK", 20)
+    assert torch.allclose(whole, entropy_map(images, 8), atol=1e-6)
+    assert entropy_map(images[:0], 8).shape == (0, 4, 4)
 
 
 def test_entropy_flips_with_the_image():
     images = random_images(2, 2, 32)
-    flipped = grains.entropy_map(images.flip(2), 8)
-    assert torch.equal(flipped, grains.entropy_map(images, 8).flip(2))
+    flipped = entropy_map(images.flip(2), 8)
+    assert torch.equal(flipped, entropy_map(images, 8).flip(2))
 
 
 def test_entropy_refuses_what_has_no_answer():
     with pytest.raises(UserError, match="do not divide"):
-        grains.entropy_map(random_images(0, 1, 24), 16)
+        entropy_map(random_images(0, 1, 24), 16)
     with pytest.raises(UserError, match="raise sigma or bins"):
-        grains.kernel_matrix(1e-5, 8)
+        kernel_matrix(1e-5, 8)
 
 
 def test_maps_count_the_cuts_exceeded():
     entropy = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])
-    assert grains.grain_map(entropy, [1.0]).tolist() == [[[0, 0], [1, 1]]]
-    assert grains.grain_map(entropy, [0.5, 2.5]).tolist() == [[[0, 1], [1, 2]]]
-    assert grains.grain_map(entropy, [math.inf]).sum() == 0
-    assert grains.grain_map(entropy, [-math.inf]).sum() == 4
-    two = grains.grain_map(entropy.expand(2, 2, 2), [torch.tensor([0.5, 2.5])[:, None, None]])
+    assert maps.grain_map(entropy, [1.0]).tolist() == [[[0, 0], [1, 1]]]
+    assert maps.grain_map(entropy, [0.5, 2.5]).tolist() == [[[0, 1], [1, 2]]]
+    assert maps.grain_map(entropy, [math.inf]).sum() == 0
+    assert maps.grain_map(entropy, [-math.inf]).sum() == 4
+    two = maps.grain_map(entropy.expand(2, 2, 2), [torch.tensor([0.5, 2.5])[:, None, None]])
     assert two.sum((1, 2)).tolist() == [3, 1]
 
 
 def test_random_maps_reach_their_shares():
     generator = torch.Generator().manual_seed(0)
-    map = grains.random_map(generator, 200, 16, 0.3)
-    assert grains.fine_share(map) == pytest.approx(0.3, abs=0.01)
-    assert grains.neighbour_agreement(map) == pytest.approx(0.3**2 + 0.7**2, abs=0.01)
-    map = grains.random_map(generator, 200, 16, [0.2, 0.5])
+    map = maps.random_map(generator, 200, 16, 0.3)
+    assert maps.fine_share(map) == pytest.approx(0.3, abs=0.01)
+    assert maps.neighbour_agreement(map) == pytest.approx(0.3**2 + 0.7**2, abs=0.01)
+    map = maps.random_map(generator, 200, 16, [0.2, 0.5])
     shares = [(map == grain).double().mean().item() for grain in range(3)]
     assert shares == pytest.approx([0.3, 0.2, 0.5], abs=0.01)
-    assert grains.fine_share(map, k=3) == shares[2]
-    assert grains.random_map(generator, 2, 4, 1.0).min() == 1
-    assert grains.random_map(generator, 2, 4, 0.0).max() == 0
-    assert grains.neighbour_agreement(grains.constant_map(2, 4, 1)) == 1
+    assert maps.fine_share(map, k=3) == shares[2]
+    assert maps.random_map(generator, 2, 4, 1.0).min() == 1
+    assert maps.random_map(generator, 2, 4, 0.0).max() == 0
+    assert maps.neighbour_agreement(maps.constant_map(2, 4, 1)) == 1
 
 
 @pytest.mark.parametrize("k", KS)
 def test_routing_copies_the_code_of_each_grain(k):
     codes, map = random_code(0, k)
-    routed = grains.route(codes, map)
+    routed = maps.route(codes, map)
     for n, y, x in np.ndindex(map.shape):
         grain = int(map[n, y, x])
         cells, side = 2**grain, 2 ** (k - 1)
         code = codes[grain][n, :, y * cells : (y + 1) * cells, x * cells : (x + 1) * cells]
         block = routed[n, :, y * side : (y + 1) * side, x * side : (x + 1) * side]
-        assert torch.equal(block, grains.to_grid(code, side // cells))
+        assert torch.equal(block, maps.to_grid(code, side // cells))
     for grain in range(k):
-        constant = grains.constant_map(3, 4, grain)
-        upsampled = grains.to_grid(codes[grain], 2 ** (k - 1 - grain))
-        assert torch.equal(grains.route(codes, constant), upsampled)
+        constant = maps.constant_map(3, 4, grain)
+        upsampled = maps.to_grid(codes[grain], 2 ** (k - 1 - grain))
+        assert torch.equal(maps.route(codes, constant), upsampled)
 
 
 @pytest.mark.parametrize("k", KS)
 def test_copies_and_means_stay_within_codes(k):
     codes, map = random_code(1, k)
     x = codes[-1]
-    copied, mean = grains.copy_within(x, map, k), grains.mean_within(x, map, k)
-    assert torch.equal(grains.mean_within(copied, map, k), copied)  # to the bit
-    assert torch.equal(grains.copy_within(copied, map, k), copied)
-    assert torch.equal(grains.copy_within(mean, map, k), mean)
-    routed = grains.route(codes, map)
-    assert torch.equal(grains.copy_within(routed, map, k), routed)
-    fine = grains.to_grid(map, 2 ** (k - 1))[:, None].expand_as(x) == k - 1
+    copied, mean = maps.copy_within(x, map, k), maps.mean_within(x, map, k)
+    assert torch.equal(maps.mean_within(copied, map, k), copied)  # to the bit
+    assert torch.equal(maps.copy_within(copied, map, k), copied)
+    assert torch.equal(maps.copy_within(mean, map, k), mean)
+    routed = maps.route(codes, map)
+    assert torch.equal(maps.copy_within(routed, map, k), routed)
+    fine = maps.to_grid(map, 2 ** (k - 1))[:, None].expand_as(x) == k - 1
     assert torch.equal(copied[fine], x[fine]) and torch.equal(mean[fine], x[fine])
     assert mean.sum((2, 3)).allclose(x.sum((2, 3)), atol=1e-4)
 
@@ -142,7 +143,7 @@ def test_copies_and_means_stay_within_codes(k):
 @pytest.mark.parametrize("k", KS)
 def test_every_code_has_the_weight_of_one_cell(k):
     _, map = random_code(2, k)
-    weights = grains.cell_weights(map, k)
+    weights = maps.cell_weights(map, k)
     codes_per_region = 4**map  # grain i has 2^i x 2^i codes in a region
     assert weights.shape == (3, 1, 4 * 2 ** (k - 1), 4 * 2 ** (k - 1))
     assert weights.sum((1, 2, 3)).tolist() == codes_per_region.sum((1, 2)).tolist()
@@ -154,8 +155,8 @@ def test_every_code_has_the_weight_of_one_cell(k):
 def test_everything_but_noise_flips_with_the_image(k):
     codes, map = random_code(3, k)
     flip = [code.flip(-1) for code in codes]
-    assert torch.equal(grains.route(flip, map.flip(-1)), grains.route(codes, map).flip(-1))
-    mean = grains.mean_within(codes[-1], map, k)
-    assert torch.allclose(grains.mean_within(flip[-1], map.flip(-1), k), mean.flip(-1))
-    weights = grains.cell_weights(map, k)
-    assert torch.equal(grains.cell_weights(map.flip(-1), k), weights.flip(-1))
+    assert torch.equal(maps.route(flip, map.flip(-1)), maps.route(codes, map).flip(-1))
+    mean = maps.mean_within(codes[-1], map, k)
+    assert torch.allclose(maps.mean_within(flip[-1], map.flip(-1), k), mean.flip(-1))
+    weights = maps.cell_weights(map, k)
+    assert torch.equal(maps.cell_weights(map.flip(-1), k), weights.flip(-1))

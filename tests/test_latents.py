@@ -16,7 +16,6 @@ from d2it.grains.calibrate import calibrate
 from d2it.grains.maps import grain_map, route
 from d2it.images.packed import open_images
 from d2it.images.prepare import prepare
-from d2it.latents import encode as encoding
 from d2it.latents.cache import Latents, mirror, route_sample
 from d2it.latents.encode import encode
 from d2it.models.architecture import architecture
@@ -40,7 +39,7 @@ def publish(config: Config, seed: int = 0) -> None:
 def config(tmp_path, monkeypatch) -> Config:
     torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(encoding, "SHARD", 32)  # so that there are two
+    monkeypatch.setattr("d2it.latents.encode.SHARD", 32)  # so that there are two
     config = load(overrides=OVERRIDES)
     prepare(config, "photos")
     calibrate(config, "photos")
@@ -76,7 +75,7 @@ def test_what_is_encoded_comes_back(config):
 
 def test_mirrors_agree(config):
     """The map of the mirrored image is the mirrored map."""
-    from d2it.grains.maps import entropy_map
+    from d2it.grains.entropy import entropy_map
 
     encode(config, "dvae")
     latents = Latents.open(paths.latents(config, "dvae"), "train")

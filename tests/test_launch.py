@@ -9,16 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from d2it.local.launch import arrange, launch
+from d2it.local.launcher import Launcher, load_launcher
+from d2it.local.local import Job, LocalJob, run_here
+from d2it.local.slurm_training import FRUITLESS, count_starts
+from d2it.local.submit import make_executor
 
 from d2it.config import Config, load, paths
 from d2it.config.recipe import KINDS
 from d2it.errors import UserError
-from d2it.jobs import local as jobs
-from d2it.jobs import slurm
-from d2it.jobs import slurm_training as slurm_jobs
-from d2it.jobs.launch import Launcher, arrange, launch, load_launcher
-from d2it.jobs.local import Job, LocalJob, run_here
-from d2it.jobs.slurm_training import FRUITLESS, count_starts, make_executor
+from d2it.jobs import local, slurm, slurm_training
 from d2it.machine.gpus import joinable, visible_gpus
 from d2it.runs.plan import Plan, make_plan
 
@@ -148,9 +148,9 @@ def test_an_sbatch_that_outlives_us_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_job_gone_when_patience_ends(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm_jobs, "ENDING", -1.0)
+    monkeypatch.setattr(slurm_training, "ENDING", -1.0)
     monkeypatch.setattr(slurm, "queued", lambda name: [])
-    assert slurm_jobs._find(plan) is None
+    assert slurm_training._find(plan) is None
 
 
 def test_a_job_that_never_saves_anything_is_given_up(plan: Plan) -> None:
@@ -268,7 +268,7 @@ def test_gpus_named_by_uuid_reach_the_processes(
             raise UserError(f"{os.environ['LOCAL_RANK']}: {os.environ['CUDA_VISIBLE_DEVICES']}")
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937,GPU-46f0,GPU-0123")
-    monkeypatch.setattr(jobs, "LocalJob", Telling)
+    monkeypatch.setattr(local, "LocalJob", Telling)
     job = Job(load(overrides=OVERRIDES), "dvae", "cuda", 1)
     with pytest.raises(UserError, match="0: GPU-8932f937,GPU-46f0$"):
         run_here(plan, job, 2, visible_gpus()[:2])

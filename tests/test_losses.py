@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from d2it.config import load
 from d2it.grains.calibrate import calibrate
 from d2it.images.prepare import prepare
+from d2it.models.lpips import Lpips
 from d2it.sources.fetch import weights_file
 from d2it.training.dvae import DISCRIMINATOR, GENERATOR, random_shares
-from d2it.training.dvae_loss import Lpips, adaptive_weight, hinge_discriminator, hinge_generator
+from d2it.training.dvae_loss import adaptive_weight, hinge_discriminator, hinge_generator
 from d2it.training.tasks import make_task
 
 ROOT = Path(__file__).parents[1]
@@ -182,7 +183,8 @@ def test_loss_has_the_gradient_of_its_terms(chain):
 
 def direct(task, discriminator, batch, adaptive):
     """The loss as a plain sum, differentiated as one."""
-    from d2it.grains.maps import entropy_map, grain_map
+    from d2it.grains.entropy import entropy_map
+    from d2it.grains.maps import grain_map
     from d2it.models.dvae import to_network
     from d2it.training.dvae_loss import kl_per_value
 
@@ -200,7 +202,8 @@ def direct(task, discriminator, batch, adaptive):
 
 def test_the_deviation_of_each_grains_codes_is_logged(chain):
     """Of the codes in use alone, as the maps of these images say."""
-    from d2it.grains.maps import entropy_map, grain_map
+    from d2it.grains.entropy import entropy_map
+    from d2it.grains.maps import grain_map
     from d2it.models.dvae import in_use, sample, to_network
 
     task = start(chain, gan_start=10**9)

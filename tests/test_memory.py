@@ -33,7 +33,7 @@ from d2it.machine.gpus import GPUS
 from d2it.models.architecture import architecture
 from d2it.models.dit import DiT
 from d2it.runs.plan import Plan
-from d2it.training import loop as engine
+from d2it.training import loop
 from d2it.training.dvae import DvaeTask
 from d2it.training.task import Player
 from d2it.training.trainer import Trainer
@@ -195,7 +195,7 @@ def test_what_cannot_fit_is_refused(total, free, checkpointing, sentence):
 
 def test_a_training_looks_at_its_gpu_before_it_begins(tmp_path, monkeypatch):
     gpu = SimpleNamespace(device=torch.device("cuda"))
-    monkeypatch.setattr(engine, "make_accelerator", lambda plan, device: gpu)
+    monkeypatch.setattr(loop, "make_accelerator", lambda plan, device: gpu)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (22 * GIB, 23 * GIB))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
     folder, training = tmp_path / "dvae-0", Training(4, 4, 1e-4)
@@ -203,7 +203,7 @@ def test_a_training_looks_at_its_gpu_before_it_begins(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=r"and this NVIDIA L4 has 24\.7: use a GPU with more memory"
     ):
-        engine.train(plan, lambda: pytest.fail("a task was made"))
+        loop.train(plan, lambda: pytest.fail("a task was made"))
     assert not folder.exists()
 
 

@@ -13,7 +13,6 @@ from d2it.evaluation.metrics import (
     kernel_distance,
 )
 from d2it.evaluation.neighbours import precision_recall
-from d2it.machine import rows as blocks
 
 
 def points(
@@ -130,7 +129,7 @@ def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = points(1, 2 * ROWS + 7, 32), points(2, 1500, 32, shift=0.1)
 
     def found(threads: int) -> list[object]:
-        monkeypatch.setattr(blocks, "cpus", lambda: threads)
+        monkeypatch.setattr("d2it.machine.rows.cpus", lambda: threads)
         torch.set_num_threads(threads)
         moments = Gaussian.of(a)
         return [

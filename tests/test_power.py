@@ -15,7 +15,8 @@ from d2it.errors import UserError
 from d2it.models import store
 from d2it.runs import state
 from d2it.runs.publish import finished, is_published, publish
-from d2it.training import post_hoc_ema as power
+from d2it.runs.snapshots import FILE, coefficients, exponent
+from d2it.training.post_hoc_ema import PowerAverages
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,7 +30,7 @@ def test_relative_width_of_an_exponent() -> None:
     """The standard deviation of the weighting t^g over [0, 1], by sums over a fine grid."""
     t = (np.arange(100_000) + 0.5) / 100_000
     for width in (0.02, 0.05, 0.1, 0.25):
-        weight = t ** power.exponent(width)
+        weight = t ** exponent(width)
         mean = (weight * t).sum() / weight.sum()
         assert np.sqrt((weight * (t - mean) ** 2).sum() / weight.sum()) == pytest.approx(
             width, 1e-4
@@ -42,7 +43,7 @@ def test_relative_width_of_an_exponent() -> None:
 def test_any_width_is_had_from_two(width: float, within: float) -> None:
     """Of parameters that wander at random, against the average over all steps by its definition."""
     module = torch.nn.Linear(64, 1, bias=False)
-    averages, rng = power.PowerAverages(module), np.random.default_rng(0)
+    averages, rng = PowerAverages(module), np.random.default_rng(0)
     path = np.cumsum(rng.normal(size=(STEPS, 64)), axis=0)
     snapshots, values = [], []
     for step, weights in enumerate(path, start=1):
@@ -54,9 +55,9 @@ def test_any_width_is_had_from_two(width: float, within: float) -> None:
                 snapshots.append((step * BATCH, float(key.split("/")[0])))
                 values.append(average.numpy().astype(float)[0])
     # step n counts with the integral of t^g from n - 1 to n
-    share = np.diff((np.arange(STEPS + 1) / STEPS) ** (power.exponent(width) + 1))
+    share = np.diff((np.arange(STEPS + 1) / STEPS) ** (exponent(width) + 1))
     truth = share @ path
-    ours = power.coefficients(snapshots, (STEPS * BATCH, width)) @ np.array(values)
+    ours = coefficients(snapshots, (STEPS * BATCH, width)) @ np.array(values)
     assert np.linalg.norm(ours - truth) < within * np.linalg.norm(truth)
 
 
@@ -94,7 +95,7 @@ def test_published_with_the_widths_that_evaluations_name(tmp_path: Path) -> None
     assert store.weights_name(header, weights=0.08) == "width-0.08"
     with pytest.raises(UserError, match=r"No average of relative width 0.12 was published"):
         store.weights_name(header, weights=0.12)
-    end = state.open_state(folder / "state" / f"{640:012d}").tensors(power.FILE)
+    end = state.open_state(folder / "state" / f"{640:012d}").tensors(FILE)
     for name, ours in store.load_weights(model, "width-0.05").items():  # one that was kept
         torch.testing.assert_close(ours, end[f"0.05/{name}"], rtol=1e-5, atol=1e-6)
     # a snapshot that is lost is made again, from the last state before it

@@ -18,7 +18,7 @@ from d2it.evaluation.reconstruction import (
 )
 from d2it.grains.maps import constant_map, random_map
 from d2it.models.dvae import Dvae
-from d2it.training.dvae_loss import Lpips
+from d2it.models.lpips import Lpips
 
 
 @pytest.fixture(scope="module")

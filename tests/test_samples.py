@@ -14,7 +14,7 @@ import d2it
 from d2it import cli
 from d2it.config import Config
 from d2it.errors import UserError
-from d2it.sampling import write as samples
+from d2it.sampling import write
 from d2it.sampling.write import read_map
 from tests.tiny_world import OVERRIDES, build_world, enter
 
@@ -132,14 +132,14 @@ def test_a_damaged_folder_is_refused(exported: Path, tmp_path: Path) -> None:
 def test_shares_kills_and_forms(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after two of four units, then shared: the bytes of one process."""
     request = ["--run", RUN, "--seeds", "3-39", "--class", "random"]
-    monkeypatch.setattr(samples, "UNIT", 16)
+    monkeypatch.setattr(write, "UNIT", 16)
     whole = sample("whole", *request, "--format", "packed")
     images = np.load(whole / "images.npy", mmap_mode="r")
     labels = np.load(whole / "labels.npy")
     assert images.shape == (37, 64, 64, 3) and len(set(labels)) == 7
     assert not (labels == np.arange(3, 40) % 7).all()
     shutil.move(whole, "before")
-    real, begun = samples._draw_unit, []
+    real, begun = write._draw_unit, []
 
     def killed(pipeline, request, span, parts, bar):
         begun.append(span)
@@ -148,13 +148,13 @@ def test_shares_kills_and_forms(config: Config, monkeypatch: pytest.MonkeyPatch)
         real(pipeline, request, span, parts, bar)
 
     command = ["sample", *request, "--format", "packed", "--out", "whole", *OVERRIDES]
-    monkeypatch.setattr(samples, "_draw_unit", killed)
+    monkeypatch.setattr(write, "_draw_unit", killed)
     assert cli.main(command) == 130
     assert begun == [range(3, 16), range(16, 32), range(32, 40)] and not whole.exists()
     for part in (2, 1):
         assert cli.main([*command, "--shard", f"{part}/2"]) == 0
         assert not whole.exists()
-    monkeypatch.delattr(samples.Pipeline, "draw")
+    monkeypatch.delattr(write.Pipeline, "draw")
     assert cli.main(command) == 0
     assert contents(whole) == contents(Path("before"))
     assert not list(Path().glob(".*.parts"))
@@ -179,7 +179,7 @@ def test_features_are_those_of_the_protocol(
         def __call__(self, images: np.ndarray) -> np.ndarray:
             return np.zeros((len(images), 2048), np.float32)
 
-    monkeypatch.setattr(samples, "Inception", Extractor)
+    monkeypatch.setattr(write, "Inception", Extractor)
     command = ["--seeds", "0-1", "--format", "features"]
     adm = "data.photos.protocol=adm"
     for out, run, more in (

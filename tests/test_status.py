@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from d2it.commands.status import amount, duration, table
+from d2it.commands.status import duration, table
 from d2it.config import load, paths
 from d2it.config.recipe import KINDS, run_recipe
 from d2it.files import canonical_digest, write_json
 from d2it.jobs.status import gpu_hours, statuses
+from d2it.text import amount
 
 ROOT = Path(__file__).parents[1]
 RUN = "dit_b"

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from d2it.config import load, paths
+from d2it.config.published import published
 from d2it.config.recipe import KINDS, run_name
 from d2it.config.study import (
     ITEMS,
@@ -24,7 +25,6 @@ from d2it.config.study import (
     with_inputs,
 )
 from d2it.errors import UserError
-from d2it.report.results import published
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from d2it.config import load, paths
+from d2it.config.published import published
 from d2it.config.recipe import run_name
 from d2it.config.study import TABLES, item_of, load_study
-from d2it.evaluation.measure import HEADLESS
-from d2it.report.results import published
+from d2it.evaluation.compare import HEADLESS
 from d2it.report.tables import table, write_table
 from d2it.text import escape
 from tests.fake_results import write_evaluation, write_results

@@ -25,9 +25,11 @@ from d2it.errors import UserError
 from d2it.files import write_json
 from d2it.jobs.local import free_port
 from d2it.machine.device import multiplies_bf16
-from d2it.runs import plan as run_folder
 from d2it.runs import state
+from d2it.runs.lease import lease
+from d2it.runs.plan import make_plan
 from d2it.runs.publish import finished, publish
+from d2it.runs.record import claim
 from d2it.runs.signals import stall_timeout
 from d2it.training.ema import Ema
 from d2it.training.log import peak_of, utilisation
@@ -199,10 +201,10 @@ def test_second_process_gets_one_sentence(tmp_path: Path, undisturbed: dict[str,
 
 def test_heartbeat_from_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where locks do not reach, a live heartbeat refuses and a silent one does not."""
-    monkeypatch.setattr(run_folder, "HEARTBEAT", 0.3)
+    monkeypatch.setattr("d2it.runs.lease.HEARTBEAT", 0.3)
     path = tmp_path / "heartbeat.json"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "beat": 7}))
-    with run_folder.lease(tmp_path):
+    with lease(tmp_path):
         assert json.loads(path.read_text())["host"] == socket.gethostname()
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "beat": 7}))
     other = PROCESSES.Process(target=tiny_run.beat, args=(str(path),))
@@ -210,7 +212,7 @@ def test_heartbeat_from_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyP
     try:
         while json.loads(path.read_text())["beat"] == 7:
             time.sleep(0.05)
-        with pytest.raises(UserError, match="process 1 on elsewhere"), run_folder.lease(tmp_path):
+        with pytest.raises(UserError, match="process 1 on elsewhere"), lease(tmp_path):
             pass
     finally:
         other.kill()
@@ -273,15 +275,15 @@ def test_longer_run_extends(tmp_path: Path, undisturbed: dict[str, bytes]) -> No
 
 def test_another_recipe_or_changed_data(tmp_path: Path) -> None:
     plan = tiny_run.tiny_plan(tmp_path)
-    run_folder.claim(plan)
-    run_folder.claim(replace(plan, training=replace(plan.training, images=1280)))
+    claim(plan)
+    claim(replace(plan, training=replace(plan.training, images=1280)))
     with pytest.raises(UserError, match="settings.learning_rate differs"):
-        run_folder.claim(replace(plan, recipe={"settings": {"learning_rate": 1.0}}))
+        claim(replace(plan, recipe={"settings": {"learning_rate": 1.0}}))
     plan = replace(plan, folder=tmp_path / "data", inputs={"images": "a"})
-    run_folder.claim(plan)
-    run_folder.claim(replace(plan, inputs={"the same under another scale's name": "a"}))
+    claim(plan)
+    claim(replace(plan, inputs={"the same under another scale's name": "a"}))
     with pytest.raises(UserError, match="images has changed since"):
-        run_folder.claim(replace(plan, inputs={"images": "b"}))
+        claim(replace(plan, inputs={"images": "b"}))
 
 
 def test_measuring_another_ratio_is_no_change_of_data(
@@ -293,7 +295,7 @@ def test_measuring_another_ratio_is_no_change_of_data(
 
     def inputs(files: str, **ratios: float) -> dict[str, str]:
         write_json(path, {"files": files, "ratios": ratios})
-        return run_folder.make_plan(config, "d2it_b").inputs
+        return make_plan(config, "d2it_b").inputs
 
     begun = inputs("a", **{"0.5": 1.0})
     assert inputs("a", **{"0.5": 1.0, "0.7": 2.0}) == begun
@@ -338,12 +340,12 @@ def test_a_process_that_never_comes_is_given_up_before_a_gpu_waits(tmp_path: Pat
 def test_nccl_has_twice_the_patience_of_gloo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: bool, patience: int
 ) -> None:
-    from d2it.training import loop as engine
+    from d2it.training import loop
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
     asked: dict[str, Any] = {"device": torch.device("cpu")}
-    monkeypatch.setattr(engine, "Accelerator", lambda **given: SimpleNamespace(**asked | given))
-    made: Any = engine.make_accelerator(tiny_run.tiny_plan(tmp_path), "auto")
+    monkeypatch.setattr(loop, "Accelerator", lambda **given: SimpleNamespace(**asked | given))
+    made: Any = loop.make_accelerator(tiny_run.tiny_plan(tmp_path), "auto")
     [group] = [h for h in made.kwargs_handlers if hasattr(h, "timeout")]
     assert group.timeout.total_seconds() == patience
 

@@ -22,8 +22,8 @@ from d2it.models.discriminator import Discriminator
 from d2it.models.dit import DiT
 from d2it.models.dvae import Dvae
 from d2it.models.grain_transformer import GrainTransformer
+from d2it.models.lpips import Lpips
 from d2it.training.dvae import DvaeTask
-from d2it.training.dvae_loss import Lpips
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "dvae": Dvae,

@@ -13,7 +13,7 @@ from d2it.config.recipe import KINDS
 from d2it.cost.plan import Price, price_run
 from d2it.cost.rate import Rate, rate_of
 from d2it.files import write_text
-from d2it.jobs.launch import load_launcher
+from d2it.jobs.launcher import load_launcher
 from d2it.machine.gpus import find_gpu
 
 PAGE = Path("docs/training.md")

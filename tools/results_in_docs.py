@@ -28,7 +28,7 @@ def photograph() -> tuple[np.ndarray, np.ndarray]:
     """The middle of a photograph, and its grain map at a ratio of one half."""
     import torch
 
-    from d2it.grains.maps import entropy_map
+    from d2it.grains.entropy import entropy_map
 
     photo = read_photo(PHOTO)
     side = min(photo.size)

@@ -16,8 +16,8 @@ from benchmarks.first_hour.setting import DRAWN, DVAE, GUIDED, Setting
 from d2it.config import paths
 from d2it.config.protocols import asked
 from d2it.config.recipe import data_of
+from d2it.evaluation.compare import missing
 from d2it.evaluation.evaluate import evaluate
-from d2it.evaluation.measure import missing
 from d2it.evaluation.reference import make_reference
 from d2it.files import read_json
 from d2it.latents.cache import Latents

@@ -12,8 +12,8 @@ from benchmarks.common import ROOT
 from d2it.config.paths import runs_folder
 from d2it.errors import UserError
 from d2it.jobs import slurm
-from d2it.jobs.launch import load_launcher
-from d2it.jobs.slurm_training import submit
+from d2it.jobs.launcher import load_launcher
+from d2it.jobs.submit import submit
 
 if TYPE_CHECKING:
     import submitit

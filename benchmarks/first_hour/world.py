@@ -18,7 +18,7 @@ from d2it.config import Config, paths
 from d2it.config.recipe import factors_of, kind_of, ratio_key, run_recipe
 from d2it.files import folder_files, write_json
 from d2it.grains.calibrate import calibrate
-from d2it.grains.maps import entropy_map
+from d2it.grains.entropy import entropy_map
 from d2it.grains.thresholds import cuts_of
 from d2it.images.packed import open_images
 from d2it.images.prepare import prepare

@@ -2,7 +2,7 @@
 
 import argparse
 
-from d2it.cli import add_config_arguments, positive
+from d2it.commands.options import add_config_arguments, positive
 from d2it.config import Config, load, paths
 
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -4,7 +4,7 @@ import argparse
 
 import yaml
 
-from d2it.cli import add_config_arguments
+from d2it.commands.options import add_config_arguments
 from d2it.config.load import compose, read_composed, validate
 from d2it.files import write_text
 

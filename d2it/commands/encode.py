@@ -2,8 +2,9 @@
 
 import argparse
 
-from d2it import shares as arrays
-from d2it.cli import add_config_arguments
+from d2it import shares
+from d2it.commands.options import add_config_arguments
+from d2it.jobs.spread import spread
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "interruption, or to add ratios to latents that are there."
     )
     parser.add_argument("dvae", metavar="DVAE", help="a DVAE run that is trained, e.g. dvae")
-    arrays.add_arguments(parser)
+    shares.add_arguments(parser)
     add_config_arguments(parser)
 
 
@@ -22,12 +23,12 @@ def main(arguments: argparse.Namespace) -> None:
     from d2it.errors import UserError
 
     config = load(arguments.params, arguments.overrides)
-    run, share = arguments.dvae, arrays.share_of(arguments)
+    run, share = arguments.dvae, shares.share_of(arguments)
     if kind_of(config, run) != "dvae":
         raise UserError(f"{run} is no DVAE run: name one of {', '.join(config.runs.dvae)}.")
 
     done = True
-    if not arrays.spread(arguments, "encode"):
+    if not spread(arguments, "encode"):
         from d2it.latents.encode import encode
 
         done = encode(config, run, share)

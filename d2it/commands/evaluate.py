@@ -2,12 +2,13 @@
 
 import argparse
 
-from d2it import shares as arrays
-from d2it.cli import add_config_arguments
+from d2it import shares
+from d2it.commands.options import add_config_arguments
 from d2it.config import load, paths
 from d2it.config.protocols import METRICS, PROTOCOLS
 from d2it.config.recipe import kind_of
 from d2it.errors import UserError
+from d2it.jobs.spread import spread
 from d2it.runs.provenance import record
 
 ONLY_PICTURES = ("protocol", "metrics", "n", "any_size", "json")  # options
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--any-size", action="store_true", help="allow a reference of another resolution"
     )
     pictures.add_argument("--json", action="store_true", help="print the whole recipe as JSON")
-    arrays.add_arguments(parser)
+    shares.add_arguments(parser)
     add_config_arguments(parser)
 
 
@@ -70,7 +71,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"{next(name for name in given if given[name])} goes with --images, not with a run: "
             "leave it out; evaluation.metrics says what is measured of runs."
         )
-    config, share = load(arguments.params, arguments.overrides), arrays.share_of(arguments)
+    config, share = load(arguments.params, arguments.overrides), shares.share_of(arguments)
     if arguments.images:
         from d2it.evaluation.any_images import compare_pictures, show
 
@@ -87,7 +88,7 @@ def main(arguments: argparse.Namespace) -> None:
         return
     devices: list[str] = []  # elsewhere, whoever evaluates records them
     has_units = kind_of(config, run) in ("content", "dit")
-    if not arrays.spread(arguments, "evaluate", has_units):
+    if not spread(arguments, "evaluate", has_units):
         from d2it.evaluation.evaluate import evaluate
 
         devices = evaluate(config, run, share)

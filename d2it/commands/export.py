@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from d2it.cli import add_config_arguments, weights_of
+from d2it.commands.options import add_config_arguments, weights_of
 from d2it.config.check import check_guidance
 
 

@@ -60,7 +60,8 @@ def shares(text: str) -> float | list[float]:
 def main(arguments: argparse.Namespace) -> None:
     import torch
 
-    from d2it.grains.maps import entropy_map, fine_share, grain_map
+    from d2it.grains.entropy import entropy_map
+    from d2it.grains.maps import fine_share, grain_map
     from d2it.grains.thresholds import Thresholds
 
     factors, ratios = arguments.factors, arguments.ratio or [0.5]

@@ -5,7 +5,6 @@ import json
 import textwrap
 from dataclasses import asdict
 
-from d2it.commands.status import amount
 from d2it.config import Config
 from d2it.config.load import load
 from d2it.config.study import heading, load_study
@@ -13,6 +12,7 @@ from d2it.cost.disk import Disk
 from d2it.cost.plan import Plan, Price, plan
 from d2it.cost.rate import Rate, rate_of
 from d2it.machine.gpus import GPUS, find_gpu
+from d2it.text import amount
 
 HEADINGS = (
     "run",

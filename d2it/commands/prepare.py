@@ -2,7 +2,7 @@
 
 import argparse
 
-from d2it.cli import add_config_arguments, positive
+from d2it.commands.options import add_config_arguments, positive
 from d2it.config import load, paths
 from d2it.images.packed import read_manifest
 from d2it.images.prepare import prepare, problems_file

@@ -2,9 +2,10 @@
 
 import argparse
 
-from d2it import shares as arrays
-from d2it.cli import add_config_arguments
+from d2it import shares
+from d2it.commands.options import add_config_arguments
 from d2it.config import load, paths
+from d2it.jobs.spread import spread
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,14 +14,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of CPU threads (default 1)."
     )
     parser.add_argument("data", metavar="DATA", help="a prepared data set, e.g. photos")
-    arrays.add_arguments(parser)
+    shares.add_arguments(parser)
     add_config_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    config, share = load(arguments.params, arguments.overrides), arrays.share_of(arguments)
+    config, share = load(arguments.params, arguments.overrides), shares.share_of(arguments)
     made = True
-    if not arrays.spread(arguments, "reference"):
+    if not spread(arguments, "reference"):
         from d2it.evaluation.reference import make_reference
 
         made = make_reference(config, arguments.data, share)

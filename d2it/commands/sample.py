@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from d2it import shares as arrays
-from d2it.cli import add_config_arguments, weights_of
+from d2it import shares
+from d2it.commands.options import add_config_arguments, weights_of
 from d2it.config.check import check_guidance
 from d2it.config.protocols import PROTOCOLS
 from d2it.errors import UserError
+from d2it.jobs.spread import spread
 
 LAST = 10**12  # above all numbers of images
 
@@ -80,19 +81,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of --format features (default: that of the run's data set)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="(default: samples/NAME)")
-    arrays.add_arguments(parser)
+    shares.add_arguments(parser)
     add_config_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    span, share = span_of(arguments.seeds), arrays.share_of(arguments)
+    span, share = span_of(arguments.seeds), shares.share_of(arguments)
     if arguments.guidance is not None:
         check_guidance(arguments.guidance)
     if arguments.protocol and arguments.format != "features":
         raise UserError("--protocol goes with --format features: leave it out, or ask for them.")
     out = arguments.out or Path("samples", Path(arguments.run).name)
     drawn = True
-    if not arrays.spread(arguments, "sample"):
+    if not spread(arguments, "sample"):
         drawn = draw(arguments, span, out, share)
     if share is not None:
         print(f"Share {share} is there: the command without --shard puts them together.")
@@ -100,7 +101,7 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{out} {'is ready' if drawn else 'is up to date'}: {len(span)} images.")
 
 
-def draw(arguments: argparse.Namespace, span: range, out: Path, share: arrays.Share | None) -> bool:
+def draw(arguments: argparse.Namespace, span: range, out: Path, share: shares.Share | None) -> bool:
     from d2it.sampling.write import Request, read_map, write_samples
 
     pipeline = open_pipeline(arguments)

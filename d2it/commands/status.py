@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 
-from d2it.cli import add_config_arguments
+from d2it.commands.options import add_config_arguments
 from d2it.config.load import load
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.jobs.status import Status, statuses
+from d2it.text import amount
 
 HEADINGS = ("run", "state", "images", "of", "done", "img/s", "left", "GPU h", "job", "node")
 LEFT = ("run", "state", "job", "node")  # aligned to the left; the others are numbers
@@ -119,14 +120,6 @@ def cells(status: Status) -> tuple[str, ...]:
         status.job or "",
         status.node or (f"({status.waits_for})" if status.waits_for and status.job else ""),
     )
-
-
-def amount(number: int) -> str:
-    """Three digits are enough to watch: 640, 25.6k, 1.02G."""
-    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return str(number)
 
 
 def duration(seconds: float) -> str:

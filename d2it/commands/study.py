@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from d2it.cli import add_config_arguments
+from d2it.commands.options import add_config_arguments
 from d2it.config.load import load
 from d2it.config.study import at_scale, cells, heading, listing, load_study
 

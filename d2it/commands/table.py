@@ -2,7 +2,7 @@
 
 import argparse
 
-from d2it.cli import add_config_arguments
+from d2it.commands.options import add_config_arguments
 from d2it.config.load import load
 from d2it.config.study import load_study
 

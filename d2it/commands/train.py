@@ -3,9 +3,10 @@
 import argparse
 import sys
 
-from d2it.cli import add_config_arguments
+from d2it.commands.options import add_config_arguments
 from d2it.config.load import load
-from d2it.jobs.launch import launch, load_launcher
+from d2it.jobs.launch import launch
+from d2it.jobs.launcher import load_launcher
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 import yaml
 
 from d2it.config.load import params_folder
+from d2it.config.published import published
 from d2it.config.schema import DvaeModel, Model
 from d2it.config.typed import build
 from d2it.cost.macs import gmacs, parameters
 from d2it.models.architecture import PATCH, split_layers
-from d2it.report.results import published
 
 SIZE, CLASSES = 256, 1000  # the printed sizes are ImageNet's
 SPLIT = (10, 2)

@@ -1,0 +1,3 @@
+"""Samples, reconstructions and maps measured against photographs (section 4)."""
+
+__all__ = ["any_images", "evaluate", "reference"]

@@ -15,8 +15,8 @@ from d2it.config import Config
 from d2it.config.protocols import METRICS, PROTOCOLS, asked
 from d2it.config.typed import nearest
 from d2it.errors import UserError
+from d2it.evaluation.compare import compare, missing, rank_deficient
 from d2it.evaluation.image_sets import Pictures, open_pictures, spell_side
-from d2it.evaluation.measure import compare, missing, rank_deficient
 from d2it.evaluation.reference import CHUNK, Reference, cached_reference, open_reference
 from d2it.machine.device import choose_device
 from d2it.models.inception import DIMENSIONS, Head, Inception

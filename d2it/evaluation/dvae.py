@@ -13,16 +13,18 @@ from tqdm import tqdm
 from d2it.config.recipe import ratio_key
 from d2it.config.schema import Ratio
 from d2it.errors import UserError
-from d2it.evaluation.measure import PICTURES, Evaluated, Judge, rank_deficient
+from d2it.evaluation.compare import rank_deficient
+from d2it.evaluation.measure import PICTURES, Evaluated, Judge
 from d2it.evaluation.metrics import Gaussian, frechet_distance
 from d2it.evaluation.reconstruction import numbers_per_image, reconstruct, reconstruction_metrics
-from d2it.grains.maps import entropy_map, grain_map, reached_shares
+from d2it.grains.entropy import entropy_map
+from d2it.grains.maps import grain_map, reached_shares
 from d2it.grains.thresholds import constant_cuts, cuts_of
 from d2it.images.packed import PackedImages, open_images
 from d2it.models.inception import BLOCK
+from d2it.models.lpips import Lpips
 from d2it.sampling.pipeline import Drawn
 from d2it.sampling.trained_run import load_part
-from d2it.training.dvae_loss import Lpips
 
 CHUNK = 16 * BLOCK  # images in memory at once
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from d2it.config.recipe import precision_recipe
-from d2it.evaluation.measure import PICTURES, Evaluated, Judge, over_seeds
+from d2it.evaluation.compare import over_seeds
+from d2it.evaluation.measure import PICTURES, Evaluated, Judge
 from d2it.grains.maps import neighbour_agreement, reached_shares
 from d2it.machine.device import arithmetic
 from d2it.sampling.pipeline import Drawn, Part

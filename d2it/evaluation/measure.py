@@ -1,8 +1,7 @@
 """What the evaluations of one run share, and the memory that lets a killed one go on."""
 
 import shutil
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,22 +13,15 @@ from safetensors.numpy import load_file, save_file
 from d2it.config import Config, paths
 from d2it.config.protocols import asked
 from d2it.config.recipe import VERSIONS, data_of, digest, kind_of
-from d2it.evaluation.metrics import (
-    Gaussian,
-    frechet_distance,
-    inception_score,
-    kernel_distance,
-)
-from d2it.evaluation.neighbours import nearest_distance, precision_recall
+from d2it.evaluation.neighbours import nearest_distance
 from d2it.evaluation.reference import Reference, held_out_features, open_reference
 from d2it.files import atomic_folder, read_json, write_json
-from d2it.machine.device import Device, choose_device, device_name
-from d2it.models.inception import DIMENSIONS, Head, Inception
+from d2it.machine.device import choose_device, device_name
+from d2it.models.inception import Inception
 from d2it.sampling.pipeline import Drawn
 from d2it.sources.table import find_source
 
 PICTURES = 16  # of an evaluation, kept for the gallery
-HEADLESS = "`d2it fetch inception_head` gets the classifier head that it needs"
 
 
 @dataclass(frozen=True)
@@ -139,49 +131,3 @@ class Judge:
         )
         devices = read_json(path, made_by=made_by) if path.exists() else []  # from before it was
         return Evaluated(**entry, pictures=pictures, devices=devices)
-
-
-def missing(names: Sequence[str]) -> dict[str, str]:
-    """Why some of the metrics cannot be computed here, by name."""
-    lacks = "inception_score" in names and Head.sha256() is None
-    return {"inception_score": HEADLESS} if lacks else {}
-
-
-def compare(
-    names: Sequence[str],
-    samples: dict[str, np.ndarray],
-    reference: Reference,
-    neighbours: int,
-    device: Device,
-) -> dict[str, float]:
-    """The metrics `names` of samples (Judge.features) against the reference."""
-    features = samples["features"]
-    found: dict[str, float] = {}
-    if "fid" in names:
-        found["fid"] = frechet_distance(Gaussian.of(features, device), reference.gaussian)
-    if "sfid" in names and reference.spatial:
-        spatial = Gaussian.of(samples["spatial"], device)
-        found["sfid"] = frechet_distance(spatial, reference.spatial)
-    if "kid" in names:
-        found["kid"] = kernel_distance(features, reference.manifold, device)
-    if "inception_score" in names:
-        found["inception_score"] = inception_score(Head(device)(features))
-    if {"precision", "recall"} & set(names):
-        shares = precision_recall(features, reference.manifold, neighbours, device)
-        found |= dict(zip(("precision", "recall"), shares, strict=True))
-    return {name: found[name] for name in names}
-
-
-def rank_deficient(*counts: int) -> bool:
-    """Whether a covariance of so many features lacks rank: comparable at equal n only."""
-    return min(counts) <= DIMENSIONS
-
-
-def over_seeds(
-    found: Sequence[dict[str, float]],
-) -> tuple[dict[str, float], dict[str, float | None]]:
-    """Mean and standard deviation of each metric; no deviation of a single seed."""
-    columns = {name: [one[name] for one in found] for name in found[0]}
-    means = {name: statistics.fmean(values) for name, values in columns.items()}
-    many = len(found) > 1
-    return means, {n: statistics.stdev(v) if many else None for n, v in columns.items()}

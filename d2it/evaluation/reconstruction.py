@@ -10,7 +10,7 @@ from torch import Tensor
 from d2it.grains.maps import route
 from d2it.machine.device import Device
 from d2it.models.dvae import Dvae, in_use, to_network, to_pixels
-from d2it.training.dvae_loss import Lpips
+from d2it.models.lpips import Lpips
 
 BLOCK = 16  # images computed together
 PEAK = 255.0

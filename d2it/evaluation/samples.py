@@ -13,19 +13,13 @@ from tqdm import tqdm
 from d2it.config.protocols import OF_RUNS
 from d2it.config.recipe import precision_recipe, ratio_key
 from d2it.config.schema import Measured, Ratio
-from d2it.evaluation.measure import (
-    PICTURES,
-    Evaluated,
-    Judge,
-    compare,
-    missing,
-    over_seeds,
-    rank_deficient,
-)
+from d2it.evaluation.compare import compare, missing, over_seeds, rank_deficient
+from d2it.evaluation.measure import PICTURES, Evaluated, Judge
 from d2it.evaluation.neighbours import nearest_distance
 from d2it.evaluation.noise_error import epsilon_error
 from d2it.files import require_space
-from d2it.grains.maps import entropy_map, grain_map
+from d2it.grains.entropy import entropy_map
+from d2it.grains.maps import grain_map
 from d2it.grains.thresholds import constant_cuts
 from d2it.latents.cache import Latents
 from d2it.models.inception import BLOCK, DIMENSIONS, SPATIAL, Head

@@ -14,7 +14,7 @@ from d2it.config import Config, paths
 from d2it.config.recipe import regions_of
 from d2it.errors import UserError
 from d2it.files import atomic_path, canonical_digest
-from d2it.grains.maps import entropy_map
+from d2it.grains.entropy import entropy_map
 from d2it.grains.thresholds import Thresholds, save
 from d2it.images.packed import PackedImages, open_images
 from d2it.images.packing import runner

@@ -4,103 +4,17 @@ Which one is a matter of machines (params/launcher/), outside every recipe: the 
 No torch is imported here, so a process that only waits for a job stays small.
 """
 
-import os
-import shlex
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from dataclasses import replace
 
 from d2it.config import paths
-from d2it.config.load import build, nearest, params_folder
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.files import locked
+from d2it.jobs.launcher import Launcher, Resources
 from d2it.machine.gpus import joinable, visible_gpus
-from d2it.runs.plan import Plan, await_free, make_plan
+from d2it.runs.lease import await_free
+from d2it.runs.plan import Plan, make_plan
 from d2it.runs.publish import finished, is_published, publish
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one kind of run gets."""
-
-    processes: int = 1  # per node; on GPUs, one each
-    nodes: int = 1
-    gpus: int = 0  # per node
-    cpus: int = 1  # per process
-    minutes: int = 1440  # time limit of a job
-    partition: str | None = None
-    account: str | None = None
-    constraint: str | None = None
-    shares: int = 0  # jobs of an array that samples, encodes or measures; 0: computed here
-    at_once: int = 8  # of them, at most
-    python: str | None = None  # what starts Python in a job; None: this very one
-    extra: dict[str, str | int | float | bool] = field(default_factory=dict)  # sbatch options
-
-
-@dataclass(frozen=True)
-class Launcher:
-    """A file of params/launcher/."""
-
-    cluster: Literal["local", "slurm"]
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = 1  # of each process on the CPU
-    poll: int = 60  # seconds between two questions to Slurm's accounting, for all runs together
-    resources: dict[str, Any] = field(default_factory=dict)
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)  # what differs, by kind of run
-
-    def of(self, kind: str) -> Resources:
-        return build(
-            Resources,
-            self.resources | self.stages.get(kind, {}),
-            f"stages.{kind}" if kind in self.stages else "resources",
-        )
-
-
-def load_launcher(words: str | None = None) -> Launcher:
-    """A launcher by its name or its file, and what differs from it, e.g. "slurm
-    resources.account=vision stages.dvae.minutes=2880". Default: D2IT_LAUNCHER, else local."""
-    words = words or os.environ.get("D2IT_LAUNCHER") or "local"
-    name, *changes = shlex.split(words)
-    folder = params_folder() / "launcher"
-    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    try:
-        settings = yaml.safe_load(path.read_text())
-        for change in changes:
-            _set(settings, change)
-        launcher = build(Launcher, settings, "")
-        for kind in ("", *launcher.stages):
-            launcher.of(kind)  # every mistake is met before anything runs
-        return launcher
-    except FileNotFoundError:
-        known = sorted(path.stem for path in folder.glob("*.yaml"))
-        raise UserError(
-            f"There is no launcher {name!r}{nearest(name, known)}: choose {' or '.join(known)}, "
-            "or a YAML file."
-        ) from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML ({' '.join(str(error).split())}).") from None
-    except UserError as error:
-        raise UserError(f"In {path}: {error}") from None
-
-
-def _set(settings: Any, change: str) -> None:
-    """Set one entry of a launcher, named as in "stages.dvae.minutes=2880"."""
-    name, equals, value = change.partition("=")
-    *tables, key = name.split(".")
-    if not equals:
-        raise UserError(f"{change!r} is no setting: write e.g. resources.partition=gpu.")
-    for table in tables:
-        if isinstance(settings, dict):
-            found = settings.get(table, {})
-            # a copy: an alias in the file names a table that other stages have too
-            settings[table] = dict(found) if isinstance(found, dict) else found
-            settings = settings[table]
-    if not isinstance(settings, dict):
-        raise UserError(f"There is no table {'.'.join(tables)!r} for {change!r}.")
-    settings[key] = yaml.safe_load(value)
 
 
 def arrange(
@@ -202,13 +116,12 @@ def launch(
 def _train(
     config: Config, plan: Plan, launcher: Launcher, wait: bool, processes: int | None
 ) -> None:
-    from d2it.jobs import local as jobs
-    from d2it.jobs import slurm_training as slurm_jobs
+    from d2it.jobs import local, slurm_training
 
     resources = arrange(config, launcher, plan.kind, processes)
-    job = jobs.Job(config, plan.run, device_of(config, launcher), launcher.threads)
+    job = local.Job(config, plan.run, device_of(config, launcher), launcher.threads)
     if launcher.cluster == "slurm":
-        slurm_jobs.run_on_slurm(plan, job, resources, wait, launcher.poll)
+        slurm_training.run_on_slurm(plan, job, resources, wait, launcher.poll)
         return
     await_free(plan.folder, wait)
     if job.device == "cuda" and not resources.gpus:
@@ -218,7 +131,7 @@ def _train(
         )
     if resources.processes > 1:
         names = joinable(visible_gpus())[: resources.processes] if resources.gpus else []
-        jobs.run_here(plan, job, resources.processes, names)
+        local.run_here(plan, job, resources.processes, names)
     else:
         job.train(wait)
 

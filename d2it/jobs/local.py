@@ -40,12 +40,12 @@ class Job:
     threads: int
 
     def train(self, wait: bool = False) -> None:
-        from d2it.training import loop as engine
+        from d2it.training import loop
         from d2it.training.tasks import make_task
 
         os.environ.setdefault("D2IT_THREADS", str(self.threads))
         plan = make_plan(self.config, self.run)
-        engine.train(plan, lambda: make_task(self.config, self.run), self.device, wait)
+        loop.train(plan, lambda: make_task(self.config, self.run), self.device, wait)
 
 
 @dataclass

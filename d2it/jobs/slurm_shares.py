@@ -23,11 +23,11 @@ from d2it.errors import UserError
 from d2it.files import canonical_digest, locked, remove_folder, write_json
 from d2it.jobs import slurm
 from d2it.jobs.local import show_end
-from d2it.jobs.slurm_training import leave, logs_of, submit
+from d2it.jobs.submit import leave, logs_of, submit
 from d2it.shares import SHOWN, explain
 
 if TYPE_CHECKING:
-    from d2it.jobs.launch import Launcher, Resources
+    from d2it.jobs.launcher import Launcher, Resources
 
 SLOW = 30.0  # seconds that accounting may lag behind
 LOOK = 2.0  # seconds between two looks at what the jobs left

@@ -24,7 +24,7 @@ from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.files import canonical_digest
 from d2it.jobs.slurm import Accounting, accounting
-from d2it.runs.plan import HEARTBEAT, SILENCE
+from d2it.runs.lease import HEARTBEAT, SILENCE
 
 TAIL = 64 * 1024  # bytes of a log in which its last lines are looked for
 RUN_FOLDER = re.compile(r"(.+)-[0-9a-f]{8}")

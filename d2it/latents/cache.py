@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2it.config.recipe import ratio_key
+from d2it.config import Config, paths
+from d2it.config.recipe import digest, latents_recipe, ratio_key
 from d2it.config.schema import Ratio
 from d2it.errors import UserError
 from d2it.files import read_format
@@ -189,3 +190,15 @@ def route_sample(
         for grain, noise in enumerate(noises)
     ]
     return route(codes, map) * scale, map
+
+
+def open_latents(config: Config, dvae: str, split: str) -> Latents:
+    """The latents of a DVAE run, after checking that it was trained with the settings of now."""
+    folder = paths.latents(config, dvae)
+    latents = Latents.open(folder, split)
+    if latents.header["recipe_digest"] != digest(latents_recipe(config, dvae)):
+        raise UserError(
+            f"{folder} was made with other settings than {dvae} has now: run `d2it train {dvae}` "
+            f"and `d2it encode {dvae}`."
+        )
+    return latents

@@ -20,7 +20,8 @@ from d2it.config.recipe import digest, factors_of, latents_recipe, ratio_key, ru
 from d2it.config.schema import Ratio
 from d2it.errors import UserError
 from d2it.files import atomic_path, file_digest, read_json, require_space, write_json, write_text
-from d2it.grains.maps import entropy_map, grain_map
+from d2it.grains.entropy import entropy_map
+from d2it.grains.maps import grain_map
 from d2it.grains.thresholds import cuts_of
 from d2it.images.packed import PackedImages, open_images
 from d2it.latents.cache import FORMAT, MIRRORS, VERSION, Latents, shard_arrays

@@ -1,0 +1,3 @@
+"""What this computer has: devices, GPUs, threads and processes."""
+
+__all__ = ["device", "gpus", "pools", "rows"]

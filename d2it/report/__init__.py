@@ -1,0 +1,3 @@
+"""Tables, figures and claims, beside the published numbers."""
+
+__all__ = ["claims", "claims_page", "figures", "results", "tables"]

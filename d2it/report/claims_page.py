@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from d2it.config import paths
+from d2it.config.published import published
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.files import write_text
@@ -27,7 +28,7 @@ from d2it.report.claims import (
     supporting,
     verdict_of,
 )
-from d2it.report.results import Result, made_with, published
+from d2it.report.results import Result, made_with
 from d2it.runs import provenance
 from d2it.text import markdown_table
 

@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from PIL import Image
 
 from d2it.config import paths
+from d2it.config.published import published
 from d2it.config.ratios import is_constant, shares
 from d2it.config.recipe import factors_of, ratio_key, run_name
 from d2it.config.schema import Config
@@ -34,7 +35,6 @@ from d2it.report.results import (
     Result,
     made_with,
     of_several,
-    published,
     result,
     scale_line,
 )

@@ -1,18 +1,15 @@
 """The numbers that tables and figures are made of: our evaluations, and what others printed."""
 
-import csv
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from d2it.config import paths
 from d2it.config.recipe import digest, repeats_of, run_recipe
 from d2it.config.schema import Config
 from d2it.config.study import at_scale
-from d2it.errors import UserError
 from d2it.files import read_format
 
 FORMAT, VERSION = "d2it-evaluation", 1
@@ -67,18 +64,6 @@ def result(config: Config, run: str, label: str = "main") -> Result | Gap:
         header=header,
         tried=tried,
         raw=evaluations.get("raw", {}).get("metrics", {}) if best == "main" else {},
-    )
-
-
-def published(name: str) -> list[dict[str, str]]:
-    """Rows of data/published/<name>.csv, as printed."""
-    for folder in (Path.cwd(), Path(__file__).parents[2]):
-        path = folder / "data" / "published" / f"{name}.csv"
-        if path.is_file():
-            with open(path, newline="") as file:
-                return list(csv.DictReader(file))
-    raise UserError(
-        f"data/published/{name}.csv was not found: run d2it from the root of the repository."
     )
 
 

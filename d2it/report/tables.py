@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from d2it.config import paths
+from d2it.config.published import published
 from d2it.config.recipe import ratio_key
 from d2it.config.schema import Config
 from d2it.config.study import Row, Study, Table, heading, item_of
@@ -22,7 +23,6 @@ from d2it.report.results import (
     Result,
     made_with,
     of_several,
-    published,
     result,
     scale_line,
 )

@@ -1,0 +1,13 @@
+"""The folder of a run: what it is to become, who trains it, its states, its published weights."""
+
+__all__ = [
+    "lease",
+    "plan",
+    "provenance",
+    "publish",
+    "record",
+    "signals",
+    "snapshots",
+    "state",
+    "verify",
+]

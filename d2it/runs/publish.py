@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from d2it.errors import UserError
 from d2it.files import canonical_digest, folder_files, read_format, write_json
@@ -10,26 +10,14 @@ from d2it.models.store import read_model, save_model, width_name, write_manifest
 from d2it.runs import state
 from d2it.runs.plan import Plan
 
-if TYPE_CHECKING:
-    from d2it.training.task import Task
-
 FORMAT, VERSION = "d2it-done", 1
 
 
-def write_done(plan: Plan, task: "Task", final: dict[str, float]) -> None:
+def write_done(plan: Plan, **trained: Any) -> None:
     """done.json: the run has been trained to `images`, and this is what its model.json will say."""
-    done = {
-        "format": FORMAT,
-        "version": VERSION,
-        "images": plan.images,
-        "batch": plan.training.batch,
-        "kind": task.kind,
-        "architecture": task.architecture,
-        "recipe": task.recipe,
-        "inputs": task.inputs,
-        "extra": task.extra | {"final": final},
-    }
-    write_json(plan.folder / "done.json", done)
+    done = {"format": FORMAT, "version": VERSION}
+    done |= {"images": plan.images, "batch": plan.training.batch}
+    write_json(plan.folder / "done.json", done | trained)
 
 
 def finished(plan: Plan, warn: Callable[[str], None]) -> dict[str, Any] | None:
@@ -76,7 +64,7 @@ def publish(plan: Plan, done: dict[str, Any], folder: Path) -> None:
         file = state.milestone_folder(plan.state, images) / "model.safetensors"
         weights[f"milestone-{images}"] = file
     for width in plan.widths:  # only where an evaluation asks for one: it takes torch
-        from d2it.training.post_hoc_ema import reconstruct
+        from d2it.runs.snapshots import reconstruct
 
         weights[width_name(width)] = reconstruct(plan, width)
     save_model(

@@ -1,0 +1,3 @@
+"""Trained networks to images: pipelines, exported folders, files of samples."""
+
+__all__ = ["export", "pipeline", "trained_run", "write"]

@@ -15,10 +15,10 @@ from d2it.errors import UserError
 from d2it.grains.maps import random_map
 from d2it.grains.thresholds import constant_cuts
 from d2it.images.packed import read_manifest
+from d2it.latents.cache import open_latents
 from d2it.machine.device import Device, compile_on
 from d2it.models.store import load_model, read_model, weights_name
 from d2it.sampling.pipeline import GrainMaps, Part, Pipeline, keyed, schedule_of
-from d2it.training.transformers import open_latents
 
 
 def trained(config: Config, run: str) -> dict[str, Any]:

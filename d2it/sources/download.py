@@ -25,9 +25,9 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from d2it import __version__
 from d2it.errors import UserError
 from d2it.files import atomic_path, file_digest, matches, require_space
+from d2it.version import __version__
 
 TIMEOUT = 30  # seconds without a byte
 TRIES = 4  # of a broken connection, each going on where the last stopped

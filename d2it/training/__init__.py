@@ -1,0 +1,3 @@
+"""One loop for DVAE, grain, content and DiT runs."""
+
+__all__ = ["loop", "tasks"]

@@ -11,15 +11,16 @@ from torch import Generator, Tensor, nn
 from d2it.config import Config
 from d2it.config.recipe import factors_of, run_recipe
 from d2it.cost.macs import training_flops
-from d2it.grains.maps import entropy_map, grain_map, mean_per_grain, reached_shares
+from d2it.grains.entropy import entropy_map
+from d2it.grains.maps import grain_map, mean_per_grain, reached_shares
 from d2it.grains.thresholds import cuts_of, thresholds_of
 from d2it.images.packed import open_images
 from d2it.models.architecture import architecture
 from d2it.models.discriminator import Discriminator
 from d2it.models.dvae import Dvae, Moments, in_use, sample, to_network
 from d2it.models.from_autoencoder import warm_start
+from d2it.models.lpips import Lpips
 from d2it.training.dvae_loss import (
-    Lpips,
     adaptive_weight,
     hinge_discriminator,
     hinge_generator,

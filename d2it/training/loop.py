@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import accelerate
 import torch
@@ -37,8 +37,10 @@ from d2it.machine.device import (
     take_fp32,
 )
 from d2it.runs import state
-from d2it.runs.plan import Plan, claim, lease, record_start
+from d2it.runs.lease import lease
+from d2it.runs.plan import Plan
 from d2it.runs.publish import write_done
+from d2it.runs.record import claim, record_start
 from d2it.runs.signals import Stalled, Stop, Stopped, stall_timeout
 from d2it.training.batches import Feed
 from d2it.training.log import Journal, Sums, memory_bytes, peak_of, utilisation
@@ -47,6 +49,9 @@ from d2it.training.saver import Contents, Saver
 from d2it.training.task import Task
 from d2it.training.tracking import Tracker, chosen_tracker
 from d2it.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from d2it.training.task import Task
 
 
 def train(
@@ -190,7 +195,14 @@ class Loop:
             self.tracker.finish()
             self.journal.close()
         if self.main:
-            write_done(self.plan, self.task, self.final)
+            write_done(
+                self.plan,
+                kind=self.task.kind,
+                architecture=self.task.architecture,
+                recipe=self.task.recipe,
+                inputs=self.task.inputs,
+                extra=self.task.extra | {"final": self.final},
+            )
         if self.accelerator.num_processes > 1:
             self.accelerator.wait_for_everyone()
             self.accelerator.end_training()

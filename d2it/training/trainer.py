@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from d2it.errors import UserError
 from d2it.machine.device import compile_on
 from d2it.runs.plan import Plan
+from d2it.runs.snapshots import FILE
 from d2it.runs.state import State, Tensors
 from d2it.training.batches import Shards
 from d2it.training.ema import Ema
 from d2it.training.log import Sums
-from d2it.training.post_hoc_ema import FILE, PowerAverages
+from d2it.training.post_hoc_ema import PowerAverages
 from d2it.training.task import Player, Task
 
 

@@ -6,16 +6,15 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from d2it.config import Config, paths
+from d2it.config import Config
 from d2it.config.ratios import at_least, finest
-from d2it.config.recipe import digest, factors_of, kind_of, latents_recipe, run_recipe
+from d2it.config.recipe import factors_of, kind_of, run_recipe
 from d2it.config.schema import Ratio
 from d2it.cost.macs import training_flops
 from d2it.diffusion import Schedule, noise_loss
-from d2it.errors import UserError
 from d2it.files import canonical_digest
 from d2it.grains.maps import cell_weights, copy_within, mean_per_grain
-from d2it.latents.cache import Latents, mirror, route_sample
+from d2it.latents.cache import mirror, open_latents, route_sample
 from d2it.models.architecture import architecture
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dit import DiT
@@ -23,18 +22,6 @@ from d2it.models.grain_transformer import GrainTransformer, grain_loss, one_hot
 from d2it.training.task import Player
 
 Batch = dict[str, Tensor]
-
-
-def open_latents(config: Config, dvae: str, split: str) -> Latents:
-    """The latents of a DVAE run, after checking that it was trained with the settings of now."""
-    folder = paths.latents(config, dvae)
-    latents = Latents.open(folder, split)
-    if latents.header["recipe_digest"] != digest(latents_recipe(config, dvae)):
-        raise UserError(
-            f"{folder} was made with other settings than {dvae} has now: run `d2it train {dvae}` "
-            f"and `d2it encode {dvae}`."
-        )
-    return latents
 
 
 class SecondStageTask:

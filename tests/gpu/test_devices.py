@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from d2it.config.schema import Precision
-from d2it.grains import maps as grains
+from d2it.grains import maps
+from d2it.grains.entropy import entropy_map, grey_levels
 from d2it.machine.device import arithmetic, compile_blocks
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dit import DiT
@@ -133,7 +134,7 @@ def test_bf16_is_close_to_float32(kind, device):
     found, expected, inputs = in_arithmetic(kind, device, "bf16")
     assert 1e-4 < apart(found.float(), expected) < 0.05
     if kind.startswith("content"):  # autocast ends where codes must stay equal to the bit
-        assert torch.equal(found, grains.copy_within(found, inputs[-1], 2))
+        assert torch.equal(found, maps.copy_within(found, inputs[-1], 2))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -210,24 +211,24 @@ def test_grains(device):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (3, 64, 64, 3), generator=generator, dtype=torch.uint8)
     images[:, :32] //= 32  # smooth above
-    entropy = grains.entropy_map(images, 16)
-    assert torch.equal(grains.grey_levels(images.to(device)).cpu(), grains.grey_levels(images))
-    there = grains.entropy_map(images.to(device), 16)
+    entropy = entropy_map(images, 16)
+    assert torch.equal(grey_levels(images.to(device)).cpu(), grey_levels(images))
+    there = entropy_map(images.to(device), 16)
     assert torch.allclose(there.cpu(), entropy, rtol=0, atol=1e-6)
-    map = grains.grain_map(entropy, [2.5])
-    assert 0 < grains.fine_share(map) < 1
-    assert torch.equal(grains.grain_map(there, [2.5]).cpu(), map)
+    map = maps.grain_map(entropy, [2.5])
+    assert 0 < maps.fine_share(map) < 1
+    assert torch.equal(maps.grain_map(there, [2.5]).cpu(), map)
     codes, there_map = put(CODES, device), MAP.to(device)
     for ours, theirs in (
-        (grains.route(codes, there_map), grains.route(CODES, MAP)),
-        (grains.cell_weights(there_map, 2), grains.cell_weights(MAP, 2)),
+        (maps.route(codes, there_map), maps.route(CODES, MAP)),
+        (maps.cell_weights(there_map, 2), maps.cell_weights(MAP, 2)),
         (
-            grains.copy_within(codes[1], there_map, 2),
-            grains.copy_within(CODES[1], MAP, 2),
+            maps.copy_within(codes[1], there_map, 2),
+            maps.copy_within(CODES[1], MAP, 2),
         ),
         (
-            grains.mean_within(codes[1], there_map, 2),
-            grains.mean_within(CODES[1], MAP, 2),
+            maps.mean_within(codes[1], there_map, 2),
+            maps.mean_within(CODES[1], MAP, 2),
         ),
     ):
         assert torch.equal(ours.cpu(), theirs)

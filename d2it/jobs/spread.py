@@ -1,0 +1,80 @@
+"""Spread a command's shares over processes of this machine, or hand them to a cluster."""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import IO
+
+from tqdm import tqdm
+
+from d2it.errors import UserError
+from d2it.jobs.launcher import load_launcher
+from d2it.machine.gpus import visible_gpus
+from d2it.shares import WORKER, Share, explain
+
+
+def spread(arguments: argparse.Namespace, stage: str, has_units: bool = True) -> bool:
+    """Have this very command computed elsewhere, if the launcher or --processes asks for it.
+
+    By a cluster: all of it, and the answer is True. By processes of this machine: its shares, and
+    putting together what they leave is up to the caller. A share is computed by the caller.
+    """
+    if arguments.shard is not None:
+        return False
+    launcher, count = load_launcher(), arguments.processes
+    resources = launcher.of(stage)
+    if count is None and launcher.cluster == "slurm" and resources.shares:
+        from d2it.jobs.slurm_shares import run_on_slurm
+
+        run_on_slurm(arguments.words, stage, launcher, resources.shares if has_units else 0)
+        return True
+    if count is None:
+        count = resources.processes if launcher.cluster == "local" else 1
+    if count < 1:
+        raise UserError(f"--processes is {count}, but must be at least 1.")
+    if count == 1 or not has_units:
+        return False
+    with ExitStack() as stack:
+        logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(count)]
+        read, write = os.pipe()
+        shares = [Share(i + 1, count) for i in range(count)]
+        workers = [_start(arguments.words, *pair, write) for pair in zip(shares, logs, strict=True)]
+        os.close(write)
+        try:
+            with open(read) as reports, tqdm(unit="image", desc=stage, disable=None) as bar:
+                for line in reports:  # until the last of them has ended
+                    bar.update(int(line) if line.strip().isdigit() else 0)
+            codes = [worker.wait() for worker in workers]
+        finally:
+            for worker in workers:
+                worker.kill()
+        for share, code, log in zip(shares, codes, logs, strict=True):
+            if code:
+                log.seek(0)
+                who = f"Process {share.part} of {share.parts}"
+                told, shown = explain(who, code, log.read().splitlines())
+                for line in shown:
+                    print(line, file=sys.stderr)
+                raise UserError(told)
+    return False
+
+
+def _start(
+    words: Sequence[str], share: Share, log: IO[str], write: int
+) -> "subprocess.Popen[bytes]":
+    environment = os.environ | {WORKER: "1"}
+    gpus = visible_gpus()
+    if gpus:  # one each, in turn
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[(share.part - 1) % len(gpus)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "d2it", *words, "--shard", str(share)],
+        stdin=subprocess.PIPE,
+        stdout=write,
+        stderr=log,
+        env=environment,
+        start_new_session=True,  # Ctrl-C is ours, and ends them
+    )
