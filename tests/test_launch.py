@@ -9,16 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from d2it.local.launch import arrange, launch
-from d2it.local.launcher import Launcher, load_launcher
-from d2it.local.local import Job, LocalJob, run_here
-from d2it.local.slurm_training import FRUITLESS, count_starts
-from d2it.local.submit import make_executor
 
 from d2it.config import Config, load, paths
 from d2it.config.recipe import KINDS
 from d2it.errors import UserError
 from d2it.jobs import local, slurm, slurm_training
+from d2it.jobs.launch import arrange, launch
+from d2it.jobs.launcher import Launcher, load_launcher
+from d2it.jobs.local import Job, LocalJob, run_here
+from d2it.jobs.slurm_training import FRUITLESS, count_starts
+from d2it.jobs.submit import make_executor
 from d2it.machine.gpus import joinable, visible_gpus
 from d2it.runs.plan import Plan, make_plan
 
