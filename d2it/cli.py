@@ -26,23 +26,23 @@ BAD_PATH = (
 
 VERBS = {
     "fetch": "download files named in data/sources.csv and check their sha256",
-    "verify": "check the sha256 of every fetched file, or of all that a scale has made",
+    "verify": "check the sha256 of every fetched file, or of everything a scale has made",
     "config": "print the composed configuration",
     "study": "list every run with the cells of tables and figures that it fills",
     "plan": "price a study before it is run: GPU-hours, disk, what is missing",
-    "status": "show where every run stands, from its files",
+    "status": "show the state of every run: waiting, running, failed, finished",
     "grains": "show the grain map of any photograph",
     "prepare": "pack a data set's images at the training resolution",
     "calibrate": "measure a data set's entropy quantiles (Eq 2-3)",
     "reference": "compute a data set's Inception features for FID",
     "train": "train one run: DVAE, grain, content or DiT",
     "encode": "cache the latents of a data set with a trained DVAE",
-    "evaluate": "sample from a run and measure FID and the rest",
+    "evaluate": "sample from a run and measure FID and other metrics, or measure any images",
     "sample": "draw images from a run, or from an exported folder",
-    "export": "write a trained run as a folder that stands alone, with a model card",
+    "export": "write a trained run as a self-contained folder with a model card",
     "table": "write one of the paper's tables",
     "figure": "draw one of the paper's figures",
-    "claims": "hold the paper's claims against runs of several training seeds",
+    "claims": "test the paper's claims on runs of several training seeds",
     "models": "print parameters and GMACs of the named models",
 }
 # Verbs that take no settings, or make them.

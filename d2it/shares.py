@@ -44,13 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--processes",
         type=int,
         metavar="N",
-        help="processes on this machine; the numbers are the same (default: the launcher's, 1)",
+        help="processes on this machine; output is identical (default: the launcher's, 1)",
     )
     parser.add_argument(
         "--shard",
         metavar="I/N",
-        help="compute only the I-th of N shares, e.g. on N machines that share a disk; the "
-        "same command without it puts them together",
+        help="compute only the I-th of N shares, e.g. on N machines that share a disk; then "
+        "run without it to combine them",
     )
 
 

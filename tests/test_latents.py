@@ -195,7 +195,7 @@ def test_bad_input(config, capsys):
     with pytest.raises(UserError, match=f"{path.name} is missing or damaged"):
         Latents.open(folder, "train")
     assert main(["encode", "grain", *OVERRIDES]) == 2
-    assert "grain is no DVAE run" in capsys.readouterr().err
+    assert "grain is not a DVAE run" in capsys.readouterr().err
     other = load(overrides=[*OVERRIDES, "training.dvae.learning_rate=0.5"])
     with pytest.raises(UserError, match="other settings"):
         encode(other, "dvae")

@@ -244,7 +244,7 @@ def test_what_imagenet_is_compared_with_is_named_before_it_is_wanted(
     [
         (["--gpu", "a8000"], "There is no GPU 'a8000' (did you mean 'a800'?)"),
         (["tabel_3"], "There is no table, figure or run 'tabel_3' at scale smoke (did you mean"),
-        (["--mfu", "40"], "--mfu 40 is no share of the peak: give 0.4 for 40 %."),
+        (["--mfu", "40"], "--mfu 40 is not a share of the peak: give 0.4 for 40 %."),
         (["--scale", "papr"], "There is no scale 'papr' (did you mean 'paper'?)"),
     ],
 )

@@ -198,7 +198,7 @@ def test_a_watch_that_makes_no_sense(seconds, capsys):
     from d2it.cli import main
 
     assert main(["status", f"--watch={seconds}", "scale=smoke"]) == 2
-    assert "give the seconds between two looks" in capsys.readouterr().err
+    assert "give the seconds between two updates" in capsys.readouterr().err
 
 
 SACCT = """#!/bin/sh

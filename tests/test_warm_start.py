@@ -177,7 +177,7 @@ def test_the_command_starts_from_the_weights_and_opens_no_pickle(tmp_path, monke
     before = tree(tmp_path)
     done = train(WarmStart("vae.bin", file_digest("vae.bin")), tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "vae.bin is no safetensors file, and a pickle is never opened" in done.stderr
+    assert "vae.bin is not a safetensors file, and a pickle is never opened" in done.stderr
     assert tree(tmp_path) == before
 
     done = train(saved(autoencoder((16, 32, 64), 1).state_dict(), tmp_path), tmp_path)

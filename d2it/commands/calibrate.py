@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--processes",
         type=positive,
         metavar="N",
-        help="that count (default: one per core if it pays); no number depends on it",
+        help="number of processes; the result is identical (default: one per core if it pays)",
     )
     add_config_arguments(parser)
 
@@ -46,6 +46,6 @@ def print_foreign_shares(config: Config, data: str) -> None:
         )
         shares = ", ".join(f"{r:g} gives {own.above(ruling.cut(r)[0]):.3f}" for r in RATIOS)
         print(
-            f"By the thresholds of {source}, the shares of fine regions of {region} px are: "
+            f"With the thresholds of {source}, the shares of fine regions of {region} px are: "
             f"{shares}."
         )

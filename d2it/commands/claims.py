@@ -8,13 +8,13 @@ from d2it.config.load import load
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Examples: d2it claims scale=mini; d2it claims --runs scale=mini. Which runs decide which "
-        "claim stands in params/claims.yaml."
+        "Examples: d2it claims scale=mini; d2it claims --runs scale=mini. params/claims.yaml says "
+        "which runs decide which claim."
     )
     parser.add_argument(
         "--runs",
         action="store_true",
-        help="only print the runs that the claims need, the most important first",
+        help="only list the runs that the claims need, the most important first",
     )
     add_config_arguments(parser)
 

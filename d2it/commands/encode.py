@@ -25,7 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
     config = load(arguments.params, arguments.overrides)
     run, share = arguments.dvae, shares.share_of(arguments)
     if kind_of(config, run) != "dvae":
-        raise UserError(f"{run} is no DVAE run: name one of {', '.join(config.runs.dvae)}.")
+        raise UserError(f"{run} is not a DVAE run: name one of {', '.join(config.runs.dvae)}.")
 
     done = True
     if not spread(arguments, "encode"):
@@ -33,6 +33,6 @@ def main(arguments: argparse.Namespace) -> None:
 
         done = encode(config, run, share)
     if share is not None:
-        print(f"Share {share} is there: the command without --shard puts them together.")
+        print(f"Share {share} is done: run without --shard to combine all shares.")
         return
-    print(f"{paths.latents(config, run)}: {'encoded' if done else 'nothing was missing'}")
+    print(f"{paths.latents(config, run)} {'is ready' if done else 'is up to date'}.")

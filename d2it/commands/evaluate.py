@@ -20,11 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "d2it evaluate --images samples/ --reference photos/ --json; "
         "d2it evaluate --images samples.npz --reference imagenet --metrics fid_50k sfid_50k "
         "scale=paper. "
-        "An evaluation that was stopped goes on when the command is repeated. D2IT_THREADS sets "
+        "To resume, run the same command again. D2IT_THREADS sets "
         "the number of CPU threads (default 1)."
     )
     parser.add_argument("run", nargs="?", metavar="RUN", help="a run of the scale, e.g. d2it_b")
-    pictures = parser.add_argument_group("anybody's images, instead of a run's")
+    pictures = parser.add_argument_group("any images, instead of a run's")
     pictures.add_argument(
         "--images",
         metavar="DIR",
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pictures.add_argument(
         "--reference",
         metavar="DIR|NAME",
-        help="what to compare with: such a folder or file, or a data set of the scale, whose "
-        "reference `d2it reference NAME` has made; those of folders are kept in data/references",
+        help="what to compare with: such a folder or file, or a data set of the scale after "
+        "`d2it reference NAME`; features of folders are kept in data/references",
     )
     pictures.add_argument(
         "--protocol", choices=tuple(PROTOCOLS), help="default: the data set's own, else clean"
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="METRIC",
-        help=f"of {', '.join(METRICS)}; fid_10k or fid_50k insist on so many images "
+        help=f"of {', '.join(METRICS)}; fid_10k or fid_50k require that many images "
         "(default: the protocol's, and kid)",
     )
     pictures.add_argument("--n", type=int, help="measure the first n images (default: all)")
@@ -69,7 +69,7 @@ def main(arguments: argparse.Namespace) -> None:
     if run and any(given.values()):
         raise UserError(
             f"{next(name for name in given if given[name])} goes with --images, not with a run: "
-            "leave it out; evaluation.metrics says what is measured of runs."
+            "leave it out, and set evaluation.metrics for a run's metrics."
         )
     config, share = load(arguments.params, arguments.overrides), shares.share_of(arguments)
     if arguments.images:
@@ -93,7 +93,7 @@ def main(arguments: argparse.Namespace) -> None:
 
         devices = evaluate(config, run, share)
     if share is not None:
-        print(f"Share {share} is there: the command without --shard puts them together.")
+        print(f"Share {share} is done: run without --shard to combine all shares.")
         return
     record(config, run, devices)
     print(f"{paths.evaluation(config, run)} is ready.")

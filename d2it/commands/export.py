@@ -13,14 +13,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'd2it.load("my-d2it").sample(n=4, label=3, seed=0).'
     )
     parser.add_argument("run", metavar="RUN", help="a trained content or DiT run, e.g. d2it_b")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     parser.add_argument(
         "--weights",
         metavar="ema|raw|WIDTH",
         default="ema",
-        help="averaged (default), as optimised, or the published average of this relative width",
+        help="averaged (default), raw, or the published average of this relative width",
     )
-    parser.add_argument("--guidance", type=float, default=1.0, help="1 is none (default: 1)")
+    parser.add_argument("--guidance", type=float, default=1.0, help="scale; 1: none (default: 1)")
     add_config_arguments(parser)
 
 

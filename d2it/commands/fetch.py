@@ -8,15 +8,15 @@ from d2it.sources.table import read_sources
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Example: d2it fetch inception lpips_alex. A broken download goes on when the command is "
-        "repeated. Files go to data/weights/, or where D2IT_WEIGHTS says; D2IT_OFFLINE=1 forbids "
-        "any connection."
+        "Example: d2it fetch inception lpips_alex. To resume a broken download, run the same "
+        "command again. Files go to data/weights/, or where D2IT_WEIGHTS says; D2IT_OFFLINE=1 "
+        "forbids any connection."
     )
     parser.add_argument(
         "names",
         nargs="*",
         metavar="NAME",
-        help="files, groups of files, or `all`; without one the table is listed",
+        help="files, groups of files, or `all`; without a name: list them",
     )
     parser.add_argument(
         "--from",
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="mirrors",
         metavar="URL",
-        help="also look in the folder at this address (repeat for more): for files that are given "
-        "out to those who register, such as ImageNet's",
+        help="a mirror's folder to look in as well (repeat for more), for files that need a "
+        "registration, such as ImageNet's",
     )
 
 

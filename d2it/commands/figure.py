@@ -8,7 +8,8 @@ from d2it.config.study import load_study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("number", type=int, choices=range(3, 7), help="of the figure, 3 to 6")
+    parser.epilog = "Example: d2it figure 4 scale=demo."
+    parser.add_argument("number", type=int, choices=range(3, 7), help="which figure, 3 to 6")
     add_config_arguments(parser)
 
 

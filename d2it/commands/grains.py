@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=shares,
         metavar="R",
-        help="share of fine regions, or shares of the finer grains as 0.3,0.2; may be repeated, "
-        "one picture each (default: 0.5)",
+        help="share of fine regions, or shares of the finer grains, e.g. 0.3,0.2; repeat for more "
+        "pictures (default: 0.5)",
     )
     parser.add_argument(
         "--out",
@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--thresholds",
         type=Path,
         metavar="FILE",
-        help="thresholds.json of a data set (default: the quantiles of this photograph's own "
-        "regions, so that each ratio is reached)",
+        help="thresholds.json of a data set (default: quantiles of this photograph's own regions, "
+        "so that it has exactly the ratio)",
     )
 
 

@@ -43,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mfu",
         type=float,
         metavar="SHARE",
-        help="share of the GPU's peak that is reached, e.g. 0.4, instead of what is measured or "
-        "assumed",
+        help="reached share of the GPU's peak, e.g. 0.4 (default: measured, else assumed)",
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.add_argument(
@@ -73,7 +72,7 @@ def main(arguments: argparse.Namespace) -> None:
     print("\n".join([*heading_lines(config, rate), "", *table(found)]))
     print("\nDisk: " + ", ".join(f"{w} {space(d)[0]} GB" for w, d in found.by_use().items()))
     if found.items:
-        print("\nGPU hours of each, made alone (runs that several share are in each)")
+        print("\nGPU-hours of each by itself (shared runs count in each)")
         for item, hours in found.items.items():
             print(f"  {heading(item):<10}{count(hours):>10}")
     print()
@@ -104,7 +103,7 @@ def heading_lines(config: Config, rate: Rate) -> list[str]:
         f"Scale {config.name} on {gpu.name.upper()} GPUs of {gpu.gigabytes} GB, as if nothing had "
         f"been made yet. Assumed: {shares['bf16']:.0%} of {gpu.bf16:g} TFLOP/s in bf16, "
         f"{shares['tf32']:.0%} of {gpu.tf32:g} in TF32 (convolutions in fp32), "
-        f"{shares['fp32']:.0%} of {gpu.fp32:g} in fp32 (Inception); images are drawn in "
+        f"{shares['fp32']:.0%} of {gpu.fp32:g} in fp32 (Inception); sampling is in "
         f"{sampling}. Measured MFU: {measured or 'none on this GPU (make first-hour)'}. "
         "GMACs are of one forward pass; hours are of one GPU, to be divided by their number; "
         "GB/GPU is what training needs on each, however many there are; disk is in GB."

@@ -10,15 +10,15 @@ from d2it.images.prepare import prepare, problems_file
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Your own folder, zip, tar or parquet file: see docs/data.md. A killed command goes on "
-        "when repeated."
+        "Example: d2it prepare photos. Your own folder, zip, tar or parquet file: see "
+        "docs/data.md. To resume, run the same command again."
     )
     parser.add_argument("data", metavar="DATA", help="a data set of the scale, e.g. photos")
     parser.add_argument(
         "--processes",
         type=positive,
         metavar="N",
-        help="that decode (default: one per core if it pays); no byte depends on it",
+        help="number of decoding processes; output is identical (default: one per core if it pays)",
     )
     add_config_arguments(parser)
 
@@ -33,6 +33,6 @@ def main(arguments: argparse.Namespace) -> None:
         if manifest[key] != "not stated":
             print(f"{key.capitalize()}: {manifest[key]}")
     if manifest.get("left_out"):
-        print(f"{manifest['left_out']} images that cannot be read were left out.")
+        print(f"{manifest['left_out']} unreadable images were left out.")
     if problems_file(config, data).exists():
-        print(f"{problems_file(config, data)} names files that are damaged or equal to others.")
+        print(f"{problems_file(config, data)} lists damaged and duplicate files.")

@@ -26,6 +26,6 @@ def main(arguments: argparse.Namespace) -> None:
 
         made = make_reference(config, arguments.data, share)
     if share is not None:
-        print(f"Share {share} is there: the command without --shard puts them together.")
+        print(f"Share {share} is done: run without --shard to combine all shares.")
         return
     print(f"{paths.reference(config, arguments.data)} {'is ready' if made else 'is up to date'}.")

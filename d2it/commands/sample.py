@@ -23,11 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Examples: d2it sample --run d2it_xl_classes --seeds 0-63 --class 3 --grain-map map.png; "
         "d2it sample --run FOLDER --seeds 0-49999 --format npz --processes 8. "
-        "Image 17 of a run is the same in every request for it. A command that was stopped goes on "
-        "when it is repeated."
+        "Image 17 of a run is the same in every request. To resume, run the same command again."
     )
     parser.add_argument(
-        "--run", required=True, metavar="NAME", help="a trained run, or a folder of `d2it export`"
+        "--run",
+        required=True,
+        metavar="NAME",
+        help="a trained run, or a folder made by `d2it export`",
     )
     parser.add_argument(
         "--seeds",
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="S",
-        help="another series of numbers: evaluation.seeds of evaluations (default: 0)",
+        help="sampling seed, as evaluation.seeds of evaluations (default: 0)",
     )
     parser.add_argument(
         "--class",
@@ -52,35 +54,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grain-map",
         type=Path,
         metavar="PICTURE",
-        help="one map for all images, drawn by hand: dark coarse, bright fine; as many pixels as "
-        "regions, or a multiple, e.g. the size of the images (default: the run's own maps)",
+        help="one grain map for all images, as a picture: dark coarse, bright fine; a pixel a "
+        "region or a multiple, e.g. the images' size (default: the run's own maps)",
     )
     parser.add_argument(
-        "--guidance", type=float, metavar="G", help="1 is none (default: 1, or the folder's)"
+        "--guidance", type=float, metavar="G", help="scale; 1: none (default: 1, or the folder's)"
     )
     parser.add_argument(
         "--steps", type=int, metavar="N", help="sampling steps (default: the run's)"
     )
-    parser.add_argument("--sampler", choices=("ddpm", "ddim", "dpm++"), help="(default: the run's)")
+    parser.add_argument("--sampler", choices=("ddpm", "ddim", "dpm++"), help="default: the run's")
     parser.add_argument(
         "--weights",
         metavar="ema|raw|WIDTH",
-        help="averaged, as optimised, or the published average of this relative width "
-        "(default: ema)",
+        help="averaged, raw, or the published average of this relative width (default: ema)",
     )
     parser.add_argument(
         "--format",
         choices=("png", "packed", "npz", "features"),
         default="png",
-        help="a PNG an image, images.npy, samples.npz as ADM's evaluator reads it, or Inception "
-        "features.npy without images (default: png)",
+        help="one PNG per image; images.npy; samples.npz for ADM's evaluator; or only Inception "
+        "features.npy (default: png)",
     )
     parser.add_argument(
         "--protocol",
         choices=tuple(PROTOCOLS),
-        help="of --format features (default: that of the run's data set)",
+        help="how --format features resizes images (default: the data set's)",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="(default: samples/NAME)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: samples/NAME")
     shares.add_arguments(parser)
     add_config_arguments(parser)
 
@@ -96,7 +97,7 @@ def main(arguments: argparse.Namespace) -> None:
     if not spread(arguments, "sample"):
         drawn = draw(arguments, span, out, share)
     if share is not None:
-        print(f"Share {share} is there: the command without --shard puts them together.")
+        print(f"Share {share} is done: run without --shard to combine all shares.")
         return
     print(f"{out} {'is ready' if drawn else 'is up to date'}: {len(span)} images.")
 
@@ -132,7 +133,7 @@ def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
 
         if not is_pipeline(folder):
             raise UserError(
-                f"{folder} is no exported folder, it has no pipeline.json: name one, or a run."
+                f"{folder} is not an exported folder (it has no pipeline.json): name one, or a run."
             )
         if arguments.weights or arguments.overrides:
             raise UserError(

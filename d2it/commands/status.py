@@ -25,15 +25,15 @@ HOME_AND_CLEAR = "\x1b[H\x1b[J"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Example: d2it status --watch scale=smoke. It reads files only, so it works while "
-        "Snakemake runs and after it died; of a run that does not run, `images` are those saved."
+        "Example: d2it status --watch scale=smoke. It only reads files, so it works while "
+        "Snakemake runs and after it died. For stopped runs, `images` counts what was saved."
     )
     parser.add_argument(
         "--watch",
         nargs="?",
         const=str(REFRESH),
         metavar="SECONDS",
-        help=f"show it again every so many seconds (default {REFRESH:g}), until Ctrl-C",
+        help=f"update every so many seconds (default {REFRESH:g}), until Ctrl-C",
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     add_config_arguments(parser)
@@ -61,7 +61,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0.1 <= seconds <= 86400:
-        raise UserError(f"--watch {text}: give the seconds between two looks, 0.1 or more.")
+        raise UserError(f"--watch {text}: give the seconds between two updates, 0.1 or more.")
     return seconds
 
 

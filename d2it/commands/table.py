@@ -8,7 +8,8 @@ from d2it.config.study import load_study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("number", type=int, choices=range(1, 6), help="of the table, 1 to 5")
+    parser.epilog = "Example: d2it table 3 scale=demo. Runs that are missing are marked."
+    parser.add_argument("number", type=int, choices=range(1, 6), help="which table, 1 to 5")
     add_config_arguments(parser)
 
 

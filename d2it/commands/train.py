@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--launcher",
         metavar="NAME",
-        help="a file of params/launcher/, or any other .yaml, and what differs from it, e.g. "
+        help="a file of params/launcher/ or any other .yaml, then changed fields, e.g. "
         '"slurm resources.account=vision" (default: $D2IT_LAUNCHER, else local)',
     )
     parser.add_argument(
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait",
         action="store_true",
-        help="if another process is training this run, wait for it, then go on",
+        help="if another process is training this run, wait until it ends, then continue",
     )
     add_config_arguments(parser)
 

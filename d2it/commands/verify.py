@@ -8,14 +8,14 @@ from d2it.sources.fetch import verify
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Example: d2it verify --made paper. It ends with 2 if a file is damaged, and says what "
-        "makes it again; of the fetched files, missing ones are named."
+        "Example: d2it verify --made paper. If a file is damaged, the exit code is 2 and the "
+        "command that remakes it is shown."
     )
     parser.add_argument(
         "--made",
         metavar="SCALE",
-        help="instead of the fetched files, read the images, references, latents, models and "
-        "galleries of this scale: stages compare the sizes of large files, and this every bit",
+        help="check images, references, latents, models and galleries of this scale instead: "
+        "every byte, where the stages themselves only compare sizes of large files",
     )
 
 

@@ -53,7 +53,7 @@ def rate_of(gpu: Gpu, mfu: float | None = None, results: Path = RESULTS) -> Rate
     """`mfu` stands for every assumption and every measurement."""
     if mfu is not None:
         if not 0 < mfu <= 1:
-            raise UserError(f"--mfu {mfu:g} is no share of the peak: give 0.4 for 40 %.")
+            raise UserError(f"--mfu {mfu:g} is not a share of the peak: give 0.4 for 40 %.")
         return Rate(gpu, dict.fromkeys(ASSUMED, mfu), {})
     return Rate(gpu, ASSUMED, measured_mfu(gpu, results))
 

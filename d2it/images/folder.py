@@ -214,8 +214,8 @@ def stated_names(pictures: Sequence[Picture], count: int) -> list[str]:
     for file, names in named.items():
         if names != classes:
             raise UserError(
-                f"{file} calls its classes otherwise than {first}: their numbers mean different "
-                "things, so name one of them."
+                f"{file} names its classes differently from {first}, so equal numbers mean "
+                "different classes: choose one of the two files."
             )
     return classes
 

@@ -33,7 +33,7 @@ def photo_collection(dataset: Dataset, seed: int, name: str) -> Collection:
             "side in (0, 1]."
         )
     if dataset.train is None or dataset.test is None:
-        raise UserError(f"Crops have no natural number: set data.{name}.train and .test.")
+        raise UserError(f"data.{name} is cut into crops: set their numbers, train and test.")
     rows = [row for row in read_sources().values() if row.group == "photos"]
     photos = [row.name for row in rows]
     splits = {}

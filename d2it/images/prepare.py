@@ -119,8 +119,8 @@ def look_ahead(collection: Collection, dataset: Dataset) -> None:
         except Exception as error:  # decoders meet damage with every kind
             why = reason(error)
     raise UserError(
-        f"Cannot read {spell(item)} ({why}), nor any other of {LOOKS} images from among "
-        f"{len(items)}: see whether {dataset.source} holds what it should."
+        f"Cannot read {spell(item)} ({why}), nor any other of {LOOKS} images out of "
+        f"{len(items)}: check what {dataset.source} holds."
     )
 
 

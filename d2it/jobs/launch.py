@@ -96,7 +96,7 @@ def launch(
     published = paths.model(config, run)
     done = finished(plan, _warn)
     if done is None and is_published(plan, published):
-        print(f"{run}: trained to {plan.images} images before, stands in {published}")
+        print(f"{run}: already trained to {plan.images} images, published in {published}")
         return
     if done is None:
         _train(config, plan, launcher, wait, processes)
@@ -108,7 +108,7 @@ def launch(
             )
         print(f"{run}: trained to {plan.images} images, published in {published}")
     else:
-        print(f"{run}: trained to {plan.images} images before, published again in {published}")
+        print(f"{run}: trained to {plan.images} images before; published again in {published}")
     with locked(plan.folder / "publish.lock"):  # several may have waited for it
         publish(plan, done, published)
 

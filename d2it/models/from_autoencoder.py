@@ -82,8 +82,8 @@ def warm_start(network: "Dvae", source: WarmStart) -> str:
         theirs = load_file(path)
     except SafetensorError:
         raise UserError(
-            f"{path} is no safetensors file, and a pickle is never opened: give the .safetensors "
-            "of a diffusers AutoencoderKL."
+            f"{path} is not a safetensors file, and a pickle is never opened: give the "
+            ".safetensors of a diffusers AutoencoderKL."
         ) from None
     fresh = fresh_parts(network)
     ours = renamed(theirs, head=f"encoder.heads.{len(network.factors) - 1}.")

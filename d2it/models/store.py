@@ -111,8 +111,8 @@ def weights_name(header: dict[str, Any], at: float = 1.0, weights: str | float =
             stem = width_name(weights)
             if f"{stem}.safetensors" not in header["files"]:
                 raise UserError(
-                    f"No average of relative width {weights:g} was published: an evaluation of the "
-                    "run must name it (weights), and `d2it train` be repeated."
+                    f"No average of relative width {weights:g} was published: give it as `weights` "
+                    "of an evaluation of the run, and repeat `d2it train`."
                 )
             return stem
         return "model" if weights == "ema" else "raw"

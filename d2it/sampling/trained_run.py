@@ -103,7 +103,7 @@ class Painter(Pipeline):
         self.config, self.measured, self.device = config, measured, device
         kind = kind_of(config, run)
         if kind not in ("content", "dit"):
-            raise UserError(f"{run} is a {kind} run: only content and DiT runs paint images.")
+            raise UserError(f"{run} is a {kind} run: only content and DiT runs draw images.")
         spec = getattr(config.runs, kind)[run]
         network = load_part(config, run, device, measured.at, measured.weights)
         dvae = load_part(config, spec.latents, device)

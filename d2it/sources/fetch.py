@@ -73,9 +73,9 @@ def fetch(names: Sequence[str], say: Say = print, mirrors: Sequence[str] = ()) -
         if not (source.file.exists() and _is_intact(source)):
             if source.gate and not mirrors:
                 raise UserError(
-                    f"{source.file} is missing or damaged: {source.gate} gives it out to those who "
-                    f"register; put it there, or run `d2it fetch {source.name} --from URL` with "
-                    "the address of the folder that you may fetch it from."
+                    f"{source.file} is missing or damaged: register at {source.gate} and put it "
+                    f"there, or run `d2it fetch {source.name} --from URL` with a mirror's folder "
+                    "that you have access to."
                 )
             if os.environ.get("D2IT_OFFLINE", "0") != "0":
                 raise UserError(
