@@ -13,6 +13,11 @@ from d2it.report import claims
 from d2it.config import study
 from d2it import snakefile as wiring
 
+
+def stop(error):
+    sys.exit(f"d2it: error: {error}")
+
+
 try:
     # How a machine runs jobs is no setting of the study. The user's word counts before the
     # profile's; commands read it from the environment.
@@ -21,12 +26,11 @@ try:
     CONFIG, PARAMS = wiring.configure(config)
     STUDY = study.load_study()
     LAUNCHER = load_launcher()
-    if "help" in sys.argv[1:]:  # answered while this is read: it needs no --cores
-        print(wiring.help_text(CONFIG))
-        sys.exit(0)
-    print(wiring.scale_line(CONFIG, "all"), file=sys.stderr)
 except UserError as error:
-    sys.exit(f"d2it: error: {error}")
+    stop(error)
+if "help" in sys.argv[1:]:  # answered while this is read: it needs no --cores
+    sys.exit(print(wiring.help_text(CONFIG)))
+print(wiring.scale_line(CONFIG, "all"), file=sys.stderr)
 
 TRAINS_HERE = LAUNCHER.cluster == "local"
 LOGS = f"logs/{CONFIG.name}"
@@ -90,35 +94,38 @@ def latents_of(kind):
     )
 
 
-def place_of(stage, in_shares=False):
-    """Where a job of Slurm goes, for its message. As a resource it triggers no rerun."""
-    return lambda wildcards: "" if heads_of(stage) else wiring.place(resources_of(stage), in_shares)
-
-
-def resources_of(stage):
-    """What a job gets; Snakemake's end where no training of this kind can have it."""
-    try:
-        trains = stage in recipe.KINDS
-        return arrange(CONFIG, LAUNCHER, stage) if trains else LAUNCHER.of(stage)
-    except UserError as error:
-        sys.exit(f"d2it: error: {error}")
-
-
 def can_train(wildcards):
     """No file: refuses, before any job, a launcher that cannot train a run that is not there."""
     if not os.path.exists(manifest(paths.model(CONFIG, wildcards.run))):
-        resources_of(recipe.kind_of(CONFIG, wildcards.run))
+        resources_of("train", wildcards)
     return []
+
+
+def resources_of(stage, wildcards):
+    """What a job gets; Snakemake's end where no training of this kind can have it."""
+    if stage != "train":
+        return LAUNCHER.of(stage)
+    try:
+        return arrange(CONFIG, LAUNCHER, recipe.kind_of(CONFIG, wildcards.run))
+    except UserError as error:
+        stop(error)
+
+
+def place_of(stage, in_shares=False):
+    """Where a job of Slurm goes, for its message. As a resource it triggers no rerun."""
+    if heads_of(stage):
+        return ""
+    return lambda wildcards: wiring.place(resources_of(stage, wildcards), in_shares)
 
 
 def processes_of(stage):
     """Cores that a stage takes here: one where it only waits for a cluster's job."""
-    return lambda wildcards: resources_of(stage).processes if TRAINS_HERE else 1
+    return lambda wildcards: resources_of(stage, wildcards).processes if TRAINS_HERE else 1
 
 
 def heads_of(stage):
     """1 for a command that computes here, 0 for one that waits for a cluster."""
-    return 1 if TRAINS_HERE or not (stage in recipe.KINDS or LAUNCHER.of(stage).shares) else 0
+    return 1 if TRAINS_HERE or not (stage == "train" or LAUNCHER.of(stage).shares) else 0
 
 
 def first_stage_of(kind):

@@ -31,27 +31,17 @@ rule evaluate_dvae:
         "d2it evaluate {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"
 
 
-rule evaluate_grain:
+use rule evaluate_dvae as evaluate_grain with:
     input:
         manifest(paths.model(CONFIG, "{run}")),
         latents_of("grain"),
     output:
         str(paths.evaluation(CONFIG, any_of("grain"))),
         manifest(paths.gallery(CONFIG, any_of("grain"))),
-    params:
-        settings=lambda wildcards: wiring.evaluation_digest(CONFIG, wildcards.run),
-    log:
-        f"{LOGS}/evaluate/{{run}}.log",
-    resources:
-        head=heads_of("evaluate"),
-        place=place_of("evaluate"),
-    message:
-        "Evaluating {wildcards.run}{resources.place}"
-    shell:
-        "d2it evaluate {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"
 
 
-rule evaluate_content:
+# What is drawn can be shared out: over processes here, over an array of jobs on a cluster.
+use rule evaluate_dvae as evaluate_content with:
     input:
         manifest(paths.model(CONFIG, "{run}")),
         first_stage_of("content"),
@@ -62,21 +52,13 @@ rule evaluate_content:
     output:
         str(paths.evaluation(CONFIG, any_of("content"))),
         manifest(paths.gallery(CONFIG, any_of("content"))),
-    params:
-        settings=lambda wildcards: wiring.evaluation_digest(CONFIG, wildcards.run),
-    log:
-        f"{LOGS}/evaluate/{{run}}.log",
     resources:
         head=heads_of("evaluate"),
         place=place_of("evaluate", in_shares=True),
     threads: processes_of("evaluate")
-    message:
-        "Evaluating {wildcards.run}{resources.place}"
-    shell:
-        "d2it evaluate {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"
 
 
-rule evaluate_dit:
+use rule evaluate_content as evaluate_dit with:
     input:
         manifest(paths.model(CONFIG, "{run}")),
         first_stage_of("dit"),
@@ -86,15 +68,3 @@ rule evaluate_dit:
     output:
         str(paths.evaluation(CONFIG, any_of("dit"))),
         manifest(paths.gallery(CONFIG, any_of("dit"))),
-    params:
-        settings=lambda wildcards: wiring.evaluation_digest(CONFIG, wildcards.run),
-    log:
-        f"{LOGS}/evaluate/{{run}}.log",
-    resources:
-        head=heads_of("evaluate"),
-        place=place_of("evaluate", in_shares=True),
-    threads: processes_of("evaluate")
-    message:
-        "Evaluating {wildcards.run}{resources.place}"
-    shell:
-        "d2it evaluate {wildcards.run} --params {PARAMS} 2>&1 | tee {log}"

@@ -2,7 +2,7 @@
 
 
 def explain(wildcards):
-    sys.exit(f"d2it: error: {wiring.explain_target(CONFIG, wildcards.target)}")
+    stop(wiring.explain_target(CONFIG, wildcards.target))
 
 
 for item in study.ITEMS:

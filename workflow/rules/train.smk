@@ -21,9 +21,9 @@ rule train_dvae:
     log:
         f"{LOGS}/train/{{run}}.log",
     resources:
-        head=heads_of("dvae"),
-        place=place_of("dvae"),
-    threads: processes_of("dvae")
+        head=heads_of("train"),
+        place=place_of("train"),
+    threads: processes_of("train")
     priority: 1  # all else waits for it
     message:
         "Training {wildcards.run}{resources.place}"
@@ -31,67 +31,26 @@ rule train_dvae:
         "d2it train {wildcards.run} --params {PARAMS} --wait 2>&1 | tee {log}"
 
 
-rule train_grain:
+use rule train_dvae as train_grain with:
     input:
         can_train,
         latents_of("grain"),
     output:
         manifest(paths.model(CONFIG, any_of("grain"))),
-    params:
-        run=lambda wildcards: recipe.run_name(CONFIG, wildcards.run),
-        images=lambda wildcards: recipe.training_images(CONFIG, wildcards.run),
-        milestones=lambda wildcards: wiring.milestones(CONFIG, wildcards.run),
-    log:
-        f"{LOGS}/train/{{run}}.log",
-    resources:
-        head=heads_of("grain"),
-        place=place_of("grain"),
-    threads: processes_of("grain")
-    message:
-        "Training {wildcards.run}{resources.place}"
-    shell:
-        "d2it train {wildcards.run} --params {PARAMS} --wait 2>&1 | tee {log}"
+    priority: 0
 
 
-rule train_content:
+use rule train_grain as train_content with:
     input:
         can_train,
         latents_of("content"),
     output:
         manifest(paths.model(CONFIG, any_of("content"))),
-    params:
-        run=lambda wildcards: recipe.run_name(CONFIG, wildcards.run),
-        images=lambda wildcards: recipe.training_images(CONFIG, wildcards.run),
-        milestones=lambda wildcards: wiring.milestones(CONFIG, wildcards.run),
-    log:
-        f"{LOGS}/train/{{run}}.log",
-    resources:
-        head=heads_of("content"),
-        place=place_of("content"),
-    threads: processes_of("content")
-    message:
-        "Training {wildcards.run}{resources.place}"
-    shell:
-        "d2it train {wildcards.run} --params {PARAMS} --wait 2>&1 | tee {log}"
 
 
-rule train_dit:
+use rule train_grain as train_dit with:
     input:
         can_train,
         latents_of("dit"),
     output:
         manifest(paths.model(CONFIG, any_of("dit"))),
-    params:
-        run=lambda wildcards: recipe.run_name(CONFIG, wildcards.run),
-        images=lambda wildcards: recipe.training_images(CONFIG, wildcards.run),
-        milestones=lambda wildcards: wiring.milestones(CONFIG, wildcards.run),
-    log:
-        f"{LOGS}/train/{{run}}.log",
-    resources:
-        head=heads_of("dit"),
-        place=place_of("dit"),
-    threads: processes_of("dit")
-    message:
-        "Training {wildcards.run}{resources.place}"
-    shell:
-        "d2it train {wildcards.run} --params {PARAMS} --wait 2>&1 | tee {log}"
