@@ -5,7 +5,6 @@ import hashlib
 import importlib.util
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from d2it.images.archive import list_pictures
 from d2it.images.folder import folder_collection
 from d2it.images.packed import PackedImages
 from d2it.sources.table import Source, read_sources
+from tests.commands import Done, command
 from tests.loopback import serving
 from tests.test_prepare import folder_dataset, tree, write_photos
 
@@ -81,18 +81,7 @@ def ilsvrc(tmp_path_factory) -> dict[str, bytes]:
     }
 
 
-def command(*words: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "d2it", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=cwd,
-        env={**os.environ, **more},
-    )
-
-
-def assert_says(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+def assert_says(done: Done, *parts: str) -> None:
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("d2it: error: ") and done.stderr.count("\n") == 1, done.stderr
     for part in parts:
@@ -315,7 +304,7 @@ def test_damaged_images_within_the_limit_are_left_out(params, tmp_path):
     write_params(file, params, **changes, damaged=1)
     done = command(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "1 images that cannot be read were left out." in done.stdout
+    assert "1 unreadable images were left out." in done.stdout
     folder = tmp_path / "data/demo/imagenet"
     with open(folder / "problems.csv") as table:
         rows = list(csv.DictReader(table))

@@ -1,10 +1,7 @@
 """Bad input met by the real commands: exit code 2, one sentence, and everything as it was."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 
 from d2it import cli
 from d2it.files import file_digest
+from tests.commands import Done, command, process
 from tests.test_evaluate import pictures
 from tests.test_prepare import tree
 from tests.tiny_world import OVERRIDES, WEIGHTS, build_world, enter
@@ -53,21 +51,14 @@ def begun(world: Path) -> Path:
     return world
 
 
-def environment(**changes: str) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if name != "D2IT_RUNS"}
-    ours = {"D2IT_WEIGHTS": str(WEIGHTS), "D2IT_OFFLINE": "1"}
-    return inherited | ours | changes
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("D2IT_RUNS", raising=False)
+    monkeypatch.setenv("D2IT_WEIGHTS", str(WEIGHTS))
+    monkeypatch.setenv("D2IT_OFFLINE", "1")
 
 
-def d2it(*words: str, cwd: Path, limit: str = "true", **changes: str):
-    """The command as a user runs it, after the shell's `limit`."""
-    shell = ["bash", "-c", f'{limit}; exec "$@"', "bash", sys.executable, "-m", "d2it", *words]
-    return subprocess.run(
-        shell, capture_output=True, text=True, timeout=120, cwd=cwd, env=environment(**changes)
-    )
-
-
-def assert_says(done: subprocess.CompletedProcess, *parts: str) -> None:
+def assert_says(done: Done, *parts: str) -> None:
     """One line is all that is said, and it has all `parts`."""
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("d2it: error: ") and done.stderr.count("\n") == 1, done.stderr
@@ -78,7 +69,7 @@ def assert_says(done: subprocess.CompletedProcess, *parts: str) -> None:
 
 def assert_refused(words: list[str], cwd: Path, *parts: str, **changes: str) -> None:
     before = tree(cwd)
-    assert_says(d2it(*words, cwd=cwd, **changes), *parts)
+    assert_says(command(*words, cwd=cwd, **changes), *parts)
     assert tree(cwd) == before
 
 
@@ -140,7 +131,7 @@ def test_too_few_images_to_compare(tmp_path: Path) -> None:
 
 def test_too_few_images_for_a_reference(tmp_path: Path) -> None:
     one = [*OVERRIDES, "data.photos.train=1"]
-    assert d2it("prepare", "photos", *one, cwd=tmp_path).returncode == 0
+    assert command("prepare", "photos", *one, cwd=tmp_path).returncode == 0
     assert_refused(["reference", "photos", *one], tmp_path, "at least two images", "photos gives 1")
 
 
@@ -149,21 +140,21 @@ def test_too_few_images_for_a_reference(tmp_path: Path) -> None:
 
 def test_full_while_preparing(tmp_path: Path, built: Path) -> None:
     words = ["prepare", "photos", *OVERRIDES]
-    assert_says(d2it(*words, cwd=tmp_path, limit=SMALL), "The disk is full")
+    assert_says(process(*words, cwd=tmp_path, limit=SMALL), "The disk is full")
     assert not leftovers(tmp_path) and not (tmp_path / IMAGES).exists()
-    assert d2it(*words, cwd=tmp_path).returncode == 0
+    assert command(*words, cwd=tmp_path).returncode == 0
     assert tree(tmp_path / IMAGES) == tree(built / IMAGES)
 
 
 def test_full_while_training(begun: Path) -> None:
     data = tree(begun / "data")
-    done = d2it(*TRAIN, cwd=begun, limit="ulimit -f 64")
+    done = process(*TRAIN, cwd=begun, limit="ulimit -f 64")
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert done.stderr.count("d2it: error: ") == 1, done.stderr
     assert "free some space and run the same command again" in done.stderr.splitlines()[-1]
     assert tree(begun / "data") == data
     assert not leftovers(begun) and not (begun / "results").exists()
-    assert d2it(*TRAIN, cwd=begun).returncode == 0
+    assert command(*TRAIN, cwd=begun).returncode == 0
     assert (begun / DVAE / "manifest.json").is_file()
 
 
@@ -173,14 +164,14 @@ def test_full_while_training(begun: Path) -> None:
 def test_training_where_nothing_can_be_written(begun: Path) -> None:
     (begun / "runs").symlink_to("/sys/kernel")
     before = tree(begun / "data")
-    assert_says(d2it(*TRAIN, cwd=begun), "check its permissions")
+    assert_says(process(*TRAIN, cwd=begun), "check its permissions")
     assert tree(begun / "data") == before and not (begun / "results").exists()
 
 
 def test_evaluating_where_nothing_can_be_written(world: Path) -> None:
     (world / "results/smoke/gallery").symlink_to("/sys/kernel")
     before = tree(world / "data"), tree(world / DVAE.parent)
-    done = d2it("evaluate", "dit_b", *OVERRIDES, cwd=world)
+    done = command("evaluate", "dit_b", *OVERRIDES, cwd=world)
     assert_says(done, "check its permissions")
     assert (tree(world / "data"), tree(world / DVAE.parent)) == before
     assert not leftovers(world) and not (world / "results/smoke/evaluations").exists()
@@ -190,7 +181,7 @@ def test_a_table_where_nothing_can_be_written(tmp_path: Path) -> None:
     place = tmp_path / "results/smoke/tables"
     place.parent.mkdir(parents=True)
     place.symlink_to("/sys/kernel")
-    assert_says(d2it("table", "1", "scale=smoke", cwd=tmp_path), "check its permissions")
+    assert_says(command("table", "1", "scale=smoke", cwd=tmp_path), "check its permissions")
     assert list(place.parent.iterdir()) == [place]
 
 
@@ -269,14 +260,14 @@ def test_damaged_weights_are_not_used(world: Path, spoil, command, sentence) -> 
     ],
 )
 def test_a_flipped_bit_is_found_when_everything_is_read(world: Path, file, remedy) -> None:
-    whole = d2it("verify", "--made", "smoke", cwd=world)
+    whole = command("verify", "--made", "smoke", cwd=world)
     assert whole.returncode == 0 and not whole.stderr
     assert all(line.endswith(" is intact") for line in whole.stdout.splitlines())
     flip(world / file)
     folder = Path(file).parent
     said = f"delete {folder} and run `{remedy} scale=smoke`"
     assert_refused(["verify", "--made", "smoke"], world, said)
-    found = d2it("verify", "--made", "smoke", cwd=world).stdout.splitlines()
+    found = command("verify", "--made", "smoke", cwd=world).stdout.splitlines()
     assert len(found) == len(whole.stdout.splitlines()) >= 5
     assert [line for line in found if not line.endswith(" is intact")] == [
         f"{folder}: damaged: {Path(file).name}"

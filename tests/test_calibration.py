@@ -31,6 +31,7 @@ from d2it.images import packed
 from d2it.images.packed import open_images
 from d2it.images.prepare import prepare
 from d2it.sources.fetch import source_path
+from tests.commands import command
 
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 TOP = math.log(256)
@@ -112,12 +113,12 @@ def test_tied_regions_do_not_break_the_table():
 
 SLOW = """
 import sys, time
-from d2it import calibration
-quick = calibration.count_part
+from d2it.grains import calibrate
+quick = calibrate.count_part
 def count_part(part):
     time.sleep(0.3)
     return quick(part)
-calibration.count_part = count_part
+calibrate.count_part = count_part
 from d2it.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -141,8 +142,7 @@ def test_a_killed_calibration_goes_on_with_any_number_of_processes(tmp_path, mon
             time.sleep(0.01)
         killed.kill()
     assert 2 <= len(list(part.glob("*-*.npy"))) < 7 and not path.exists()
-    command = [sys.executable, "-m", "d2it", *words, "--processes", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = command(*words, "--processes", "1")
     assert (done.returncode, done.stderr) == (0, "")
     assert path.read_bytes() == wanted and not part.exists()
 
@@ -156,7 +156,7 @@ def test_what_the_thresholds_of_another_data_set_give_is_said(calibrated, capsys
     assert capsys.readouterr().out == ""
     print_foreign_shares(calibrated, "other")
     said = capsys.readouterr().out
-    assert said.startswith("By the thresholds of photos, the shares of fine regions of 8 px are: ")
+    assert said.startswith("With the thresholds of photos, the shares of fine regions of 8 px are: ")
     images = open_images(calibrated, "other", "train")
     entropy = entropy_map(torch.from_numpy(images[np.arange(28)]), 8)
     for ratio, told in re.findall(r"(\S+) gives (\d\.\d+)", said):
@@ -256,16 +256,10 @@ def test_overlays_are_red_where_fine():
 # The command that shows the grains of any photograph
 
 
-def grains(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "d2it", "grains", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
-
-
 def test_grains_of_a_photograph(tmp_path):
     photo = str(source_path("rocket"))
-    done = grains(
-        photo, "--ratio", "0.3", "--ratio", "0.7", "--out", "r.png", "--json", cwd=tmp_path
-    )
+    options = ["--ratio", "0.3", "--ratio", "0.7", "--out", "r.png", "--json"]
+    done = command("grains", photo, *options, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     assert found["region"] == 16

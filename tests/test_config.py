@@ -16,6 +16,7 @@ from d2it.config.check import numbers, range_of
 from d2it.config.load import params_folder
 from d2it.config.recipe import latents_recipe, run_name, run_recipe
 from d2it.errors import UserError
+from tests.commands import command, process
 
 SCALES = (
     "smoke",
@@ -27,11 +28,6 @@ SCALES = (
     "mini_cpu_2048",
     "paper",
 )
-
-
-def d2it(*arguments: str, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "d2it", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +87,7 @@ def d2it(*arguments: str, **options) -> subprocess.CompletedProcess:
     ],
 )
 def test_bad_overrides_get_one_sentence(override, sentence, tmp_path):
-    done = d2it("config", "--write", "params.yaml", override, cwd=tmp_path)
+    done = command("config", "--write", "params.yaml", override, cwd=tmp_path)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
@@ -119,14 +115,12 @@ def test_more_than_two_grains_are_a_ratio_each():
 
 
 def test_a_full_disk_and_a_path_below_a_file_get_one_sentence(tmp_path):
-    command = f"ulimit -f 0; {sys.executable} -m d2it config --write p.yaml"
-    options = {"capture_output": True, "text": True, "cwd": tmp_path}
-    full = subprocess.run(["bash", "-c", command], **options)
+    full = process("config", "--write", "p.yaml", cwd=tmp_path, limit="ulimit -f 0")
     assert full.returncode == 2 and "The disk is full, or a quota" in full.stderr
     assert full.stderr.count("\n") == 1 and not any(tmp_path.iterdir())
     Path(tmp_path, "file").write_text("")
     for path in ("file/p.yaml", "file/below/p.yaml"):
-        done = d2it("config", "--write", path, cwd=tmp_path)
+        done = command("config", "--write", path, cwd=tmp_path)
         assert done.returncode == 2 and "check its permissions and its folders" in done.stderr
         assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -152,7 +146,7 @@ def test_what_dvc_composes_is_what_we_compose(scale, tmp_path):
 
 
 def test_unknown_experiment_is_named_with_the_nearest():
-    done = d2it("train", "d2it_bb")
+    done = command("train", "d2it_bb")
     assert done.returncode == 2
     assert "There is no experiment 'd2it_bb'" in done.stderr and "d2it_b" in done.stderr
     assert "Traceback" not in done.stderr
@@ -162,7 +156,7 @@ def test_params_file_that_is_missing_or_damaged(tmp_path):
     damaged = tmp_path / "params.yaml"
     damaged.write_text("ratio: [0.5")
     for path, sentence in [(tmp_path / "none.yaml", "is missing"), (damaged, "is not YAML")]:
-        done = d2it("config", "--params", str(path))
+        done = command("config", "--params", str(path))
         assert done.returncode == 2 and sentence in done.stderr
         assert "Traceback" not in done.stderr
 
@@ -176,7 +170,7 @@ def test_composing_needs_no_torch():
 
 
 def test_written_configuration_reads_back_as_itself(tmp_path):
-    assert d2it("config", "--write", str(tmp_path / "p.yaml"), "ratio=0.7").returncode == 0
+    assert command("config", "--write", str(tmp_path / "p.yaml"), "ratio=0.7").returncode == 0
     assert load(tmp_path / "p.yaml") == load(overrides=["ratio=0.7"])
     with pytest.raises(UserError, match="already composed"):
         load(tmp_path / "p.yaml", ["ratio=0.3"])

@@ -22,6 +22,7 @@ from d2it.sources import download
 from d2it.sources.fetch import fetch, source_path, verify, weights_file
 from d2it.sources.lpips_pickle import read_arrays
 from d2it.sources.table import Source, read_sources
+from tests.commands import Done, command
 from tests.loopback import Server, serving
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -65,17 +66,7 @@ def files() -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(Path().rglob("*")) if p.is_file()}
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "d2it", *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-def assert_refused(answer: subprocess.CompletedProcess[str], *words: str) -> None:
+def assert_refused(answer: Done, *words: str) -> None:
     """Exit code 2, one sentence that holds the words, no traceback."""
     assert answer.returncode == 2, answer.stderr
     sentence = answer.stderr.strip()

@@ -5,8 +5,6 @@ import io
 import os
 import random
 import struct
-import subprocess
-import sys
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ import yaml
 from PIL import Image, ImageOps
 
 from d2it.images.packed import PackedImages
+from tests.commands import command
 from tests.test_prepare import tree
 
 SIZE = 32
@@ -144,9 +143,7 @@ def prepare(settings: dict, source: Path, cwd: Path, **changes: object):
     composed = settings | {"data": {"photos": data | changes}}
     (cwd / "params.yaml").write_text(yaml.safe_dump(composed))
     words = ["prepare", "photos", "--params", "params.yaml"]
-    return subprocess.run(
-        [sys.executable, "-m", "d2it", *words], capture_output=True, text=True, timeout=100, cwd=cwd
-    )
+    return command(*words, cwd=cwd)
 
 
 def test_every_file_is_packed_rightly_or_named(params, tmp_path):

@@ -5,8 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from d2it.config.schema import Dataset
 from d2it.errors import UserError
 from d2it.images.decode import centre_crop, read_rgb
 from d2it.images.folder import folder_collection
+from tests.commands import command
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -139,8 +138,7 @@ def run_prepare(params, folder: Path, cwd: Path, params_folder: Path, **changes)
     )
     file = params_folder / "params.yaml"
     file.write_text(yaml.safe_dump(composed))
-    command = [sys.executable, "-m", "d2it", "prepare", "photos", "--params", str(file)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
+    return command("prepare", "photos", "--params", str(file), cwd=cwd)
 
 
 def test_a_folder_of_photographs_is_packed(params, tmp_path):
@@ -244,8 +242,7 @@ def test_a_folder_that_cannot_be_written(params, tmp_path):
 
 
 def test_unknown_data_sets_get_the_nearest_name(tmp_path):
-    command = [sys.executable, "-m", "d2it", "prepare", "photo"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    done = command("prepare", "photo", cwd=tmp_path)
     assert done.returncode == 2
     assert "has no data set 'photo' (did you mean 'photos'?)" in done.stderr
     assert tree(tmp_path) == {}

@@ -12,7 +12,8 @@ from pyarrow.parquet import write_table
 
 from d2it.images.archive import list_pictures
 from d2it.images.packed import PackedImages
-from tests.test_archives import assert_says, command, tar_of, zip_of
+from tests.commands import Done, command
+from tests.test_archives import assert_says, tar_of, zip_of
 from tests.test_prepare import tree, write_photos
 
 CLASSES = ["n01440764", "n01443537", "n02007558"]
@@ -34,7 +35,7 @@ def samples(photos: Path, part: str) -> list[tuple[str, bytes, int]]:
     ]
 
 
-def prepare(source: Path, work: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def prepare(source: Path, work: Path, *more: str) -> Done:
     work.mkdir(exist_ok=True)
     settings = [f"data.photos.source={source}", "data.photos.crop=[1,1]"]
     settings += ["data.photos.train=null", "data.photos.test=null", "data.photos.classes=3"]
