@@ -156,7 +156,8 @@ def test_what_the_thresholds_of_another_data_set_give_is_said(calibrated, capsys
     assert capsys.readouterr().out == ""
     print_foreign_shares(calibrated, "other")
     said = capsys.readouterr().out
-    assert said.startswith("With the thresholds of photos, the shares of fine regions of 8 px are: ")
+    begins = "With the thresholds of photos, the shares of fine regions of 8 px are: "
+    assert said.startswith(begins)
     images = open_images(calibrated, "other", "train")
     entropy = entropy_map(torch.from_numpy(images[np.arange(28)]), 8)
     for ratio, told in re.findall(r"(\S+) gives (\d\.\d+)", said):
