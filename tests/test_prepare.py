@@ -120,6 +120,20 @@ def test_centre_crop_is_square_and_central(shape):
     assert np.abs(np.array(centre) - 32).max() < 1.5
 
 
+@pytest.mark.parametrize("shape", [(500, 375), (375, 500), (101, 67), (64, 90), (30, 20), (199, 64)])
+def test_centre_crop_is_that_of_one_resizing(shape):
+    noise = np.random.default_rng(0).integers(0, 256, (*shape[::-1], 3), dtype=np.uint8)
+    image, size = Image.fromarray(noise), 64
+    halved = image
+    while min(halved.size) >= 2 * size:
+        halved = halved.resize((halved.width // 2, halved.height // 2), Image.Resampling.BOX)
+    width, height = (round(side * size / min(halved.size)) for side in halved.size)
+    whole = np.asarray(halved.resize((width, height), Image.Resampling.BICUBIC))
+    left, top = (width - size) // 2, (height - size) // 2
+    wanted = whole[top : top + size, left : left + size]
+    assert np.array_equal(np.asarray(centre_crop(image, size)), wanted)
+
+
 # Bad input, through the command
 
 

@@ -115,13 +115,15 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, device: Device = "cpu") -> flo
 def _centred(features: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     """x' = x - c (n, d), and u (n,) in fp64 such that x·y + d = x'·y' + u + v."""
     c = centre.double()
+    near, u = torch.empty_like(features), c.new_empty(len(features))
 
-    def of(rows: slice) -> tuple[Tensor, Tensor]:
-        near = features[rows] - centre
-        return near, near.double() @ c + (c @ c + len(c)) / 2
+    def of(rows: slice) -> None:
+        torch.sub(features[rows], centre, out=near[rows])
+        u[rows] = near[rows].double() @ c + (c @ c + len(c)) / 2
 
-    near, rest = zip(*by_rows(of, len(features), BLOCK, features.device), strict=True)
-    return torch.cat(near), torch.cat(rest)
+    for _ in by_rows(of, len(features), BLOCK, features.device):
+        pass
+    return near, u
 
 
 def _kernel_within(x: Tensor, u: Tensor) -> Tensor:

@@ -65,13 +65,16 @@ def clouds(device: Device, *sets: np.ndarray) -> list[Cloud]:
     centre = given[-1].mean(0).double()
     found = []
     for exact in given:
+        near = torch.empty_like(exact, dtype=torch.float32)
+        cloud = Cloud(exact, near, near.new_empty(len(exact)))
 
-        def of(rows: slice, exact: Tensor = exact) -> tuple[Tensor, Tensor]:
-            near = (exact[rows] - centre).float()
-            return near, near.double().square().sum(1).float()
+        def of(rows: slice, cloud: Cloud = cloud) -> None:
+            near = cloud.near[rows].copy_(cloud.exact[rows] - centre)
+            cloud.squares[rows] = near.double().square().sum(1)
 
-        near, squares = zip(*by_rows(of, len(exact), BLOCK, device), strict=True)
-        found.append(Cloud(exact, torch.cat(near), torch.cat(squares)))
+        for _ in by_rows(of, len(exact), BLOCK, device):
+            pass
+        found.append(cloud)
     return found
 
 

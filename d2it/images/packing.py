@@ -44,18 +44,17 @@ class Block(NamedTuple):
 
 def pack_block(block: Block) -> tuple[list[str], dict[int, str]]:
     """Write the images; returns digests of their pixels, and why some have none."""
-    shape = (block.size, block.size, 3)
-    pixels = np.zeros((len(block.items), *shape), dtype=np.uint8)
     digests, reasons = [], {}
-    for i, item in enumerate(block.items):
-        try:
-            pixels[i] = block.load(item, block.size)
-        except Exception as error:  # decoders meet damage with every kind
-            reasons[block.start + i] = reason(error)
-        digests.append(hashlib.blake2b(pixels[i].data, digest_size=8).hexdigest())
+    nothing = np.zeros((block.size, block.size, 3), dtype=np.uint8)
     with open(block.path, "r+b") as file:
-        file.seek(block.start * pixels[0].nbytes)
-        file.write(pixels.data)
+        file.seek(block.start * nothing.nbytes)
+        for i, item in enumerate(block.items, block.start):
+            try:
+                pixels = block.load(item, block.size)
+            except Exception as error:  # decoders meet damage with every kind
+                pixels, reasons[i] = nothing, reason(error)
+            digests.append(hashlib.blake2b(pixels.data, digest_size=8).hexdigest())
+            file.write(pixels.data)
     return digests, reasons
 
 
