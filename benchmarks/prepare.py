@@ -1,27 +1,32 @@
 """`d2it prepare` beside a plain loop of Pillow that does the same, on a folder made here.
 
-    python -m benchmarks.prepare [--images 20000] [--processes N]
+    python -m benchmarks.prepare [--images 10000] [--processes N]
 
 Photographs of the embedded data set, cut anew for every file and kept as JPEG of ImageNet's usual
 500 x 375 px, packed at 256 px. The loop opens, decodes, crops and writes pixels to one file; what
-else `d2it prepare` does is to list the folder, to find equal images, and to sum the file's sha256.
-Each is measured once, one after the other.
+else `d2it prepare` does is to list the folder, to find equal images (a hash of each one's pixels),
+and to sum the file's sha256. They take turns; medians of the rounds are shown. A CPU-second is one
+of a core, user and system together, so what else the machine does counts little.
 """
 
 import argparse
 import os
+import shutil
+import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import checkout, write
-from d2it.config import load, paths
+from benchmarks.common import checkout, kept, significant, write
+from benchmarks.demo import spent
+from d2it.config import Config, load, paths
 from d2it.config.schema import Dataset
 from d2it.images.packed import PackedImages
 from d2it.images.photos import read_photo
@@ -57,64 +62,67 @@ def plain(files: list[Path]) -> Iterator[np.ndarray]:
         yield pixels[top : top + SIZE, left : left + SIZE]
 
 
-@contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    yield
-    os.chdir(before)
+def bare(files: list[Path]) -> None:
+    for _ in plain(files):
+        pass
+
+
+def written(files: list[Path], path: Path) -> None:
+    with open(path, "wb") as file:
+        for pixels in plain(files):
+            file.write(np.ascontiguousarray(pixels).data)
+        os.fsync(file.fileno())
+
+
+def packed(config: Config, processes: int) -> None:
+    shutil.rmtree(paths.images(config, "many"), ignore_errors=True)
+    prepare(config, "many", processes)
+
+
+def check_equal(config: Config, path: Path) -> None:
+    maps = PackedImages.open(paths.images(config, "many"), "train").maps
+    found = np.concatenate(maps).reshape(-1)
+    assert np.array_equal(found, np.fromfile(path, np.uint8)), "they disagree"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu",), default="cpu")
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     checkout()
-    config = load()
-    with tempfile.TemporaryDirectory() as place:
-        source, work = Path(place, "images"), Path(place, "work")
+    with tempfile.TemporaryDirectory() as place, chdir(place):
+        source, kept_by_plain = Path(place, "images"), Path(place, "plain.bin")
         source.mkdir()
-        work.mkdir()
         make_folder(source, given.images)
         files = sorted(source.rglob("*.jpg"))
         whole = Dataset(source=str(source), size=SIZE, read="plain", test=0)
-        config = replace(config, data={"many": whole})
-        for _ in plain(files):  # so that both read from memory, not from the disk
-            pass
-        began = time.perf_counter()
-        for _ in plain(files):
-            pass
-        seconds = {("plain Pillow, nothing kept", 1): time.perf_counter() - began}
-        began = time.perf_counter()
-        with open(work / "plain.bin", "wb") as file:
-            for pixels in plain(files):
-                file.write(np.ascontiguousarray(pixels).data)
-            os.fsync(file.fileno())
-        seconds["plain Pillow", 1] = time.perf_counter() - began
-        kept = np.fromfile(work / "plain.bin", np.uint8).reshape(given.images, -1)
-        for processes in sorted({1, given.processes}):
-            with inside(work):
-                began = time.perf_counter()
-                prepare(replace(config, name=f"by{processes}"), "many", processes)
-                seconds["d2it prepare", processes] = time.perf_counter() - began
-                packed = PackedImages.open(
-                    paths.images(replace(config, name=f"by{processes}"), "many"), "train"
-                )
-                found = np.concatenate(packed.maps).reshape(given.images, -1)
-                assert np.array_equal(found, kept), "the loop and d2it prepare disagree"
-    base = given.images / seconds["plain Pillow", 1]
-    rows = [
-        {
-            "what": what,
-            "processes": processes,
-            "seconds": round(spent, 2),
-            "images_per_second_per_core": round(given.images / spent / processes, 1),
-            "over_plain": round(given.images / spent / processes / base, 3),
+        config = replace(load(), name="many", data={"many": whole})
+        calls: dict[tuple[str, int], Callable[[], None]] = {
+            ("plain Pillow, nothing kept", 1): lambda: bare(files),
+            ("plain Pillow", 1): lambda: written(files, kept_by_plain),
         }
-        for (what, processes), spent in seconds.items()
-    ]
+        for processes in sorted({1, given.processes}):
+            calls["d2it prepare", processes] = lambda n=processes: packed(config, n)
+        rounds: dict[tuple[str, int], list[tuple[float, float]]] = {key: [] for key in calls}
+        bare(files)  # so that all read from memory, not from the disk
+        for _ in range(given.repeats):
+            for key, call in calls.items():
+                began = time.perf_counter()
+                rounds[key].append((spent(call), time.perf_counter() - began))
+            check_equal(config, kept_by_plain)
+    base = [cpu for cpu, _ in rounds["plain Pillow", 1]]
+    rows = []
+    for (what, processes), turns in rounds.items():
+        used, seconds = map(list, zip(*turns, strict=True))
+        row: dict[str, Any] = {"what": what, "processes": processes}
+        row["images per CPU-second"] = significant(given.images / statistics.median(used))
+        ratios = [one / other for one, other in zip(base, used, strict=True)]
+        row["over plain Pillow"] = significant(statistics.median(ratios))
+        row |= {"CPU-seconds": significant(statistics.median(used)), "rounds": kept(used)}
+        rows.append(row | {"seconds": significant(statistics.median(seconds))})
     write("prepare", "cpu", {"images": given.images, "side": SIZE, "source": list(SHAPE)}, rows)
 
 

@@ -120,7 +120,7 @@ def test_centre_crop_is_square_and_central(shape):
     assert np.abs(np.array(centre) - 32).max() < 1.5
 
 
-@pytest.mark.parametrize("shape", [(500, 375), (375, 500), (101, 67), (64, 90), (30, 20), (199, 64)])
+@pytest.mark.parametrize("shape", [(500, 375), (375, 500), (101, 67), (64, 90), (30, 20)])
 def test_centre_crop_is_that_of_one_resizing(shape):
     noise = np.random.default_rng(0).integers(0, 256, (*shape[::-1], 3), dtype=np.uint8)
     image, size = Image.fromarray(noise), 64
