@@ -50,7 +50,7 @@ def pack_block(block: Block) -> tuple[list[str], dict[int, str]]:
         file.seek(block.start * nothing.nbytes)
         for i, item in enumerate(block.items, block.start):
             try:
-                pixels = block.load(item, block.size)
+                pixels = np.ascontiguousarray(block.load(item, block.size))
             except Exception as error:  # decoders meet damage with every kind
                 pixels, reasons[i] = nothing, reason(error)
             digests.append(hashlib.blake2b(pixels.data, digest_size=8).hexdigest())
