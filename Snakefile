@@ -32,6 +32,7 @@ rule all_figures:
 rule all_evaluations:
     input:
         evaluated(*wiring.run_names(CONFIG)),
+        str(paths.metrics(CONFIG)),
 
 
 # The chain, in the order of the data
@@ -42,6 +43,7 @@ include: "workflow/rules/reference.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/encode.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/metrics.smk"
 include: "workflow/rules/table.smk"
 include: "workflow/rules/figure.smk"
 include: "workflow/rules/claims.smk"

@@ -40,6 +40,7 @@ VERBS = {
     "evaluate": "sample from a run and measure FID and other metrics, or measure any images",
     "sample": "draw images from a run, or from an exported folder",
     "export": "write a trained run as a self-contained folder with a model card",
+    "metrics": "gather the metrics of every run in one small file",
     "table": "write one of the paper's tables",
     "figure": "draw one of the paper's figures",
     "claims": "test the paper's claims on runs of several training seeds",

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from benchmarks.common import RESULTS
+from d2it.commands.metrics import write_metrics
 from d2it.config import load
 from d2it.config.study import load_study
 from d2it.report.claims_page import write_claims
@@ -95,10 +97,24 @@ def test_tables_and_claims_are_made_again_to_the_byte(committed, scale, tmp_path
     again = [
         *(path for t in theirs.glob("tables/*.csv") for path in write_table(study, t.stem, config)),
         *([write_claims(config)] if (theirs / "claims.md").exists() else []),
+        *([write_metrics(config)] if (theirs / "metrics.json").exists() else []),
     ]
     assert again
     for path in again:
         assert path.read_bytes() == (committed / path).read_bytes(), path
+
+
+def test_dvc_compares_numbers_alone_and_few_of_them(demo, evaluations):
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    compared = [path for stage in stages for path in stage.get("do", stage).get("metrics", [])]
+    assert compared == [{"results/${name}/metrics.json": {"cache": False}}]
+    metrics = json.loads((demo / "metrics.json").read_text())
+    shown = [one for run in metrics.values() for one in run.values()]
+    assert {type(number) for one in shown for number in one.values()} == {float}
+    assert len(shown) < 60 and all(len(one) <= 4 for one in shown)
+    assert metrics["dvae"]["r0.5"] == {
+        "rfid": evaluations["dvae"]["evaluations"]["r0.5"]["metrics"]["rfid"]
+    }
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -172,6 +172,9 @@ def same_files(checkout: Checkout, rules: dict[str, set[str]], scale: str) -> No
         files = {os.path.relpath(dep.fs_path, checkout.root) for dep in plain}
         if verb in ("fetch", "prepare"):  # Snakemake sees the digests of sources as parameters
             assert files == {"data/sources.csv"}
+        elif verb == "metrics":
+            results = Path("results", scale, "evaluations")
+            assert files == {str(results)} and {str(Path(file).parent) for file in inputs} == files
         elif verb in ("table", "figure"):  # DVC cannot read the study: it waits for everything
             results = Path("results", scale)
             wide = {str(results / "evaluations"), str(results / "gallery"), "data/published"}
@@ -232,7 +235,7 @@ def test_nothing_runs_twice_and_only_what_a_change_reaches_runs_again(finished):
 def test_results_in_a_clone_do_not_stand_for_the_networks_behind_them(checkout):
     """Evaluations, tables and figures come with git; models, latents and images do not."""
     every = checkout.planned()
-    kept = ("evaluations/", "tables/", "figures/")
+    kept = ("evaluations/", "metrics.json", "tables/", "figures/")
     for row in checkout.summary("--summary", *EVERYTHING):
         name = row["output_file"]
         if name.removeprefix("results/demo/").startswith(kept):

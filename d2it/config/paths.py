@@ -38,6 +38,11 @@ def provenance(config: Config, run: str) -> Path:
     return Path("results", config.name, "provenance", f"{run}.json")
 
 
+def metrics(config: Config) -> Path:
+    """What the paper prints of each run: small enough to be compared by eye."""
+    return Path("results", config.name, "metrics.json")
+
+
 def gallery(config: Config, run: str) -> Path:
     """A few samples with their grain maps, for the figures."""
     return Path("results", config.name, "gallery", run)

@@ -1,0 +1,16 @@
+"""evaluations → the metrics of every run in one small file."""
+
+
+rule metrics:
+    input:
+        [str(paths.evaluation(CONFIG, run)) for run in wiring.run_names(CONFIG)],
+    output:
+        str(paths.metrics(CONFIG)),
+    log:
+        f"{LOGS}/metrics.log",
+    resources:
+        head=1,
+    message:
+        "Gathering the metrics of every run"
+    shell:
+        "d2it metrics --params {PARAMS} 2>&1 | tee {log}"
