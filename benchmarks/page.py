@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and docs/scaling.md from the JSON files of benchmarks/results/.
+"""docs/benchmarks.md from the JSON files of benchmarks/results/.
 
 python -m benchmarks.page
 """
@@ -6,7 +6,7 @@ python -m benchmarks.page
 import ast
 from pathlib import Path
 
-from benchmarks import extrapolation, targets
+from benchmarks import curves, targets
 from benchmarks.common import RESULTS, machine, table
 from d2it.files import read_json, write_text
 
@@ -18,7 +18,6 @@ writes this page from the JSON files of `benchmarks/results/`. Candidates take t
 medians of their rounds are shown: the ratios between them travel to other machines, the seconds do
 not. *Spread*: how far apart the quartiles of a row's rounds are, over their median. Another run on
 the same machine may move a ratio by more than its rounds do: calibration's moved by a quarter.
-[scaling.md](scaling.md) says how costs grow.
 
 `make first-hour` is the short form for a GPU node: every stage at the published sizes within an
 hour, each with a verdict ([cluster.md](cluster.md)). `make first-hour SIMULATED=1` runs the same
@@ -49,7 +48,7 @@ def section(path: Path) -> str:
         [
             f"## {prose[0].rstrip('.')}",
             *prose[1:],
-            table(found["rows"]),
+            table(curves.fitted(found["rows"]) if name == "scaling" else found["rows"]),
             f"On {machine(found)}. `benchmarks/results/{path.name}`.",
         ]
     )
@@ -64,8 +63,7 @@ def first_hour(path: Path) -> str:
 
 def page() -> str:
     hours = sorted(RESULTS.glob("first-hour-*.json"))
-    others = {extrapolation.MEASURED, *hours}  # the former has its own page
-    paths = sorted(set(RESULTS.glob("*.json")) - others)
+    paths = sorted(set(RESULTS.glob("*.json")) - set(hours))
     aims = [target.row(RESULTS) for target in targets.targets()]
     sections = [TARGETS + table(aims), *(section(path) for path in paths)]
     sections += [first_hour(path) for path in hours]
@@ -77,7 +75,6 @@ def page() -> str:
 def main() -> None:
     write_text(PAGE, page())
     print(PAGE)
-    extrapolation.main()
 
 
 if __name__ == "__main__":

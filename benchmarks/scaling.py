@@ -2,9 +2,17 @@
 
     python -m benchmarks.scaling
 
-The points of a curve take turns. docs/scaling.md fits them, and says what they come to elsewhere.
+The points of a curve take turns; seconds are of the first and the last. *Exponent*: the slope of
+log seconds over log x by least squares; 1 is proportional, and of two to five points it is a rough
+number. *MACs'*: that of the multiply-accumulates. *Line*: least squares of seconds over x, where a
+fixed part and one for each step or run are what is asked; over the ratio, in units of the step at
+ratio 0, beside that of the MACs.
+
+The networks are toys, of the sizes that the JSON names. They spend much of a step outside of their
+multiplications, so their seconds grow slower than their MACs; those of large ones follow the MACs.
 Processes have a thread each and share the images of a step; they exchange gradients by gloo.
-No window of the maps holds both grains; calibration is its entropies alone, on all cores.
+Several nodes have not been measured. No window of the maps holds both grains; calibration is its
+entropies alone, on all cores.
 """
 
 import functools

@@ -2,13 +2,12 @@
 
 import copy
 import json
-import re
 
 import pytest
 import scipy.stats
 import torch
 
-from benchmarks import extrapolation, page
+from benchmarks import curves, page
 from benchmarks.targets import Target, interval_of_median, targets
 from benchmarks.training import shapes
 from benchmarks.variants import FineAlone, randomised
@@ -95,35 +94,9 @@ def curve(cost, over, points):
 def test_fits_find_what_curves_were_made_of():
     rows = curve("distance", "features", [(x, 3e-9 * x**3) for x in (256, 512, 1024)])
     rows += curve("dry run", "runs", [(x, 1.5 + 0.004 * x) for x in (34, 134, 334)])
-    cubic, linear = extrapolation.curves(rows)
+    cubic, linear = curves.fitted(rows)
     assert cubic["exponent"] == "3.00" and cubic["line"] == ""
     assert linear["line"] == "1.5 s + 4 ms each"
-
-
-def test_sums_by_hand():
-    rows = curve("calibration", "images at 256 px", [(64, 0.2), (256, 0.5)])
-    rows += curve("order of an epoch", "images", [(10**6, 0.1), (10**7, 1.0)])
-    rows += curve("dry run", "runs", [(34, 1.5 + 0.34), (334, 1.5 + 3.34)])
-    found = {row["what"]: row["found"] for row in extrapolation.sums(rows)}
-    assert found["packed images"] == f"{14.2e6 * (3 * 256**2 + 8) / 1e9:,.1f} GB"
-    assert found["calibration"] == f"{14.2e6 / 512 / 3600:.2g} h"
-    assert found["dry run of 1,000 runs"] == "11.5 s"
-    assert found["questions to sacct"] == "60 an hour"
-    gradients = float(found["gradients of a step"].split()[0])
-    exchange = float(found["their exchange"].split()[0])
-    assert exchange == pytest.approx(2 * 511 / 512 * gradients / 25, rel=0.03)
-
-
-def test_the_page_of_scaling_says_what_is_measured_and_what_computed():
-    text = extrapolation.PAGE.read_text()
-    assert text == extrapolation.page(json.loads(extrapolation.MEASURED.read_text()))
-    measured, computed = re.split(r"^## ImageNet-22k.*: computed, not measured$", text, flags=re.M)
-    assert "## Measured" in measured and "What breaks first" in computed
-
-
-def test_curves_that_are_not_measured_are_left_out():
-    text = extrapolation.page({"rows": []})
-    assert "Not measured yet" in text and "dry run of 1,000 runs" not in text
 
 
 def test_fine_codes_alone_are_another_visibility_and_the_same_where_all_are_fine():
