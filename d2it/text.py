@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:  # `d2it plan --help` needs no tables
+    import pandas as pd
+
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -19,7 +22,7 @@ LATEX = {
 }
 
 
-def markdown(frame: pd.DataFrame, title: str, first: str, below: Sequence[str]) -> str:
+def markdown(frame: "pd.DataFrame", title: str, first: str, below: Sequence[str]) -> str:
     """The first line in italics, the table with its columns aligned, remarks below."""
     table = markdown_table(list(frame.columns), frame.values.tolist())
     return "\n\n".join([f"*{first}*", f"**{title}**", table, *below]) + "\n"
@@ -37,7 +40,7 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return "\n".join(lines)
 
 
-def latex(frame: pd.DataFrame, title: str, first: str, below: Sequence[str], label: str) -> str:
+def latex(frame: "pd.DataFrame", title: str, first: str, below: Sequence[str], label: str) -> str:
     """A table environment that needs booktabs and graphicx; `first` is a comment and captioned."""
     texts: list[list[str]] = [list(frame.columns), *frame.values.tolist()]
     header, *rows = (" & ".join(map(escape, row)) + r" \\" for row in texts)
