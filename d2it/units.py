@@ -1,41 +1,112 @@
-"""Files of units, which one of several processes has computed, and what they were computed on.
+"""Results that are computed in units: ranges of images, a file each, put together once.
 
-Units are the same bytes in any process of one kind of device; another kind rounds otherwise.
+Units end where blocks do, so they are the same bytes in any process of one kind of device; another
+kind rounds otherwise, so each file names its own. A unit that is there is not computed again,
+whoever was killed and however many shares there are (d2it/shares.py).
 """
 
+import glob
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
 
-from d2it.files import atomic_path
+from d2it.files import atomic_path, canonical_digest, remove_folder
 from d2it.machine.device import Device, device_name
+from d2it.shares import Share, report
+
+Arrays = dict[str, np.ndarray]
+Advance = Callable[[int], object]  # to be told of images as they are done
 
 
-def save_unit(arrays: dict[str, np.ndarray], path: Path, device: Device) -> None:
-    with atomic_path(path) as temporary:
-        save_file(arrays, temporary, {"device": device_name(device)})
+@dataclass(frozen=True)
+class Unit:
+    """Images `span` of a series: a split, or a seed."""
+
+    series: str
+    span: range
 
 
-def devices_of(paths: Iterable[Path], what: str) -> list[str]:
-    """What the units of `what` were computed on; a warning where that is several kinds."""
-    found = []
-    for path in paths:
-        with safe_open(path, "numpy") as file:
-            found.append((file.metadata() or {}).get("device", "a device that is not recorded"))
-    return kinds_of(found, what)
+def divide(series: str, images: range, most: int, block: int = 1) -> list[Unit]:
+    """Units of at most `most` images, or of one block; borders between them are those of blocks."""
+    length = block * max(1, most // block)
+    borders = range(images.start - images.start % length, images.stop, length)
+    spans = [range(max(at, images.start), min(at + length, images.stop)) for at in borders]
+    return [Unit(series, span) for span in spans]
 
 
-def kinds_of(devices: Iterable[str], what: str) -> list[str]:
-    """Each once; a warning where `what` was computed on several."""
-    found = sorted(set(devices))
-    if len(found) > 1:
-        warnings.warn(
-            f"{what}: computed on several kinds of device ({'; '.join(found)}), which round "
-            "differently; for identical results set `constraint` in the launcher to one GPU model.",
-            stacklevel=2,
-        )
-    return found
+class Units:
+    """The units of what `recipe` makes of `result`, in a folder beside it until it is there."""
+
+    def __init__(self, result: Path, recipe: Any, units: Sequence[Unit]) -> None:
+        self.all = units
+        self.folder = result.with_name(f".{result.name}.{canonical_digest(recipe)[:8]}.parts")
+        self._any_recipe = f".{glob.escape(result.name)}.{8 * '?'}.parts"
+
+    def path(self, unit: Unit) -> Path:
+        span = unit.span
+        return self.folder / f"{unit.series}-{span.start:08d}-{span.stop:08d}.safetensors"
+
+    def load(self, unit: Unit) -> Arrays:
+        return load_file(self.path(unit))
+
+    def missing(self) -> list[Unit]:
+        return [unit for unit in self.all if not self.path(unit).exists()]
+
+    def compute(
+        self,
+        one: Callable[[Unit, Advance], Arrays],
+        device: Device,
+        what: str,
+        share: Share | None = None,
+        before: int = 0,
+    ) -> None:
+        """Compute the missing ones of a share, where units of other results precede, `before`.
+
+        What `one` writes into the folder is finished when the file of its unit is there.
+        """
+        own = self.all if share is None else share.take(self.all, before)
+        total, done = sum(len(unit.span) for unit in own), 0
+        with tqdm(total=total, unit="image", desc=what, disable=None) as bar:
+            for unit in own:
+                if not self.path(unit).exists():
+                    arrays = one(unit, bar.update)
+                    with atomic_path(self.path(unit)) as temporary:
+                        save_file(arrays, temporary, {"device": device_name(device)})
+                done += len(unit.span)
+                bar.update(done - bar.n)
+                report(len(unit.span))
+
+    def devices(self, what: str) -> list[str]:
+        """What all were computed on; a warning where that is several kinds."""
+        found = set()
+        for unit in self.all:
+            with safe_open(self.path(unit), "numpy") as file:
+                found.add((file.metadata() or {}).get("device", "a device that is not recorded"))
+        if len(found) > 1:
+            warnings.warn(
+                f"{what}: computed on several kinds of device ({'; '.join(sorted(found))}), which "
+                "round differently; for identical results set `constraint` in the launcher to one "
+                "GPU model.",
+                stacklevel=2,
+            )
+        return sorted(found)
+
+    def remove(self) -> None:
+        """These, and what is unfinished of other recipes for the same result."""
+        for folder in self.folder.parent.glob(self._any_recipe):
+            remove_folder(folder)
+
+
+def joined(parts: Sequence[Arrays]) -> Arrays:
+    """In C order: safetensors would write any other as it lies in memory."""
+    return {
+        name: np.ascontiguousarray(np.concatenate([part[name] for part in parts]))
+        for name in parts[0]
+    }

@@ -52,7 +52,7 @@ def forgotten(config: Config) -> bytes:
 
 
 def units(config: Config) -> list[Path]:
-    return sorted(paths.run_folder(config, RUN).rglob("seed*.safetensors"))
+    return sorted(paths.run_folder(config, RUN).rglob("*.parts/*.safetensors"))
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5])
@@ -176,8 +176,9 @@ def test_shares_of_latents(config: Config, monkeypatch: pytest.MonkeyPatch) -> N
     for part in (2, 1):
         assert encode.encode(config, "dvae", Share(part, 2))
         assert not (folder / "manifest.json").exists()
-    monkeypatch.delattr(encode.Encoding, "_shard")
-    (folder / ".train-00000.device").write_text("NVIDIA H200")
+    monkeypatch.setattr(encode.Encoding, "_shard", None)
+    [one] = folder.parent.glob(".dvae.*.parts/train-00000000-*.safetensors")
+    save_file({}, one, {"device": "NVIDIA H200"})
     with pytest.warns(UserWarning, match="Latents of dvae: computed on several kinds.*H200"):
         assert encode.encode(config, "dvae")
     assert contents(folder) == before

@@ -22,6 +22,7 @@ from d2it.config import load, paths
 from d2it.config.load import compose
 from d2it.config.recipe import latents_recipe, regions_of, run_recipe
 from d2it.errors import UserError
+from d2it.grains import calibrate as calibrate_module
 from d2it.grains.calibrate import CELLS, calibrate, count, quantile_table
 from d2it.grains.entropy import entropy_map
 from d2it.grains.maps import fine_share, grain_map, neighbour_agreement
@@ -112,13 +113,14 @@ def test_tied_regions_do_not_break_the_table():
 
 
 SLOW = """
-import sys, time
+import functools, sys, time
 from d2it.grains import calibrate
-quick = calibrate.count_part
-def count_part(part):
+quick, calibrate.UNIT = calibrate.count_regions, 8
+@functools.wraps(quick)
+def slow(*of):
     time.sleep(0.3)
-    return quick(part)
-calibrate.count_part = count_part
+    return quick(*of)
+calibrate.count_regions = slow
 from d2it.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -126,7 +128,8 @@ sys.exit(main(sys.argv[1:]))
 
 def test_a_killed_calibration_goes_on_with_any_number_of_processes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(packed, "FILE_BYTES", 3 * 64**2 * 8)
+    monkeypatch.setattr(packed, "FILE_BYTES", 3 * 64**2 * 20)
+    monkeypatch.setattr(calibrate_module, "UNIT", 8)
     settings = compose(["data.photos.train=56", "data.photos.test=0"])
     Path("params.yaml").write_text(yaml.safe_dump(settings))
     config = load("params.yaml")
@@ -134,17 +137,20 @@ def test_a_killed_calibration_goes_on_with_any_number_of_processes(tmp_path, mon
     path = paths.thresholds(config, "photos")
     wanted = path.read_bytes()
     path.unlink()
-    words = ["calibrate", "photos", "--params", "params.yaml"]
-    part = path.parent / ".thresholds.json.part"
-    with subprocess.Popen([sys.executable, "-c", SLOW, *words, "--processes", "1"]) as killed:
+    words = ["calibrate", "photos", "--params", "params.yaml", "--processes", "1"]
+
+    def counted() -> list[Path]:
+        return list(path.parent.glob(".thresholds.json.*.parts/train-*"))
+
+    with subprocess.Popen([sys.executable, "-c", SLOW, *words]) as killed:
         deadline = time.monotonic() + 60
-        while len(list(part.glob("*-*.npy"))) < 2 and time.monotonic() < deadline:
+        while len(counted()) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
         killed.kill()
-    assert 2 <= len(list(part.glob("*-*.npy"))) < 7 and not path.exists()
-    done = command(*words, "--processes", "1")
+    assert 2 <= len(counted()) < 7 and not path.exists()
+    done = command(*words)
     assert (done.returncode, done.stderr) == (0, "")
-    assert path.read_bytes() == wanted and not part.exists()
+    assert path.read_bytes() == wanted and not list(path.parent.glob(".*"))
 
 
 def test_what_the_thresholds_of_another_data_set_give_is_said(calibrated, capsys):

@@ -79,11 +79,11 @@ def test_other_shards_and_a_kill_change_nothing(
     forget(config)
     real, begun = samples.one_shard, []
 
-    def killed(judge, painter, unit, bar):
+    def killed(judge, painter, unit, advance):
         begun.append(unit.span.start)
         if begun == [0, 16]:
             raise KeyboardInterrupt
-        return real(judge, painter, unit, bar)
+        return real(judge, painter, unit, advance)
 
     monkeypatch.setattr(samples, "one_shard", killed)
     monkeypatch.setitem(EVALUATORS, "content", lambda judge: samples.samples(judge, shard=16))
@@ -93,7 +93,7 @@ def test_other_shards_and_a_kill_change_nothing(
     evaluate(config, RUN)
     assert begun == [0, 16, 16]
     assert outputs(config) == whole != first
-    assert not list(paths.runs_folder().rglob("*-parts"))
+    assert not list(paths.runs_folder().rglob("*.parts"))
 
 
 def test_finished_evaluations_are_remembered(

@@ -1,6 +1,7 @@
 """Latents: what is encoded comes back, mirrors agree, scales hold, and nothing is done twice."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from d2it.latents.encode import encode
 from d2it.models.architecture import architecture
 from d2it.models.dvae import Dvae, to_network
 from d2it.models.store import load_model, save_model
+from d2it.shares import Share
 
 OVERRIDES = ["scale=smoke", "data.photos.train=40", "data.photos.test=8"]
 
@@ -138,20 +140,21 @@ def test_nothing_is_done_twice_and_ratios_are_added(config):
 
 
 def test_goes_on_where_it_stopped(config):
-    """With a shard and the manifest gone, as after a kill, only that shard is made again."""
+    """Killed while the second shard was written, only that one is made again."""
     encode(config, "dvae")
     folder = paths.latents(config, "dvae")
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
-    manifest = read_json(folder / "manifest.json", made_by="")
-    later = ("splits", "files", "ratios")
-    header = {key: value for key, value in manifest.items() if key not in later}
-    write_json(folder / "unfinished.json", header)
-    (folder / "manifest.json").unlink()
-    (folder / "train-00001-grain0.bin").unlink()
-    kept = (folder / "train-00000-grain0.bin").stat().st_mtime_ns
+    shutil.rmtree(folder)
+    encode(config, "dvae", Share(1, 1))
+    [parts] = folder.parent.glob(".dvae.*.parts")
+    (parts / "train-00000032-00000040.safetensors").unlink()
+    (parts / "dvae/train-00001-grain0.bin").unlink()
+    (parts / "dvae/.train-00001-grain0.bin.1.part").write_bytes(b"")
+    kept = (parts / "dvae/train-00000-grain0.bin").stat().st_mtime_ns
     assert encode(config, "dvae")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
     assert (folder / "train-00000-grain0.bin").stat().st_mtime_ns == kept
+    assert [path.name for path in folder.parent.iterdir()] == ["dvae"]
 
 
 def test_other_weights_are_encoded_anew(config):

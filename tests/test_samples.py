@@ -141,11 +141,11 @@ def test_shares_kills_and_forms(config: Config, monkeypatch: pytest.MonkeyPatch)
     shutil.move(whole, "before")
     real, begun = write._draw_unit, []
 
-    def killed(pipeline, request, span, parts, bar):
-        begun.append(span)
+    def killed(pipeline, request, unit, advance):
+        begun.append(unit.span)
         if len(begun) == 3:
             raise KeyboardInterrupt
-        real(pipeline, request, span, parts, bar)
+        return real(pipeline, request, unit, advance)
 
     command = ["sample", *request, "--format", "packed", "--out", "whole", *OVERRIDES]
     monkeypatch.setattr(write, "_draw_unit", killed)

@@ -23,9 +23,10 @@ from d2it.grains.thresholds import cuts_of
 from d2it.images.packed import open_images
 from d2it.images.prepare import prepare
 from d2it.latents.cache import Latents, shard_arrays
-from d2it.latents.encode import SPLITS, identity, measure, shards_of
+from d2it.latents.encode import SPLITS, identity, measure, shard_of
 from d2it.models.architecture import architecture
 from d2it.models.store import empty_network, save_model
+from d2it.units import Unit
 
 
 def build(config: Config) -> None:
@@ -88,7 +89,7 @@ def write_latents(config: Config, dvae: str) -> None:
     data, region = config.runs.dvae[dvae].data, factors_of(config, dvae)[0]
     for split in SPLITS:
         images = open_images(config, data, split)
-        [shard] = shards_of(split, len(images))
+        shard = shard_of(Unit(split, range(len(images))))
         header["splits"][split] = {"count": len(images), "shards": [shard]}
         pixels = torch.from_numpy(images[np.arange(len(images))])
         known = {

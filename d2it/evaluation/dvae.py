@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,7 @@ class Coder:
     def evaluate(self, label: str, ratio: Ratio) -> Evaluated:
         recipe = self.recipe(ratio)
 
-        def compute(parts: Path) -> Evaluated:
+        def compute() -> Evaluated:
             maps = torch.cat([self.maps(images, ratio) for _, images in self.chunks("maps")])
             numbers = numbers_per_image(self.part.network, maps)
             features, sums, shown = [], dict[str, float](), []

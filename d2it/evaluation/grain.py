@@ -1,6 +1,5 @@
 """Evaluation of a grain run: do its maps look like those of images?"""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ def grain_maps(judge: Judge) -> dict[str, Evaluated]:
     recipe = recipe_of(judge, maps.grain)
     classes = maps.grain.architecture["classes"]
 
-    def compute(parts: Path) -> Evaluated:
+    def compute() -> Evaluated:
         true = maps.latents.maps(run.ratio, np.arange(len(maps.latents)))
         data = {f"{name}_data": value for name, value in measure(true, maps).items()}
         drawn = [draw(maps, classes, seed, recipe["n"]) for seed in recipe["seeds"]]

@@ -1,6 +1,5 @@
 """What the evaluations of one run share, and the memory that lets a killed one go on."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -90,44 +89,31 @@ class Judge:
             "inception_sha256": find_source("inception").sha256,
         }
 
-    @property
-    def memory(self) -> Path:
-        return paths.run_folder(self.config, self.run) / "evaluations"
-
     def folder(self, label: str, recipe: dict[str, Any]) -> Path:
         """Of a finished evaluation."""
-        return self.memory / f"{label}-{digest(recipe)[:8]}"
-
-    def parts(self, label: str, recipe: dict[str, Any]) -> Path:
-        """Of the finished units of an unfinished one."""
-        return self.memory / f"{label}-{digest(recipe)[:8]}-parts"
+        memory = paths.run_folder(self.config, self.run) / "evaluations"
+        return memory / f"{label}-{digest(recipe)[:8]}"
 
     def is_known(self, label: str, recipe: dict[str, Any]) -> bool:
         folder = self.folder(label, recipe)
         return (folder / "evaluation.json").exists() and (folder / "pictures.safetensors").exists()
 
     def remember(
-        self, label: str, recipe: dict[str, Any], compute: Callable[[Path], Evaluated]
+        self, label: str, recipe: dict[str, Any], compute: Callable[[], Evaluated]
     ) -> Evaluated:
-        """The evaluation `label`, from the run folder where it was finished before.
-
-        `compute` is given a folder for parts of the work, so that it goes on where it was stopped.
-        """
-        folder, parts = self.folder(label, recipe), self.parts(label, recipe)
+        """The evaluation `label`, from the run folder where it was finished before."""
+        folder = self.folder(label, recipe)
         if not self.is_known(label, recipe):
-            done = compute(parts)
+            done = compute()
             with atomic_folder(folder) as temporary:
                 arrays = {name: np.ascontiguousarray(a) for name, a in vars(done.pictures).items()}
                 save_file(arrays, temporary / "pictures.safetensors")
                 write_json(temporary / "evaluation.json", done.entry)
                 devices = sorted({*done.devices, device_name(self.device)})
                 write_json(temporary / "devices.json", devices)
-            shutil.rmtree(parts, ignore_errors=True)
         made_by = f"d2it evaluate {self.run}"
         entry = read_json(folder / "evaluation.json", made_by=made_by)
-        pictures, path = (
-            Drawn(**load_file(folder / "pictures.safetensors")),
-            folder / "devices.json",
-        )
+        pictures = Drawn(**load_file(folder / "pictures.safetensors"))
+        path = folder / "devices.json"
         devices = read_json(path, made_by=made_by) if path.exists() else []  # from before it was
         return Evaluated(**entry, pictures=pictures, devices=devices)

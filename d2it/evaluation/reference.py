@@ -7,17 +7,13 @@ data/<scale>/<data>/reference/, and data/references/<digest>/ of anybody's image
     manifest.json         recipe, digests and sizes
 """
 
-import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 
 from d2it.config import Config, paths
 from d2it.config.protocols import MANIFOLD, asked
@@ -39,10 +35,10 @@ from d2it.images.packed import PackedImages, open_images
 from d2it.images.prepare import find_dataset
 from d2it.machine.device import choose_device
 from d2it.models.inception import BLOCK, DIMENSIONS, SPATIAL, Inception
-from d2it.shares import Share, report
+from d2it.shares import Share
 from d2it.sources.fetch import weights_file
 from d2it.sources.table import find_source
-from d2it.units import devices_of, save_unit
+from d2it.units import Advance, Arrays, Unit, Units, divide, joined
 
 FORMAT, VERSION = "d2it-reference", 1
 CHUNK = 8 * BLOCK  # images read at once
@@ -218,24 +214,33 @@ def write_reference(
     """Compute what is missing of the units, and put them together."""
     n, given = pictures.n, pictures.gaussians or {}
     widths = {"features": DIMENSIONS} | ({"spatial": SPATIAL} if recipe.get("spatial") else {})
-    spans = [range(start, min(start + UNIT, n)) for start in range(0, n, UNIT)]
-    key = canonical_digest([recipe, pictures.digest])[:8]
-    parts = folder.with_name(f".{folder.name}.{key}.parts")
+    units = Units(folder, [recipe, pictures.digest], divide("images", range(n), UNIT))
     require_space(folder, sum(2 * 4 * n * width + 8 * width**2 for width in widths.values()))
-    own = spans if share is None else share.take(spans)
-    compute_features(pictures, recipe["protocol"], list(widths), own, parts)
+    device = choose_device()
+    extractor = Inception(recipe["protocol"], device)
+
+    def one(unit: Unit, advance: Advance) -> Arrays:
+        chunks = []
+        for start in range(unit.span.start, unit.span.stop, CHUNK):
+            images = pictures.read(start, min(start + CHUNK, unit.span.stop))
+            found = extractor.both(images)
+            chunks.append({kind: found[kind] for kind in widths})
+            advance(len(images))
+        return joined(chunks)
+
+    units.compute(one, device, f"reference {pictures.name}", share)
     if share is not None:
         return
-    devices_of((part_of(parts, span) for span in spans), f"Reference of {pictures.name}")
+    units.devices(f"Reference of {pictures.name}")
     with atomic_folder(folder) as temporary:
         whole = {
             what: np.lib.format.open_memmap(temporary / f"{what}.npy", "w+", np.float32, (n, width))
             for what, width in widths.items()
         }
-        for span in spans:
-            found = load_arrays(part_of(parts, span))
+        for unit in units.all:
+            found = units.load(unit)
             for what, array in whole.items():
-                array[span.start : span.stop] = found[what]
+                array[unit.span.start : unit.span.stop] = found[what]
         whole["features"].flush()
         if n > DIMENSIONS or "features" in given:
             gaussian = given.get("features") or Gaussian.of(whole["features"], choose_device())
@@ -247,28 +252,4 @@ def write_reference(
         header = {"format": FORMAT, "version": VERSION, "recipe": recipe, "n": n}
         header |= {"images_digest": pictures.digest, "files": folder_files(temporary)}
         write_json(temporary / "manifest.json", header)
-    shutil.rmtree(parts)
-
-
-def part_of(parts: Path, span: range) -> Path:
-    return parts / f"{span.start:08d}-{span.stop:08d}.safetensors"
-
-
-def compute_features(
-    pictures: Pictures, protocol: str, kinds: Sequence[str], spans: Sequence[range], parts: Path
-) -> None:
-    """Write the features of each of these units that is not there."""
-    extractor = Inception(protocol, choose_device())
-    total, name = sum(len(span) for span in spans), f"reference {pictures.name}"
-    with tqdm(total=total, unit="image", desc=name, disable=None) as bar:
-        for span in spans:
-            path = part_of(parts, span)
-            if not path.exists():
-                chunks = [
-                    extractor.both(pictures.read(start, min(start + CHUNK, span.stop)))
-                    for start in range(span.start, span.stop, CHUNK)
-                ]
-                found = {kind: np.concatenate([chunk[kind] for chunk in chunks]) for kind in kinds}
-                save_unit(found, path, extractor.device)
-            bar.update(len(span))
-            report(len(span))
+    units.remove()

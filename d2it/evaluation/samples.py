@@ -1,14 +1,11 @@
 """Evaluations of content and DiT runs: sample, extract features, compare. Resumes by shards."""
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
-from tqdm import tqdm
 
 from d2it.config.protocols import OF_RUNS
 from d2it.config.recipe import precision_recipe, ratio_key
@@ -25,14 +22,12 @@ from d2it.latents.cache import Latents
 from d2it.models.inception import BLOCK, DIMENSIONS, SPATIAL, Head
 from d2it.sampling.pipeline import Drawn, schedule_of
 from d2it.sampling.trained_run import Painter
-from d2it.shares import Share, report
-from d2it.units import devices_of, save_unit
+from d2it.shares import Share
+from d2it.units import Advance, Arrays, Unit, Units, divide, joined
 
 SHARD = 1024  # images whose features are saved together: what a kill costs at most
 ERRORS = 1024  # held-out images whose noise is predicted, at most
 OF_ONE_MAP = 8  # images at most
-
-Arrays = dict[str, np.ndarray]
 
 
 def samples(judge: Judge, shard: int = SHARD) -> dict[str, Evaluated]:
@@ -42,27 +37,11 @@ def samples(judge: Judge, shard: int = SHARD) -> dict[str, Evaluated]:
     return {label: evaluate_samples(judge, label, one, shard) for label, one in measured.items()}
 
 
-@dataclass(frozen=True)
-class Unit:
-    """Images `span` of `seed`, and the file of what is kept of them."""
-
-    seed: int
-    span: range
-    path: Path
-
-
-def units_of(judge: Judge, n: int, shard: int, parts: Path) -> list[Unit]:
-    """The units of one evaluation; their borders are borders of blocks."""
-    length = step_of(judge) * max(1, shard // step_of(judge))
-    return [
-        Unit(
-            seed,
-            range(start, min(start + length, n)),
-            parts / f"seed{seed}-{start:08d}-{length}.safetensors",
-        )
-        for seed in judge.config.evaluation.seeds
-        for start in range(0, n, length)
-    ]
+def units_of(judge: Judge, label: str, recipe: dict[str, Any], shard: int) -> Units:
+    """Those of one evaluation, seed by seed."""
+    n, block = recipe["n"], step_of(judge)
+    seeds = [divide(str(seed), range(n), shard, block) for seed in recipe["seeds"]]
+    return Units(judge.folder(label, recipe), recipe, list(chain.from_iterable(seeds)))
 
 
 def step_of(judge: Judge) -> int:
@@ -75,16 +54,12 @@ def share_of_samples(judge: Judge, share: Share, shard: int = SHARD) -> None:
     before = 0
     for label, one in getattr(judge.config.runs, judge.kind)[judge.run].evaluations.items():
         painter = Painter(judge.config, judge.run, one, judge.device)
-        n = one.n or judge.config.evaluation.n
-        recipe = recipe_of(judge, painter, n)
+        recipe = recipe_of(judge, painter, one.n or judge.config.evaluation.n)
         if judge.is_known(label, recipe):
             continue
-        units = units_of(judge, n, shard, judge.parts(label, recipe))
-        for unit in share.take(units, before):
-            with tqdm(total=len(unit.span), unit="image", disable=None) as bar:
-                compute_unit(judge, painter, unit, bar)
-            report(len(unit.span))
-        before += len(units)
+        units = units_of(judge, label, recipe, shard)
+        compute_units(judge, painter, label, units, share, before)
+        before += len(units.all)
 
 
 def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = SHARD) -> Evaluated:
@@ -92,18 +67,15 @@ def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = 
     settings = judge.config.evaluation
     n = measured.n or settings.n
     recipe = recipe_of(judge, painter, n)
+    units = units_of(judge, label, recipe, shard)
 
-    def compute(parts: Path) -> Evaluated:
-        require_space(parts, 4 * (DIMENSIONS + SPATIAL) * n * len(settings.seeds))
+    def compute() -> Evaluated:
+        require_space(units.folder, 4 * (DIMENSIONS + SPATIAL) * n * len(settings.seeds))
+        compute_units(judge, painter, label, units)
         names = [name for name in judge.metrics if name not in (*recipe["missing"], *OF_RUNS)]
         found, pictures = [], []
         for seed in settings.seeds:
-            name = f"{judge.run} {label}, seed {seed}"
-            units = [unit for unit in units_of(judge, n, shard, parts) if unit.seed == seed]
-            with tqdm(total=n, unit="image", desc=name, disable=None) as bar:
-                for unit in units:
-                    compute_unit(judge, painter, unit, bar)
-            drawn = joined([load_file(unit.path) for unit in units])
+            drawn = joined([units.load(unit) for unit in units.all if unit.series == str(seed)])
             metrics = compare(names, drawn, judge.reference, settings.neighbours, judge.device)
             if "nearest" in judge.metrics:  # 1: as far from the training images as unseen ones are
                 distance = nearest_distance(
@@ -117,11 +89,12 @@ def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = 
         metrics, spread = over_seeds(found)
         held_out = noise_errors(judge, painter, recipe["epsilon_images"])
         nothing = dict.fromkeys(held_out)
-        paths = [unit.path for unit in units_of(judge, n, shard, parts)]
-        devices = devices_of(paths, f"Evaluation {label} of {judge.run}")
+        devices = units.devices(f"Evaluation {label} of {judge.run}")
         return Evaluated(metrics | held_out, spread | nothing, recipe, pictures[0], devices)
 
-    return judge.remember(label, recipe, compute)
+    evaluated = judge.remember(label, recipe, compute)
+    units.remove()
+    return evaluated
 
 
 def recipe_of(judge: Judge, painter: Painter, n: int) -> dict[str, Any]:
@@ -161,36 +134,34 @@ def recipe_of(judge: Judge, painter: Painter, n: int) -> dict[str, Any]:
     return recipe if regions is None else recipe | {"epsilon_regions": regions}
 
 
-def compute_unit(judge: Judge, painter: Painter, unit: Unit, bar: tqdm) -> None:
-    """Write the file of a unit, unless it is there."""
-    if unit.path.exists():
-        bar.update(len(unit.span))
-        return
-    save_unit(one_shard(judge, painter, unit, bar), unit.path, judge.device)
+def compute_units(
+    judge: Judge,
+    painter: Painter,
+    label: str,
+    units: Units,
+    share: Share | None = None,
+    before: int = 0,
+) -> None:
+    def one(unit: Unit, advance: Advance) -> Arrays:
+        return one_shard(judge, painter, unit, advance)
+
+    units.compute(one, judge.device, f"{judge.run} {label}", share, before)
 
 
-def one_shard(judge: Judge, painter: Painter, unit: Unit, bar: tqdm) -> Arrays:
+def one_shard(judge: Judge, painter: Painter, unit: Unit, advance: Advance) -> Arrays:
     """Features, and what else is kept, of the images of a unit."""
     blocks, step = [], step_of(judge)
     for start in range(unit.span.start, unit.span.stop, step):
         indices = np.arange(start, min(start + step, unit.span.stop))
-        drawn = painter.draw(unit.seed, indices)
+        drawn = painter.draw(int(unit.series), indices)
         block = judge.features(drawn.images)
         if judge.kind == "content" and painter.maps.cuts is None:
             block["obedience"] = obedience(judge, painter, drawn)
         shown = drawn[: max(0, PICTURES - start)]
         block |= {"images": shown.images, "maps": shown.maps, "labels": shown.labels}
         blocks.append(block)
-        bar.update(len(indices))
+        advance(len(indices))
     return joined(blocks)
-
-
-def joined(parts: list[Arrays]) -> Arrays:
-    """In C order: safetensors would write any other as it lies in memory."""
-    return {
-        name: np.ascontiguousarray(np.concatenate([part[name] for part in parts]))
-        for name in parts[0]
-    }
 
 
 def obedience(judge: Judge, painter: Painter, drawn: Drawn) -> np.ndarray:

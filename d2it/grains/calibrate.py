@@ -1,19 +1,16 @@
 """Measuring the entropy quantiles of a data set's regions (section 3.1)."""
 
 import math
-import shutil
+from functools import partial
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from d2it.config import Config, paths
 from d2it.config.recipe import regions_of
 from d2it.errors import UserError
-from d2it.files import atomic_path, canonical_digest
 from d2it.grains.entropy import entropy_map
 from d2it.grains.thresholds import Thresholds, save
 from d2it.images.packed import PackedImages, open_images
@@ -21,28 +18,19 @@ from d2it.images.packing import runner
 from d2it.images.prepare import find_dataset
 from d2it.machine.device import find_accelerator
 from d2it.machine.pools import cpus
+from d2it.units import Arrays, Unit, Units, divide
 
 CELLS = 2**16  # of the histogram of entropies over [0, ln bins]: quantiles are exact to 8.5e-5
 PIXELS = 2**22  # whose entropy is computed at a time
-FILES = 4  # of packed images, from which on other processes repay their start
-
-
-class Part(NamedTuple):
-    """One file of the packed images, and where its histograms are kept once they are counted."""
-
-    folder: Path
-    number: int
-    regions: list[int]
-    sigma: float
-    bins: int
-    kept: Path
+UNIT = 2**14  # images whose histograms are kept together
+MANY = 4  # units, from which on other processes repay their start
 
 
 def calibrate(config: Config, data: str, processes: int | None = None) -> bool:
     """Measure the entropy quantiles of the training images; False if it was done already.
 
-    For every region size that a DVAE run asks for, in one pass. Histograms of the packed files add
-    up exactly, so they are counted by any number of processes, and a killed run goes on with them.
+    For every region size that a DVAE run asks for, in one pass. Histograms of units add up exactly,
+    so they are counted by any number of processes, and a killed run goes on with them.
     """
     find_dataset(config, data)
     images = open_images(config, data, "train")
@@ -51,23 +39,21 @@ def calibrate(config: Config, data: str, processes: int | None = None) -> bool:
         return False
     if not len(images):
         raise UserError(f"{images.folder} has no training images: raise data.{data}.train.")
-    key = canonical_digest([images.digest, regions, config.sigma, config.bins])[:16]
-    kept = path.with_name(f".{path.name}.part")
-    parts = [
-        Part(images.folder, i, regions, config.sigma, config.bins, kept / f"{key}-{i:05d}.npy")
-        for i in range(len(images.maps))
-    ]
+    recipe = [images.digest, regions, config.sigma, config.bins]
+    units = Units(path, recipe, divide("train", range(len(images)), UNIT))
     if processes is None:  # others take seconds to start, and a GPU needs none
-        many = len(parts) >= FILES and find_accelerator() is None
-        processes = min(cpus(), len(parts)) if many else 1
-    histograms = np.zeros((len(regions), CELLS), dtype=np.int64)
-    with (
-        runner(processes) as run,
-        tqdm(total=len(images), unit="image", desc=f"calibrate {data}", disable=None) as bar,
-    ):
-        for part, counted in zip(parts, run(count_part, parts), strict=True):
-            histograms += counted
-            bar.update(len(images.maps[part.number]))
+        many = len(units.all) >= MANY and find_accelerator() is None
+        processes = min(cpus(), len(units.all)) if many else 1
+    count_unit = partial(count_regions, images.folder, regions, config.sigma, config.bins)
+    with runner(processes) as run:
+        todo = units.missing()
+        counted = zip(todo, run(count_unit, (unit.span for unit in todo)), strict=True)
+
+        def one(unit: Unit, _: object) -> Arrays:  # another command may have counted some by now
+            return {"counts": next(counts for each, counts in counted if each == unit)}
+
+        units.compute(one, find_accelerator() or "cpu", f"calibrate {data}")
+    histograms = np.sum([units.load(unit)["counts"] for unit in units.all], axis=0)
     top = math.log(config.bins)
     tables = [
         Thresholds(
@@ -82,28 +68,27 @@ def calibrate(config: Config, data: str, processes: int | None = None) -> bool:
         for region, histogram in zip(regions, histograms, strict=True)
     ]
     save(path, tables)
-    shutil.rmtree(kept)
+    units.remove()
     return True
 
 
-def count_part(part: Part) -> np.ndarray:
-    """Histograms of one file's entropies, (region sizes, cells) int64."""
+def count_regions(
+    folder: Path, regions: list[int], sigma: float, bins: int, span: range
+) -> np.ndarray:
+    """Histograms of the entropies of these images, (region sizes, cells) int64."""
     if parent_process():  # one of many
         torch.set_num_threads(1)
-    if part.kept.exists():
-        return np.load(part.kept, allow_pickle=False)
-    images = PackedImages.open(part.folder, "train").maps[part.number]
-    histograms = np.zeros((len(part.regions), CELLS), dtype=np.int64)
-    top = math.log(part.bins)  # the largest entropy of as many bins
+    images = PackedImages.open(folder, "train")
+    histograms = np.zeros((len(regions), CELLS), dtype=np.int64)
+    top = math.log(bins)  # the largest entropy of as many bins
     device = find_accelerator() or torch.device("cpu")
-    block = max(1, PIXELS // images.shape[1] ** 2)
-    for start in range(0, len(images), block):
-        pixels = torch.from_numpy(np.array(images[start : start + block])).to(device)
-        for histogram, region in zip(histograms, part.regions, strict=True):
-            entropy = entropy_map(pixels, region, part.sigma, part.bins)
+    block = max(1, PIXELS // images.size**2)
+    for start in range(span.start, span.stop, block):
+        indices = np.arange(start, min(start + block, span.stop))
+        pixels = torch.from_numpy(images[indices]).to(device)
+        for histogram, region in zip(histograms, regions, strict=True):
+            entropy = entropy_map(pixels, region, sigma, bins)
             histogram += count(entropy.cpu().numpy(), top)
-    with atomic_path(part.kept) as temporary, open(temporary, "wb") as file:
-        np.save(file, histograms, allow_pickle=False)
     return histograms
 
 

@@ -1,41 +1,46 @@
 """Encode a data set with a trained DVAE, and measure the latents at the ratios asked for."""
 
-import fcntl
 import math
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from d2it.config import Config, paths
 from d2it.config.ratios import at_least
 from d2it.config.recipe import digest, factors_of, latents_recipe, ratio_key, run_recipe
 from d2it.config.schema import Ratio
 from d2it.errors import UserError
-from d2it.files import atomic_path, file_digest, read_json, require_space, write_json, write_text
+from d2it.files import (
+    atomic_path,
+    folder_files,
+    read_json,
+    remove_folder,
+    require_space,
+    write_json,
+)
 from d2it.grains.entropy import entropy_map
 from d2it.grains.maps import grain_map
 from d2it.grains.thresholds import cuts_of
-from d2it.images.packed import PackedImages, open_images
+from d2it.images.packed import open_images
 from d2it.latents.cache import FORMAT, MIRRORS, VERSION, Latents, shard_arrays
-from d2it.machine.device import choose_device, device_name
+from d2it.machine.device import choose_device
 from d2it.models.dvae import to_network
 from d2it.models.store import load_model, read_model
-from d2it.shares import Share, report
-from d2it.units import kinds_of
+from d2it.shares import Share
+from d2it.units import Advance, Arrays, Unit, Units, divide
 
 SPLITS = ("train", "test")
-BLOCK = 32  # images encoded together; borders of shards are multiples of it
+BLOCK = 32  # images encoded together; shards end where blocks do
 SHARD = 2**14  # images in one set of files: 41 KB each at 256 px, 0.7 GB
 MEASURED = 256  # images whose moments are summed at a time
-UNFINISHED = "unfinished.json"
 TOLERANCE = 0.01  # how far a reached ratio may be from the one asked for without a warning
 
 Header = dict[str, Any]
@@ -49,9 +54,8 @@ def encode(config: Config, dvae: str, share: Share | None = None) -> bool:
     Finished shards are kept when it is interrupted; with the same weights only ratios are added.
     """
     folder, settings = paths.latents(config, dvae), config.runs.dvae[dvae]
-    manifest = folder / "manifest.json"
     header = identity(config, dvae)
-    known = _same(manifest, header)
+    known = _same(folder / "manifest.json", header)
     wanted = {ratio_key(ratio): ratio for ratio in settings.ratios}
     region = factors_of(config, dvae)[0]
     cuts = {  # before anything slow: thresholds may be missing
@@ -59,19 +63,24 @@ def encode(config: Config, dvae: str, share: Share | None = None) -> bool:
         for key, ratio in wanted.items()
         if known is None or key not in known["ratios"]
     }
+    encoding = None if known else Encoding(config, dvae, header)
+    if encoding:
+        remove_folder(folder)  # of other weights
+        encoding.write(share)
     if share is not None:
-        if known is None:
-            Encoding(config, dvae, header).write(share)
-        return known is None
-    header = known or Encoding(config, dvae, header).run()
-    latents = Latents(folder, "train", header)
+        return encoding is not None
+    made = encoding.folder if encoding else folder
+    header = encoding.listed() if encoding else known or {}
+    latents = Latents(made, "train", header)
     if known and not cuts:
         return False
     measured = measure(latents, cuts)
     for key, numbers in measured.items():
         _compare(key, wanted[key], numbers["reached"], folder)
-    write_json(manifest, header | {"ratios": header["ratios"] | measured})
-    (folder / UNFINISHED).unlink(missing_ok=True)
+    write_json(made / "manifest.json", header | {"ratios": header["ratios"] | measured})
+    if encoding:
+        os.replace(made, folder)
+        encoding.units.remove()
     return True
 
 
@@ -116,93 +125,55 @@ def _same(path: Path, header: Header) -> Header | None:
 
 
 class Encoding:
-    """Writes the shards of one DVAE's latents that are not there yet."""
+    """Writes the shards of one DVAE's latents; each is a unit."""
 
     def __init__(self, config: Config, dvae: str, header: Header) -> None:
         self.header, self.name = header, dvae
-        self.folder = paths.latents(config, dvae)
         self.sigma, self.bins = config.sigma, config.bins
         self.splits = {
             split: open_images(config, config.runs.dvae[dvae].data, split) for split in SPLITS
         }
+        spans = [divide(split, range(len(images)), SHARD) for split, images in self.splits.items()]
+        self.units = Units(paths.latents(config, dvae), header, list(chain.from_iterable(spans)))
+        self.folder = self.units.folder / dvae  # takes the place of the latents at the end
         self.device = choose_device()
         self.network: nn.Module = load_model(paths.model(config, dvae)).to(self.device)
 
-    def run(self) -> Header:
+    def write(self, share: Share | None = None) -> None:
+        counts = [len(unit.span) for unit in self.units.missing()]
+        each = [entry for count in counts for entry in shard_arrays(self.header, count).values()]
+        require_space(self.units.folder, sum(_bytes(*entry) for entry in each))
+        self.units.compute(self._shard, self.device, f"encode {self.name}", share)
+
+    def listed(self) -> Header:
         """The header of all latents, without ratios."""
-        sizes = self.write()
-        files = {
-            name: {"bytes": size, "sha256": file_digest(self.folder / name)}
-            for name, size in sizes.items()
-        }
-        kinds_of((path.read_text() for path in self._notes()), f"Latents of {self.name}")
-        for stale in (*self.folder.glob(".*.part"), *self._notes()):
+        self.units.devices(f"Latents of {self.name}")
+        for stale in self.folder.glob(".*.part"):
             stale.unlink()
-        listed = {
-            split: {"count": len(images), "shards": shards_of(split, len(images))}
+        splits = {
+            split: {
+                "count": len(images),
+                "shards": [shard_of(unit) for unit in self.units.all if unit.series == split],
+            }
             for split, images in self.splits.items()
         }
-        return self.header | {"splits": listed, "files": files, "ratios": {}}
+        return self.header | {"splits": splits, "files": folder_files(self.folder), "ratios": {}}
 
-    def write(self, share: Share | None = None) -> dict[str, int]:
-        """Write the shards of this share that are not there; bytes of every file of all shards."""
-        self._take_up()
-        shards = [
-            (images, i * SHARD, shard)
-            for split, images in self.splits.items()
-            for i, shard in enumerate(shards_of(split, len(images)))
-        ]
-        every = {k: v for _, _, shard in shards for k, v in self._sizes(shard).items()}
-        require_space(self.folder, sum(size for name, size in every.items() if not self._has(name)))
-        own = shards if share is None else share.take(shards)
-        total = sum(shard["count"] for _, _, shard in own)
-        with tqdm(total=total, unit="image", desc=f"encode {self.name}", disable=None) as bar:
-            for images, first, shard in own:
-                if not all(self._has(name) for name in self._sizes(shard)):
-                    self._shard(images, first, shard, bar)
-                else:
-                    bar.update(shard["count"])
-                report(shard["count"])
-        return every
-
-    def _take_up(self) -> None:
-        """Go on with what an interrupted encoding of these very latents left; else begin anew."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder.with_name(f".{self.folder.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the first of several processes begins anew
-            if _same(self.folder / UNFINISHED, self.header) is None:
-                for stale in self.folder.iterdir():
-                    stale.unlink()
-                write_json(self.folder / UNFINISHED, self.header)
-
-    def _notes(self) -> list[Path]:
-        """Beside each shard until all are there, what it was computed on."""
-        return list(self.folder.glob(".*.device"))
-
-    def _has(self, name: str) -> bool:
-        return (self.folder / name).exists()
-
-    def _sizes(self, shard: Shard) -> dict[str, int]:
-        """Bytes of each file of a shard."""
-        return {
-            f"{shard['name']}-{ending}.bin": math.prod(shape) * np.dtype(dtype).itemsize
-            for ending, (dtype, shape) in shard_arrays(self.header, shard["count"]).items()
-        }
-
-    def _shard(self, images: PackedImages, first: int, shard: Shard, bar: tqdm) -> None:
-        write_text(self.folder / f".{shard['name']}.device", device_name(self.device))
-        with self._writing(shard) as arrays:
-            arrays["labels"][:] = images.labels[first : first + shard["count"]]
-            for start in range(0, shard["count"], BLOCK):
-                block = slice(start, min(start + BLOCK, shard["count"]))
-                indices = np.arange(first + block.start, first + block.stop)
+    def _shard(self, unit: Unit, advance: Advance) -> Arrays:
+        """Its files are the shard's; what the unit's own keeps is the device."""
+        images, first, region = self.splits[unit.series], unit.span.start, self.header["factors"][0]
+        with self._writing(shard_of(unit)) as arrays:
+            arrays["labels"][:] = images.labels[first : unit.span.stop]
+            for start in range(first, unit.span.stop, BLOCK):
+                indices = np.arange(start, min(start + BLOCK, unit.span.stop))
+                block = slice(start - first, start - first + len(indices))
                 pixels = torch.from_numpy(images[indices]).to(self.device)
-                region = self.header["factors"][0]
                 arrays["entropy"][block] = entropy_map(pixels, region, self.sigma, self.bins).cpu()
                 for mirrored in range(MIRRORS):
                     for grain, moments in enumerate(self._moments(pixels, bool(mirrored))):
                         arrays[f"grain{grain}"][block, mirrored] = moments.cpu()
-                bar.update(len(indices))
+                advance(len(indices))
+        return {}
 
     @torch.no_grad()
     def _moments(self, pixels: Tensor, mirrored: bool) -> list[Tensor]:
@@ -220,7 +191,7 @@ class Encoding:
                 path = stack.enter_context(
                     atomic_path(self.folder / f"{shard['name']}-{ending}.bin")
                 )
-                size = math.prod(shape) * np.dtype(dtype).itemsize
+                size = _bytes(dtype, shape)
                 with open(path, "wb") as file:  # a disk that fills up is an error here; mapped, a
                     os.posix_fallocate(file.fileno(), 0, size)  # hole that has no room kills us
                 arrays[ending] = np.memmap(path, dtype, "r+", shape=shape)
@@ -229,11 +200,12 @@ class Encoding:
                 array.flush()
 
 
-def shards_of(split: str, count: int) -> list[Shard]:
-    return [
-        {"name": f"{split}-{start // SHARD:05d}", "count": min(SHARD, count - start)}
-        for start in range(0, count, SHARD)
-    ]
+def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize
+
+
+def shard_of(unit: Unit) -> Shard:
+    return {"name": f"{unit.series}-{unit.span.start // SHARD:05d}", "count": len(unit.span)}
 
 
 def measure(latents: Latents, cuts: dict[str, list[float]]) -> dict[str, Any]:

@@ -8,23 +8,20 @@ FOLDER/
 """
 
 import math
-import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import load_file
-from tqdm import tqdm
 
 from d2it.config.recipe import sampling_recipe
 from d2it.errors import UserError
 from d2it.files import (
     atomic_folder,
-    canonical_digest,
     folder_files,
     read_format,
     require_space,
@@ -33,9 +30,9 @@ from d2it.files import (
 from d2it.grains.overlay import SHEETS, beside, grid, overlay
 from d2it.images.decode import reason
 from d2it.models.inception import BLOCK, DIMENSIONS, Inception
-from d2it.sampling.pipeline import Drawn, Pipeline
-from d2it.shares import Share, report
-from d2it.units import devices_of, save_unit
+from d2it.sampling.pipeline import Pipeline
+from d2it.shares import Share
+from d2it.units import Advance, Arrays, Unit, Units, divide, joined
 
 FORMAT, VERSION = "d2it-samples", 1
 UNIT = 256  # images drawn into one file: what a kill costs at most
@@ -82,22 +79,18 @@ def write_samples(
     recipe = recipe_of(pipeline, request)
     if _is_there(folder, recipe):
         return False
-    parts = folder.parent / f".{folder.name}.{canonical_digest(recipe)[:8]}.parts"
     pixels = 3 * pipeline.dvae.architecture["size"] ** 2
     require_space(folder, 2 * len(request.span) * max(pixels, 4 * DIMENSIONS))
-    spans = units_of(pipeline, request.span)
-    own = spans if share is None else share.take(spans)
-    with tqdm(total=sum(map(len, own)), unit="image", desc="sample", disable=None) as bar:
-        for span in own:
-            _draw_unit(pipeline, request, span, parts, bar)
-            report(len(span))
+    block = math.lcm(pipeline.sampling.block, BLOCK)
+    units = Units(folder, recipe, divide(str(request.seed), request.span, UNIT, block))
+    units.compute(partial(_draw_unit, pipeline, request), pipeline.maps.device, "sample", share)
     if share is None:
-        devices_of((_part(parts, span) for span in spans), f"{folder}")
+        units.devices(f"{folder}")
         with atomic_folder(folder) as temporary:
-            _put_together(pipeline, request, [_part(parts, span) for span in spans], temporary)
+            _put_together(pipeline, request, units, temporary)
             header = {"format": FORMAT, "version": VERSION, "recipe": recipe}
             write_json(temporary / "samples.json", header | {"files": folder_files(temporary)})
-        shutil.rmtree(parts)
+        units.remove()
     return True
 
 
@@ -118,62 +111,42 @@ def _is_there(folder: Path, recipe: dict[str, Any]) -> bool:
     )
 
 
-def units_of(pipeline: Pipeline, span: range) -> list[range]:
-    """Ranges whose inner borders are borders of blocks of sampling and of features."""
-    step = math.lcm(pipeline.sampling.block, BLOCK)
-    length = step * max(1, UNIT // step)
-    borders = range(span.start - span.start % length, span.stop, length)
-    return [range(max(at, span.start), min(at + length, span.stop)) for at in borders]
-
-
-def _part(parts: Path, span: range) -> Path:
-    return parts / f"{span.start:08d}-{span.stop:08d}.safetensors"
-
-
-def _draw_unit(pipeline: Pipeline, request: Request, span: range, parts: Path, bar: tqdm) -> None:
-    if _part(parts, span).exists():
-        bar.update(len(span))
-        return
-    drawn = []
-    block = pipeline.sampling.block
+def _draw_unit(pipeline: Pipeline, request: Request, unit: Unit, advance: Advance) -> Arrays:
+    drawn, span, block = [], unit.span, pipeline.sampling.block
     for start in range(span.start - span.start % block, span.stop, block):
         indices = np.arange(max(start, span.start), min(start + block, span.stop))
-        drawn.append(pipeline.draw(request.seed, indices, request.map, request.label))
-        bar.update(len(indices))
-    arrays = {
-        name: np.ascontiguousarray(np.concatenate([getattr(one, name) for one in drawn]))
-        for name in ("images", "maps", "labels")
-    }
+        drawn.append(vars(pipeline.draw(request.seed, indices, request.map, request.label)))
+        advance(len(indices))
+    arrays = joined(drawn)
     if request.form == "features":
         arrays["features"] = Inception(request.protocol, pipeline.maps.device)(arrays["images"])
-    save_unit(arrays, _part(parts, span), pipeline.maps.device)
+    return arrays
 
 
-def _put_together(
-    pipeline: Pipeline, request: Request, parts: Sequence[Path], folder: Path
-) -> None:
-    """One part in memory at a time."""
+def _put_together(pipeline: Pipeline, request: Request, units: Units, folder: Path) -> None:
+    """One unit in memory at a time."""
     n, first = len(request.span), request.span.start
     side = pipeline.dvae.architecture["size"]
 
-    def images() -> Iterator[np.ndarray]:
-        return (load_file(part)["images"] for part in parts)
+    def every(name: str) -> Iterator[np.ndarray]:
+        return (units.load(unit)[name] for unit in units.all)
 
     for name in ("maps", "labels"):
-        np.save(folder / f"{name}.npy", np.concatenate([load_file(p)[name] for p in parts]))
+        np.save(folder / f"{name}.npy", np.concatenate(list(every(name))))
     if request.form == "png":
         digits = max(6, len(str(request.span.stop - 1)))
-        numbered = (image for unit in images() for image in unit)
+        numbered = (image for images in every("images") for image in images)
         for i, image in enumerate(numbered, start=first):
             Image.fromarray(image).save(folder / f"{i:0{digits}d}.png")
     elif request.form == "packed":
-        _write_npy(folder / "images.npy", images(), (n, side, side, 3), np.uint8)
+        _write_npy(folder / "images.npy", every("images"), (n, side, side, 3), np.uint8)
     elif request.form == "npz":
-        _write_npz(folder / "samples.npz", images(), (n, side, side, 3), folder / "labels.npy")
+        _write_npz(
+            folder / "samples.npz", every("images"), (n, side, side, 3), folder / "labels.npy"
+        )
     else:
-        features = (load_file(part)["features"] for part in parts)
-        _write_npy(folder / "features.npy", features, (n, DIMENSIONS), np.float32)
-    _write_pictures(pipeline, parts, folder)
+        _write_npy(folder / "features.npy", every("features"), (n, DIMENSIONS), np.float32)
+    _write_pictures(pipeline, units, folder)
 
 
 def _write_npy(
@@ -200,14 +173,10 @@ def _write_npz(
         file.writestr(zipfile.ZipInfo("arr_1.npy"), labels.read_bytes())
 
 
-def _write_pictures(pipeline: Pipeline, parts: Sequence[Path], folder: Path) -> None:
-    shown: list[Drawn] = []
-    for part in parts:
-        if sum(len(one.images) for one in shown) < SHOWN:
-            found = load_file(part)
-            shown.append(Drawn(found["images"], found["maps"], found["labels"]))
-    images = [image for one in shown for image in one.images][:SHOWN]
-    maps = [map for one in shown for map in one.maps][:SHOWN]
+def _write_pictures(pipeline: Pipeline, units: Units, folder: Path) -> None:
+    end = units.all[0].span.start + SHOWN
+    shown = joined([units.load(unit) for unit in units.all if unit.span.start < end])
+    images, maps = list(shown["images"][:SHOWN]), list(shown["maps"][:SHOWN])
     columns = math.ceil(math.sqrt(len(images)))
     Image.fromarray(grid(images, columns)).save(folder / SHEETS[0])
     if pipeline.kind == "content":

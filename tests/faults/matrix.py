@@ -164,7 +164,7 @@ def killed_encoding(world: World, number: int, draw: random.Random) -> Result:
     while result.tried < number:
         shutil.rmtree(case.folder / latents)
         started = case.command(["encode", "dvae", *SETTINGS])
-        case.until(lambda: (case.folder / latents / "unfinished.json").exists(), started)
+        case.until(lambda: any((case.folder / latents).parent.glob(".dvae.*.parts")), started)
         time.sleep(draw.uniform(0, 0.2))
         if ended(started):
             continue
