@@ -8,6 +8,7 @@ import pytest
 
 from d2it.config import schema
 from d2it.jobs.launcher import Launcher, Resources
+from tests.test_layers import FLOORS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -24,16 +25,27 @@ def test_links_lead_to_files(page):
     assert not broken
 
 
-def test_names_in_model_md_stand_in_the_files_they_link_to():
-    text = (ROOT / "docs/model.md").read_text()
+@pytest.mark.parametrize("page", ["model", "architecture"])
+def test_names_stand_in_the_files_they_link_to(page):
+    text = (ROOT / f"docs/{page}.md").read_text()
     missing = []
     for names, link in re.findall(r"\[`([^\]]+)`\]\(\.\./([^)]+\.py)\)", text):
         source = (ROOT / link).read_text()
         for name in re.split(r"`?, `?", names):
             last = name.split(".")[-1]
-            if not name.endswith(".py") and not re.search(rf"(class|def) {last}\b", source):
+            if (
+                last != Path(link).stem
+                and not name.endswith(".py")
+                and not re.search(rf"(class|def) {last}\b", source)
+            ):
                 missing.append((name, link))
     assert not missing
+
+
+def test_the_map_has_every_room():
+    text = (ROOT / "docs/architecture.md").read_text().split("## The rooms")[1].split("\n## ")[0]
+    rooms = {room for floor in FLOORS for room in floor if not room.startswith("__")}
+    assert set(re.findall(r"\[`(\w+)`\]", text)) == rooms
 
 
 def test_the_committed_fault_matrix_was_passed():
