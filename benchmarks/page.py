@@ -13,6 +13,7 @@ from d2it.files import read_json, write_text
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 INTRODUCTION = """# Benchmarks
 
+For anyone who asks how fast this is, beside whom, and on what: measured on CPUs only so far.
 `make bench` measures all of this again on this machine's CPU, `make bench GPU=1` on its GPU, and
 writes this page from the JSON files of `benchmarks/results/`. Candidates take turns in one run, and
 medians of their rounds are shown: the ratios between them travel to other machines, the seconds do
