@@ -31,7 +31,7 @@ rule all_figures:
 
 rule all_evaluations:
     input:
-        evaluated(*wiring.run_names(CONFIG)),
+        evaluated(*RUNS),
         str(paths.metrics(CONFIG)),
 
 

@@ -63,13 +63,15 @@ def parts() -> dict[str, Callable[[], Any]]:
 
 def dvae_step(config: Any, seen: int) -> Callable[[], None]:
     from d2it.clock import Order
+    from d2it.config.run import run_of
     from d2it.runs.plan import make_plan
     from d2it.training.batches import Feed
     from d2it.training.loop import make_accelerator
     from d2it.training.tasks import make_task
     from d2it.training.trainer import Trainer
 
-    plan, task = make_plan(config, "dvae"), make_task(config, "dvae")
+    run = run_of(config, "dvae")
+    plan, task = make_plan(run), make_task(run)
     trainer, settings = Trainer(plan, task, make_accelerator(plan, "cpu")), plan.training
     order = Order(plan.seed, task.size)
     feed = Feed(task, order, plan.seed, settings.batch, settings.shards, trainer.mine, pin=False)
@@ -78,12 +80,12 @@ def dvae_step(config: Any, seen: int) -> Callable[[], None]:
 
 
 def network_of(config: Any, run: str) -> tuple[Any, dict[str, Any]]:
-    from d2it.config.recipe import kind_of
+    from d2it.config.run import run_of
     from d2it.models.architecture import architecture
     from d2it.models.store import empty_network
 
-    shape = architecture(config, run)
-    return empty_network(kind_of(config, run), shape), shape
+    shape = architecture(run_of(config, run))
+    return empty_network(run_of(config, run).kind, shape), shape
 
 
 def training_pass(config: Any, run: str) -> Callable[[], None]:

@@ -34,6 +34,7 @@ from benchmarks.calibration import SIDE, photographs
 from benchmarks.common import arguments, interleaved, kept, write
 from benchmarks.training import CHANNELS, SIZES, WINDOW, shapes
 from d2it.config import load
+from d2it.config.run import run_of
 from d2it.config.schema import Precision
 from d2it.diffusion import guided
 from d2it.grains.entropy import entropy_map
@@ -236,7 +237,7 @@ def of_modulation(n: int, tokens: int, width: int) -> Pair:
 
 def of_pixels(scale: str, side: int) -> Iterator[Pair]:
     """The scale's DVAE on images of half the side, which costs a quarter."""
-    shape = architecture(load(overrides=[f"scale={scale}"]), "dvae")
+    shape = architecture(run_of(load(overrides=[f"scale={scale}"]), "dvae"))
     plain = Dvae(**shape).eval()
     other = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     z = torch.randn(1, shape["latent_channels"], side // 2, side // 2)

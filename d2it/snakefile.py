@@ -14,7 +14,8 @@ import yaml
 from d2it.config import paths
 from d2it.config.load import compose, validate
 from d2it.config.protocols import asked
-from d2it.config.recipe import KINDS, VERSIONS, data_of, kind_of, sampling_recipe
+from d2it.config.recipe import KINDS, VERSIONS, sampling_recipe
+from d2it.config.run import Run, run_of, runs_of
 from d2it.config.schema import Config
 from d2it.config.study import FIGURES, ITEMS, TABLES, heading, item_of, load_study
 from d2it.config.typed import nearest
@@ -64,41 +65,36 @@ def _hydra_value(value: Any) -> str:
     return str(value)
 
 
-def milestones(config: Config, run: str) -> list[float]:
+def milestones(run: Run) -> list[float]:
     """Shares of the training after which the weights are kept; then widths of averages of it."""
-    settings = getattr(config.runs, kind_of(config, run))[run]
-    measured = getattr(settings, "evaluations", {}).values()
-    widths = {m.weights for m in measured if isinstance(m.weights, float)}
-    return sorted({m.at for m in measured}) + sorted(widths)
+    return [*sorted({measured.at for measured in run.evaluations.values()}), *run.widths]
 
 
-def measured_ratios(config: Config, dvae: str) -> list[str]:
+def measured_ratios(dvae: Run) -> list[str]:
     """The ratios of a DVAE's latents and evaluation, each once."""
-    return sorted({str(ratio) for ratio in config.runs.dvae[dvae].ratios})
+    return sorted({str(ratio) for ratio in dvae.spec.ratios})
 
 
-def evaluation_digest(config: Config, run: str) -> str:
+def evaluation_digest(run: Run) -> str:
     """Of all settings that decide the evaluation of `run`, beside the files it is made from."""
-    kind, data = kind_of(config, run), data_of(config, run)
-    names = asked(config, data)
+    config, names = run.config, asked(run.config, run.data)
     settings: dict[str, Any] = {
         "version": VERSIONS["evaluation"],
         "evaluation": asdict(config.evaluation),
-        "protocol": config.data[data].protocol,
+        "protocol": run.dataset.protocol,
         "metrics": names,
         # evaluated without it before, a run is evaluated again once it was fetched
         "head": "inception_score" in names and find_source("inception_head").file.exists(),
     }
-    if kind == "dvae":
+    if run.kind == "dvae":
         settings["lpips"] = config.dvae_loss.perceptual
-        settings["ratios"] = measured_ratios(config, run)
+        settings["ratios"] = measured_ratios(run)
     else:
-        own = asdict(getattr(config.runs, kind)[run])
         settings |= {
             "sampling": sampling_recipe(config.sampling),
-            "evaluations": own.get("evaluations"),
+            "evaluations": asdict(run.spec).get("evaluations"),
             # a DiT's errors are told apart by the main ratio's regions
-            "regions": config.ratio if kind == "dit" else None,
+            "regions": config.ratio if run.kind == "dit" else None,
         }
     return canonical_digest(settings)[:16]
 
@@ -116,14 +112,10 @@ def one_of(names: Iterable[str]) -> str:
     return "|".join(re.escape(name) for name in names) or "(?!)"
 
 
-def run_names(config: Config) -> list[str]:
-    return [name for kind in KINDS for name in getattr(config.runs, kind)]
-
-
 def unknown_targets(config: Config) -> str:
     """The pattern of names that no rule makes, so that one rule can say what was meant."""
     folder = re.escape(str(Path("results", config.name)))
-    known = f"(?!(?:{one_of(run_names(config))})(?:/|\\.json))"
+    known = f"(?!(?:{one_of(runs_of(config))})(?:/|\\.json))"
     return rf"[^/.]+|{folder}/(?:models|evaluations|gallery)/{known}.+|results/(?!{config.name}/).+"
 
 
@@ -131,14 +123,14 @@ def explain_target(config: Config, target: str) -> str:
     """The sentence for a target of `unknown_targets`."""
     parts = target.split("/")
     if len(parts) == 1:
-        choices = [*TARGETS, *ITEMS, *run_names(config), "help"]
+        choices = [*TARGETS, *ITEMS, *runs_of(config), "help"]
         return (
             f"There is no target {target!r}{nearest(target, choices)}: `snakemake help` lists them."
         )
     if parts[1] != config.name:
         return f"{target} is not of scale {config.name}: add `--config scale={parts[1]}`."
     try:
-        kind_of(config, parts[3].removesuffix(".json"))
+        run_of(config, parts[3].removesuffix(".json"))
     except UserError as error:
         return str(error)
     return f"Nothing makes {target}: `snakemake help` lists the targets."

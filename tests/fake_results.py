@@ -9,7 +9,8 @@ from PIL import Image
 
 from d2it.config import paths
 from d2it.config.ratios import shares
-from d2it.config.recipe import KINDS, digest, kind_of, ratio_key, run_recipe, training_images
+from d2it.config.recipe import KINDS, digest, ratio_key
+from d2it.config.run import run_of
 from d2it.config.schema import Config
 from d2it.cost.macs import gmacs, parameters
 from d2it.files import write_json
@@ -24,7 +25,7 @@ def write_results(config: Config, **spread: float) -> None:
 
 
 def write_evaluation(config: Config, run: str, **spread: float) -> None:
-    kind = kind_of(config, run)
+    kind = run_of(config, run).kind
     settings = getattr(config.runs, kind)[run]
     luck = random.Random(run)  # the same numbers every time
     found: dict[str, Any] = {}
@@ -43,18 +44,18 @@ def write_evaluation(config: Config, run: str, **spread: float) -> None:
             metrics |= {f"epsilon_error{grain}": 0.2 for grain in ("", "_0", "_1")}
         if kind == "content":
             metrics["obedience"] = 0.8
-        images = int(how.at * training_images(config, run))
+        images = int(how.at * run_of(config, run).training.images)
         found[label] = measured(config, metrics, spread, images=images, **asdict(how))
-    network = architecture(config, run)
+    network = architecture(run_of(config, run))
     header = {
         "format": "d2it-evaluation",
         "version": 1,
         "scale": config.name,
         "run": run,
         "kind": kind,
-        "recipe_digest": digest(run_recipe(config, run)),
+        "recipe_digest": digest(run_of(config, run).recipe),
         "ratio": getattr(settings, "ratio", None),
-        "images": training_images(config, run),
+        "images": run_of(config, run).training.images,
         "parameters": parameters(kind, network),
         "gmacs": gmacs(kind, network),
         "evaluations": found,

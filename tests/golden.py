@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from d2it.config import Config, load, paths
-from d2it.config.recipe import digest, kind_of, latents_recipe
+from d2it.config.recipe import digest
+from d2it.config.run import run_of
 from d2it.files import write_json
 from d2it.grains.calibrate import calibrate
 from d2it.images.prepare import prepare
@@ -50,16 +51,16 @@ def golden_world() -> Config:
     config = load(overrides=OVERRIDES)
     prepare(config, "photos", 1)
     calibrate(config, "photos")
-    write_latents(paths.latents(config, "dvae"), digest(latents_recipe(config, "dvae")), TWO)
+    write_latents(paths.latents(config, "dvae"), digest(run_of(config, "dvae").latents_recipe), TWO)
     return config
 
 
 def first_losses(config: Config, run: str, steps: int = STEPS) -> Losses:
     """Every player's loss in each of the first steps of `run`, by the real training loop."""
-    plan = make_plan(config, run)
+    plan = make_plan(run_of(config, run))
     training = dataclasses.replace(plan.training, images=steps * BATCH)
     plan = dataclasses.replace(plan, training=training, milestones=())
-    task = make_task(config, run)
+    task = make_task(run_of(config, run))
     generator = torch.Generator().manual_seed(0)
     for player in task.players:
         for parameter in player.module.parameters():
@@ -82,7 +83,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         config = golden_world()
-        found = {kind_of(config, run): first_losses(config, run) for run in RUNS}
+        found = {run_of(config, run).kind: first_losses(config, run) for run in RUNS}
     rounded = {
         kind: {
             player: [float(f"{value:.6g}") for value in losses] for player, losses in one.items()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from d2it.clock import Order
 from d2it.config import Config, load, paths
-from d2it.config.recipe import digest, kind_of, latents_recipe
+from d2it.config.recipe import digest
+from d2it.config.run import run_of
 from d2it.grains.calibrate import calibrate
 from d2it.images.prepare import prepare
 from d2it.runs.plan import make_plan
@@ -59,7 +60,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
         prepare(config, "photos", 1)
         calibrate(config, "photos")
         for dvae, factors in (("dvae", TWO), ("dvae_three", THREE)):
-            recipe = digest(latents_recipe(config, dvae))
+            recipe = digest(run_of(config, dvae).latents_recipe)
             write_latents(paths.latents(config, dvae), recipe, factors)
         yield config
 
@@ -85,8 +86,8 @@ def stirred(task: Task) -> Task:
 
 def with_training(config: Config, run: str, **changes: object) -> Config:
     """The configuration with other settings of how runs of this kind are trained."""
-    training = dataclasses.replace(getattr(config.training, kind_of(config, run)), **changes)
-    table = dataclasses.replace(config.training, **{kind_of(config, run): training})
+    training = dataclasses.replace(getattr(config.training, run_of(config, run).kind), **changes)
+    table = dataclasses.replace(config.training, **{run_of(config, run).kind: training})
     return dataclasses.replace(config, training=table)
 
 
@@ -108,7 +109,7 @@ def train(
 
 
 def make_trainer(config: Config, run: str) -> Trainer:
-    plan, task = make_plan(config, run), stirred(make_task(config, run))
+    plan, task = make_plan(run_of(config, run)), stirred(make_task(run_of(config, run)))
     return Trainer(plan, task, make_accelerator(plan, "auto"))
 
 

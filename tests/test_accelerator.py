@@ -12,6 +12,7 @@ import torch
 
 import tests.simulated as simulated
 from d2it.config import Config
+from d2it.config.run import run_of
 from d2it.runs import state
 from d2it.runs.plan import make_plan
 from d2it.training import loop
@@ -163,7 +164,7 @@ def test_a_state_of_a_real_run_is_taken_up_there(config, tmp_path, run):
 def planted(config: Config, fault: Callable[[Batch, Batch], None]) -> Outcome:
     """Steps of a task whose loss does something wrong with its batch or its log terms."""
     with simulated.chosen():
-        plan, task = make_plan(config, "dit_b"), make_task(config, "dit_b")
+        plan, task = make_plan(run_of(config, "dit_b")), make_task(run_of(config, "dit_b"))
         honest = task.loss
 
         def loss(player, networks, batch, images_seen):

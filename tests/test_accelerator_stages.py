@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 import tests.simulated as simulated
 from d2it.config import Config, paths
 from d2it.config.recipe import sampling_recipe
+from d2it.config.run import run_of
 from d2it.config.schema import Measured
 from d2it.evaluation import reference
 from d2it.evaluation.any_images import compare_pictures
@@ -62,7 +63,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
         config.runs.content[GUIDED] = guided
         shutil.copytree(cpu, there)
         for run in MEASURED:
-            evaluate(config, run)
+            evaluate(run_of(config, run))
         patch.chdir(there)
         yield config
 
@@ -84,7 +85,7 @@ def files_of(path: Path) -> list[Path]:
     ("make", "made"),
     [
         (lambda config: calibrate(config, "photos"), lambda c: paths.thresholds(c, "photos")),
-        (lambda config: encode(config, "dvae"), lambda c: paths.latents(c, "dvae")),
+        (lambda config: encode(run_of(config, "dvae")), lambda c: paths.latents(c, "dvae")),
         (lambda config: make_reference(config, "photos"), lambda c: paths.reference(c, "photos")),
     ],
     ids=["calibrate", "encode", "reference"],
@@ -102,7 +103,7 @@ def test_data_are_made_as_on_the_cpu(config, make, made):
 def test_evaluations_are_the_cpus(config, run):
     """Pictures and maps to the bit; numbers to the rounding of other products of matrices."""
     with simulated.chosen(), simulated.waits() as found:
-        evaluate(config, run)
+        evaluate(run_of(config, run))
     assert found
     the_same_files(paths.gallery(config, run))
     file = paths.evaluation(config, run)
@@ -121,7 +122,7 @@ def test_evaluations_are_the_cpus(config, run):
 def painter_of(config: Config, run: str, measured: dict[str, Any], **sampling: Any) -> Painter:
     sampling_there = dataclasses.replace(config.sampling, **sampling)
     config = dataclasses.replace(config, sampling=sampling_there)
-    return Painter(config, run, Measured(**measured), choose_device())
+    return Painter(run_of(config, run), Measured(**measured), choose_device())
 
 
 def draw_there(painter: Painter) -> tuple[Drawn, list[int], list[Wait]]:

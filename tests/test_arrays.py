@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from d2it import cli
 from d2it.config import Config, load, paths
+from d2it.config.run import run_of
 from d2it.evaluation import reference
 from d2it.evaluation import samples as generation
 from d2it.jobs.spread import _start
@@ -46,13 +47,13 @@ def whole(config: Config) -> bytes:
 def forgotten(config: Config) -> bytes:
     """The evaluation's bytes; nothing of it is left."""
     found = paths.evaluation(config, RUN).read_bytes()
-    shutil.rmtree(paths.run_folder(config, RUN))
+    shutil.rmtree(run_of(config, RUN).folder)
     paths.evaluation(config, RUN).unlink()
     return found
 
 
 def units(config: Config) -> list[Path]:
-    return sorted(paths.run_folder(config, RUN).rglob("*.parts/*.safetensors"))
+    return sorted(run_of(config, RUN).folder.rglob("*.parts/*.safetensors"))
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5])
@@ -83,13 +84,13 @@ def test_units_of_several_kinds_of_gpu_are_told(config: Config, whole: bytes) ->
     save_file(load_file(one), one, {"device": "NVIDIA H200"})
     with pytest.warns(UserWarning, match="main of dit_b: computed on several kinds.*; NVIDIA H20"):
         assert cli.main(COMMAND) == 0
-    assert provenance.of_run(config, RUN)["devices"] == sorted([processor(), "NVIDIA H200"])
+    assert provenance.of_run(run_of(config, RUN))["devices"] == sorted([processor(), "NVIDIA H200"])
     assert forgotten(config) == whole
     paths.provenance(config, RUN).unlink()
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*kinds of device")
         assert cli.main(COMMAND) == 0
-    assert provenance.of_run(config, RUN)["devices"] == [processor()]
+    assert provenance.of_run(run_of(config, RUN))["devices"] == [processor()]
     assert forgotten(config) == whole
 
 
@@ -170,17 +171,17 @@ def test_shares_of_latents(config: Config, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(encode, "SHARD", 8)
     monkeypatch.setattr(encode, "BLOCK", 8)
     shutil.rmtree(folder)
-    assert encode.encode(config, "dvae")
+    assert encode.encode(run_of(config, "dvae"))
     before = contents(folder)
     shutil.rmtree(folder)
     for part in (2, 1):
-        assert encode.encode(config, "dvae", Share(part, 2))
+        assert encode.encode(run_of(config, "dvae"), Share(part, 2))
         assert not (folder / "manifest.json").exists()
     monkeypatch.setattr(encode.Encoding, "_shard", None)
     [one] = folder.parent.glob(".dvae.*.parts/train-00000000-*.safetensors")
     save_file({}, one, {"device": "NVIDIA H200"})
     with pytest.warns(UserWarning, match="Latents of dvae: computed on several kinds.*H200"):
-        assert encode.encode(config, "dvae")
+        assert encode.encode(run_of(config, "dvae"))
     assert contents(folder) == before
 
 

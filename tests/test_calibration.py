@@ -20,7 +20,8 @@ from d2it.cli import main
 from d2it.commands.calibrate import print_foreign_shares
 from d2it.config import load, paths
 from d2it.config.load import compose
-from d2it.config.recipe import latents_recipe, regions_of, run_recipe
+from d2it.config.recipe import regions_of
+from d2it.config.run import runs_of
 from d2it.errors import UserError
 from d2it.grains import calibrate as calibrate_module
 from d2it.grains.calibrate import CELLS, calibrate, count, quantile_table
@@ -198,9 +199,11 @@ def test_one_file_holds_every_region_size_that_a_dvae_asks_for(calibrated):
     assert calibrate(smaller, "photos") and path.read_bytes() != both
     # what a run records of its own table, and its recipe, do not see the others
     assert thresholds_of(smaller, "photos", 8).digest == table.digest
-    for recipe in (run_recipe, latents_recipe):
-        assert recipe(smaller, "dvae") == recipe(calibrated, "dvae")
-        assert recipe(calibrated, "dvae_three")["inputs"] != recipe(smaller, "dvae")["inputs"]
+    few, many = runs_of(smaller), runs_of(calibrated)
+    for recipe in ("recipe", "latents_recipe"):
+        mine = getattr(few["dvae"], recipe)
+        assert mine == getattr(many["dvae"], recipe)
+        assert mine["inputs"] != getattr(many["dvae_three"], recipe)["inputs"]
     assert calibrate(calibrated, "photos") and path.read_bytes() == both
 
 

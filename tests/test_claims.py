@@ -16,7 +16,8 @@ import scipy.stats
 
 from d2it.config import load, paths
 from d2it.config.published import published
-from d2it.config.recipe import kind_of, repeats_of
+from d2it.config.recipe import repeats_of
+from d2it.config.run import run_of
 from d2it.config.study import at_scale
 from d2it.errors import UserError
 from d2it.files import write_json
@@ -325,7 +326,7 @@ def test_every_claim_of_the_paper_has_a_row_and_every_side_an_evaluation(config)
         for pair in (*claim.pairs, *claim.beside):
             for run, label in pair.sides:
                 assert at_scale(config, run) and len(repeats_of(config, run)) == 3, run
-                kind = kind_of(config, run)
+                kind = run_of(config, run).kind
                 settings = getattr(config.runs, kind)[run]
                 if kind == "dvae":
                     assert label in [f"r{ratio:g}" for ratio in settings.ratios]

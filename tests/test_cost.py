@@ -10,6 +10,7 @@ import pytest
 from d2it.config import load
 from d2it.config.published import published
 from d2it.config.recipe import KINDS
+from d2it.config.run import run_of
 from d2it.cost.macs import cost, discriminator, dvae_step, gmacs, parameters
 from d2it.cost.named_models import PAPER_PARAMS, models_table, named_models
 from d2it.models.architecture import architecture, split_layers
@@ -61,7 +62,9 @@ def check(kind: str, arguments: dict) -> None:
 
 def test_closed_forms_equal_every_network_of_the_demo():
     config = load()
-    networks = [(kind, architecture(config, run)) for kind in KINDS for run in _runs(config, kind)]
+    networks = [
+        (kind, architecture(run_of(config, run))) for kind in KINDS for run in _runs(config, kind)
+    ]
     for text in {json.dumps(network, sort_keys=True) for network in networks}:
         check(*json.loads(text))
 
@@ -126,7 +129,7 @@ def test_the_preset_can_be_trained(models, size):
     """Two settings of any run, as docs/model.md says, make it a model of the preset."""
     run = f"d2it_{size}_classes"
     settings = [f"runs.content.{run}.heads=3", f"runs.content.{run}.bias=global"]
-    shape = architecture(load(overrides=["scale=paper", *settings]), run)
+    shape = architecture(run_of(load(overrides=["scale=paper", *settings]), run))
     preset = models[f"D²iT-{size.upper()} paper_params"]
     assert parameters("content", shape) == parameters(*preset)
     assert shape["layers"] == list(preset[1]["layers"])
@@ -207,7 +210,7 @@ def test_a_training_step_of_the_dvae(trunk, playing):
             return found
 
     config = load(overrides=["scale=smoke"])
-    shape = architecture(config, "dvae")
+    shape = architecture(run_of(config, "dvae"))
     judge = {"channels": 32, "layers": 2, "norm_groups": 8}
     with torch.device("meta"):
         task = object.__new__(DvaeTask)

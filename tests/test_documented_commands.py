@@ -16,9 +16,9 @@ import yaml
 
 from d2it import cli
 from d2it.config.load import load
-from d2it.config.recipe import kind_of
+from d2it.config.run import run_of, runs_of
 from d2it.config.study import ITEMS
-from d2it.snakefile import TARGETS, hydra_overrides, run_names
+from d2it.snakefile import TARGETS, hydra_overrides
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -84,7 +84,7 @@ def test_of_d2it(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     config = load(overrides=settings_of(words))
     name = next((word for word in words[2:3] if not re.search(r"^-|=", word)), None)
     if verb in ("train", "encode", "evaluate", "export") and name:
-        assert kind_of(config, name)
+        assert run_of(config, name).kind
     if verb in ("prepare", "calibrate", "reference"):
         assert name in config.data
     for option in (word for word in words if word.startswith("--")):
@@ -102,7 +102,7 @@ def test_of_snakemake(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None
         words[i + 1] for i, word in enumerate(words[:-1]) if word in ("--profile", "--report")
     }
     targets = {word for word in words[1:at] if not word.startswith("-")} - valued
-    assert targets <= {*TARGETS, *ITEMS, *run_names(config), "help"}
+    assert targets <= {*TARGETS, *ITEMS, *runs_of(config), "help"}
 
 
 def test_all_others_are_run_somewhere() -> None:

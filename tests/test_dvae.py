@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from d2it.config import load
+from d2it.config.run import run_of
 from d2it.errors import UserError
 from d2it.grains.maps import constant_map, random_map
 from d2it.models.architecture import architecture
@@ -45,7 +46,7 @@ def test_published_sizes():
     """Stable Diffusion's f = 8 VAE has 83.654 M; with the coarse stage and head, 105.990 M."""
     config = load(overrides=["scale=paper"])
     with torch.device("meta"):
-        dual = Dvae(**architecture(config, "dvae"))
+        dual = Dvae(**architecture(run_of(config, "dvae")))
         stages = dual.encoder.stages
         f8 = Dvae([8], 256, 4, 128, [1, 2, 4, 4], 2, [], 32)
     assert count(f8) == 83_653_863
@@ -190,7 +191,7 @@ def test_images_that_do_not_fit():
 def test_every_scale_builds():
     for scale in ("smoke", "demo", "mini"):
         config = load(overrides=[f"scale={scale}"])
-        model = Dvae(**architecture(config, "dvae"))
+        model = Dvae(**architecture(run_of(config, "dvae")))
         settings = dataclasses.asdict(config.model.dvae)
         Discriminator(
             settings["discriminator_channels"],

@@ -14,7 +14,8 @@ from PIL import Image
 
 from d2it import cli
 from d2it.config import Config, paths
-from d2it.config.recipe import digest, run_recipe
+from d2it.config.recipe import digest
+from d2it.config.run import run_of
 from d2it.config.schema import Measured
 from d2it.evaluation import samples
 from d2it.evaluation.any_images import show
@@ -42,7 +43,7 @@ def config(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="module")
 def first(config: Config) -> dict[str, bytes]:
     """The files of one evaluation, from nothing."""
-    evaluate(config, RUN)
+    evaluate(run_of(config, RUN))
     return outputs(config)
 
 
@@ -64,7 +65,7 @@ def result(config: Config, run: str) -> dict:
 
 def test_again_from_nothing_is_byte_equal(config: Config, first: dict[str, bytes]) -> None:
     forget(config)
-    evaluate(config, RUN)
+    evaluate(run_of(config, RUN))
     assert outputs(config) == first
 
 
@@ -74,7 +75,7 @@ def test_other_shards_and_a_kill_change_nothing(
     """Shards of 16 images instead of all 24; killed after the first, then repeated."""
     config = replace(config, evaluation=replace(config.evaluation, n=24))
     forget(config)
-    evaluate(config, RUN)
+    evaluate(run_of(config, RUN))
     whole = outputs(config)
     forget(config)
     real, begun = samples.one_shard, []
@@ -88,9 +89,9 @@ def test_other_shards_and_a_kill_change_nothing(
     monkeypatch.setattr(samples, "one_shard", killed)
     monkeypatch.setitem(EVALUATORS, "content", lambda judge: samples.samples(judge, shard=16))
     with pytest.raises(KeyboardInterrupt):
-        evaluate(config, RUN)
+        evaluate(run_of(config, RUN))
     assert not paths.evaluation(config, RUN).exists()
-    evaluate(config, RUN)
+    evaluate(run_of(config, RUN))
     assert begun == [0, 16, 16]
     assert outputs(config) == whole != first
     assert not list(paths.runs_folder().rglob("*.parts"))
@@ -99,10 +100,10 @@ def test_other_shards_and_a_kill_change_nothing(
 def test_finished_evaluations_are_remembered(
     config: Config, first: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate(config, RUN)
+    evaluate(run_of(config, RUN))
     before = outputs(config)
     monkeypatch.delattr(samples, "one_shard")
-    evaluate(config, RUN)
+    evaluate(run_of(config, RUN))
     assert outputs(config) == before
 
 
@@ -110,7 +111,7 @@ def test_what_the_file_says(config: Config, first: dict[str, bytes]) -> None:
     found = json.loads(first[f"{RUN}.json"])
     assert (found["format"], found["version"]) == ("d2it-evaluation", 1)
     assert (found["run"], found["kind"], found["scale"]) == (RUN, "content", "smoke")
-    assert found["recipe_digest"] == digest(run_recipe(config, RUN))
+    assert found["recipe_digest"] == digest(run_of(config, RUN).recipe)
     assert found["ratio"] == 0.5 and found["images"] == 64 and found["split"] == [10, 2]
     assert found["parameters"]["total"] >= found["parameters"]["trainable"] > 0
     assert found["gmacs"]["dense"] > found["gmacs"]["sparse"] > 0
@@ -141,17 +142,17 @@ def test_gallery(config: Config, first: dict[str, bytes]) -> None:
 
 
 def test_pictures_shown_are_the_images_drawn(config: Config, first: dict[str, bytes]) -> None:
-    drawn = Painter(config, RUN, Measured(), choose_device()).draw(0, np.arange(8))
+    drawn = Painter(run_of(config, RUN), Measured(), choose_device()).draw(0, np.arange(8))
     files = [paths.gallery(config, RUN) / f"main-{i}.png" for i in range(8)]
     assert np.array_equal(drawn.images, [np.asarray(Image.open(file)) for file in files])
 
 
 def test_spread_over_seeds(config: Config) -> None:
     seeds = replace(config.evaluation, seeds=[0, 1])
-    evaluate(replace(config, evaluation=seeds), "dit_b")
+    evaluate(run_of(replace(config, evaluation=seeds), "dit_b"))
     main = result(config, "dit_b")["evaluations"]["main"]
     assert main["spread"]["fid"] > 0 and main["spread"]["epsilon_error"] is None
-    evaluate(config, "dit_b")
+    evaluate(run_of(config, "dit_b"))
     alone = result(config, "dit_b")["evaluations"]["main"]["metrics"]["fid"]
     deviation = 2**0.5 * abs(main["metrics"]["fid"] - alone)
     assert main["spread"]["fid"] == pytest.approx(deviation)
@@ -162,7 +163,7 @@ def test_distance_from_the_training_images_where_it_is_asked_for(
 ) -> None:
     assert b"nearest" not in first[f"{RUN}.json"]
     asked = replace(config.evaluation, metrics=["fid", "nearest"])
-    evaluate(replace(config, evaluation=asked), "dit_b")
+    evaluate(run_of(replace(config, evaluation=asked), "dit_b"))
     found = result(config, "dit_b")["evaluations"]["main"]["metrics"]
     assert {"fid", "nearest"} < found.keys()
     reference = open_reference(config, "photos").features
@@ -170,11 +171,11 @@ def test_distance_from_the_training_images_where_it_is_asked_for(
     assert nearest_distance(held_out, reference) > 0
     # samples of untrained networks are far from every photograph
     assert found["nearest"] > 1
-    evaluate(config, "dit_b")
+    evaluate(run_of(config, "dit_b"))
 
 
 def test_of_a_dvae(config: Config) -> None:
-    evaluate(config, "dvae")
+    evaluate(run_of(config, "dvae"))
     found = result(config, "dvae")
     assert set(found["evaluations"]) == {"r0", "r0.5", "r1"} and found["ratio"] == "random"
     for label, share in {"r0": 0.0, "r1": 1.0}.items():
@@ -186,7 +187,7 @@ def test_of_a_dvae(config: Config) -> None:
 
 
 def test_of_a_grain_run(config: Config) -> None:
-    evaluate(config, "grain")
+    evaluate(run_of(config, "grain"))
     main = result(config, "grain")["evaluations"]["main"]
     assert main["metrics"]["fine_share_data"] == pytest.approx(0.5, abs=0.01)
     assert 0 <= main["metrics"]["neighbour_agreement"] <= 1

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from d2it.config import Config
+from d2it.config.run import run_of
 from d2it.diffusion import Schedule
 from d2it.grains.entropy import kernel_matrix
 from d2it.machine.device import arithmetic, compile_blocks
@@ -94,7 +95,7 @@ LEARNING: list[nn.Parameter] = []
 
 def trainer_of(config: Config, run: str, mode: FakeTensorMode, **changes: Any) -> Trainer:
     config = with_training(config, run, **changes)
-    plan, task = make_plan(config, run), stirred(make_task(config, run))
+    plan, task = make_plan(run_of(config, run)), stirred(make_task(run_of(config, run)))
     gpu: Any = FakeGpu(mode, plan.training.precision == "bf16")
     with mode:
         if hasattr(task, "schedule"):

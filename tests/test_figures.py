@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from d2it.config import load, paths
-from d2it.config.recipe import training_images
+from d2it.config.run import run_of
 from d2it.config.study import FIGURES, load_study
 from d2it.errors import UserError
 from d2it.report.figures import (
@@ -102,7 +102,7 @@ def test_curves_of_figure_6_run_along_the_training(config, study):
     write_results(config)
     points = curve_points(study.figure_6, config)
     assert len(points) == 6 * 3
-    lengths = {training_images(config, run) for run in config.runs.dit}
+    lengths = {run_of(config, run).training.images for run in config.runs.dit}
     for _, curve in points.groupby("run"):
         assert list(curve["images"]) == sorted(set(curve["images"]))
         assert curve["images"].iloc[-1] in lengths

@@ -9,7 +9,7 @@ import torch
 import d2it.training.dvae as first_stage
 import d2it.training.transformers as second_stage
 from d2it.config import Config
-from d2it.config.recipe import kind_of
+from d2it.config.run import run_of
 from d2it.models import blocks
 from d2it.models.content_transformer import PositionBias
 from d2it.training import dvae_loss as losses
@@ -29,7 +29,7 @@ def world(tmp_path_factory):
 
 def departure(config: Config, run: str, found: Losses) -> float:
     """How far any loss is from the recorded one of that step, in mean losses."""
-    recorded: Losses = json.loads(FILE.read_text())[kind_of(config, run)]
+    recorded: Losses = json.loads(FILE.read_text())[run_of(config, run).kind]
     assert found.keys() <= recorded.keys()
     return max(
         abs(ours - theirs) * len(recorded[name]) / sum(map(abs, recorded[name]))

@@ -6,7 +6,8 @@ import yaml
 from d2it import cli
 from d2it.config import load
 from d2it.config.load import compose
-from d2it.config.recipe import repeats_of, run_name
+from d2it.config.recipe import repeats_of
+from d2it.config.run import run_of
 from d2it.errors import UserError
 from tests.test_workflow import checkout_at
 
@@ -41,7 +42,7 @@ def test_a_users_scale_keeps_a_few_runs(other, tmp_path, monkeypatch, capsys):
     assert written["repeats"] == ({"dit_b": 5} if repeats else {})
     if repeats:
         mine, theirs = load(overrides=["scale=mine"]), load(overrides=[f"scale={other}"])
-        assert run_name(mine, "dit_b_s4") == run_name(theirs, "dit_b_s4")
+        assert run_of(mine, "dit_b_s4").id == run_of(theirs, "dit_b_s4").id
 
 
 def test_a_repeat_has_all_settings_of_its_experiment():

@@ -10,7 +10,7 @@ import torch
 
 from d2it.cli import main
 from d2it.config import Config, load, paths
-from d2it.config.recipe import run_recipe
+from d2it.config.run import run_of
 from d2it.errors import UserError
 from d2it.files import read_json, write_json
 from d2it.grains.calibrate import calibrate
@@ -30,10 +30,10 @@ OVERRIDES = ["scale=smoke", "data.photos.train=40", "data.photos.test=8"]
 def publish(config: Config, seed: int = 0) -> None:
     """A DVAE that was never trained, as training would publish it."""
     torch.manual_seed(seed)
-    shape = architecture(config, "dvae")
+    shape = architecture(run_of(config, "dvae"))
     weights = {"model": Dvae(**shape).state_dict()}
     inputs = {"images": open_images(config, "photos", "train").digest}
-    recipe = run_recipe(config, "dvae")
+    recipe = run_of(config, "dvae").recipe
     save_model(paths.model(config, "dvae"), "dvae", shape, recipe, 96, 8, inputs, weights)
 
 
@@ -55,7 +55,7 @@ def with_ratios(config: Config, *ratios: float) -> Config:
 
 
 def test_what_is_encoded_comes_back(config):
-    assert encode(config, "dvae")
+    assert encode(run_of(config, "dvae"))
     folder = paths.latents(config, "dvae")
     latents, images = Latents.open(folder, "train"), open_images(config, "photos", "train")
     assert (len(latents), latents.side, latents.factors, latents.classes) == (40, 16, [8, 4], 7)
@@ -79,7 +79,7 @@ def test_mirrors_agree(config):
     """The map of the mirrored image is the mirrored map."""
     from d2it.grains.entropy import entropy_map
 
-    encode(config, "dvae")
+    encode(run_of(config, "dvae"))
     latents = Latents.open(paths.latents(config, "dvae"), "train")
     indices = np.arange(16)
     pixels = torch.from_numpy(open_images(config, "photos", "train")[indices])
@@ -92,7 +92,7 @@ def test_mirrors_agree(config):
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
 def test_scale_gives_unit_deviation(config, ratio):
-    encode(config, "dvae")
+    encode(run_of(config, "dvae"))
     latents = Latents.open(paths.latents(config, "dvae"), "train")
     generator, drawn = torch.Generator().manual_seed(0), []
     batch = latents.fetch(np.arange(40))
@@ -109,7 +109,7 @@ def test_scale_gives_unit_deviation(config, ratio):
 
 
 def test_route_sample_samples_before_copying(config):
-    encode(config, "dvae")
+    encode(run_of(config, "dvae"))
     latents = Latents.open(paths.latents(config, "dvae"), "train")
     batch = latents.fetch(np.arange(4))
     noises = [torch.randn(4, *shape) for shape in latents.noise_shapes()]
@@ -129,11 +129,11 @@ def test_route_sample_samples_before_copying(config):
 
 def test_nothing_is_done_twice_and_ratios_are_added(config):
     few = with_ratios(config, 0.5)
-    assert encode(few, "dvae") and not encode(few, "dvae")
+    assert encode(run_of(few, "dvae")) and not encode(run_of(few, "dvae"))
     folder = paths.latents(config, "dvae")
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.bin")}
     old = read_json(folder / "manifest.json", made_by="")["ratios"]
-    assert encode(with_ratios(config, 0.5, 0.7, 1.0), "dvae")
+    assert encode(run_of(with_ratios(config, 0.5, 0.7, 1.0), "dvae"))
     after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.bin")}
     new = read_json(folder / "manifest.json", made_by="")["ratios"]
     assert before == after and new["0.5"] == old["0.5"] and sorted(new) == ["0.5", "0.7", "1"]
@@ -141,35 +141,35 @@ def test_nothing_is_done_twice_and_ratios_are_added(config):
 
 def test_goes_on_where_it_stopped(config):
     """Killed while the second shard was written, only that one is made again."""
-    encode(config, "dvae")
+    encode(run_of(config, "dvae"))
     folder = paths.latents(config, "dvae")
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
     shutil.rmtree(folder)
-    encode(config, "dvae", Share(1, 1))
+    encode(run_of(config, "dvae"), Share(1, 1))
     [parts] = folder.parent.glob(".dvae.*.parts")
     (parts / "train-00000032-00000040.safetensors").unlink()
     (parts / "dvae/train-00001-grain0.bin").unlink()
     (parts / "dvae/.train-00001-grain0.bin.1.part").write_bytes(b"")
     kept = (parts / "dvae/train-00000-grain0.bin").stat().st_mtime_ns
-    assert encode(config, "dvae")
+    assert encode(run_of(config, "dvae"))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
     assert (folder / "train-00000-grain0.bin").stat().st_mtime_ns == kept
     assert [path.name for path in folder.parent.iterdir()] == ["dvae"]
 
 
 def test_other_weights_are_encoded_anew(config):
-    encode(config, "dvae")
+    encode(run_of(config, "dvae"))
     folder = paths.latents(config, "dvae")
     first = read_json(folder / "manifest.json", made_by="")
     publish(config, seed=1)
-    assert encode(config, "dvae")
+    assert encode(run_of(config, "dvae"))
     second = read_json(folder / "manifest.json", made_by="")
     assert first["dvae_digest"] != second["dvae_digest"]
     assert first["ratios"]["0.5"]["scale"] != second["ratios"]["0.5"]["scale"]
 
 
 def test_a_ratio_that_was_not_measured(config):
-    encode(with_ratios(config, 0.5), "dvae")
+    encode(run_of(with_ratios(config, 0.5), "dvae"))
     latents = Latents.open(paths.latents(config, "dvae"), "train")
     with pytest.raises(UserError, match="d2it encode dvae"):
         latents.scale(0.7)
@@ -183,13 +183,13 @@ def test_a_ratio_that_is_missed(config):
     table["quantiles"] = [value * 0.5 for value in table["quantiles"]]
     write_json(path, stored)
     with pytest.warns(UserWarning, match=r"ratio 0\.5 was asked for"):
-        encode(with_ratios(config, 0.5), "dvae")
+        encode(run_of(with_ratios(config, 0.5), "dvae"))
     latents = Latents.open(paths.latents(config, "dvae"), "train")
     assert latents.reached(0.5) > 0.55
 
 
 def test_bad_input(config, capsys):
-    encode(config, "dvae")
+    encode(run_of(config, "dvae"))
     folder = paths.latents(config, "dvae")
     with pytest.raises(UserError, match="no split 'val'"):
         Latents.open(folder, "val")
@@ -201,7 +201,7 @@ def test_bad_input(config, capsys):
     assert "grain is not a DVAE run" in capsys.readouterr().err
     other = load(overrides=[*OVERRIDES, "training.dvae.learning_rate=0.5"])
     with pytest.raises(UserError, match="other settings"):
-        encode(other, "dvae")
+        encode(run_of(other, "dvae"))
     Path(paths.model(config, "dvae"), "model.json").unlink()
     assert main(["encode", "dvae", *OVERRIDES]) == 2
     assert "d2it train dvae" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import pytest
 
 from d2it.config import Config, load, paths
 from d2it.config.recipe import KINDS
+from d2it.config.run import run_of
 from d2it.errors import UserError
 from d2it.jobs import local, slurm, slurm_training
 from d2it.jobs.launch import arrange, launch
@@ -31,6 +32,7 @@ OVERRIDES = [
     "training.dvae.save_images=4",
     "dvae_loss.gan_start=16",
 ]
+CONSTANT = [*OVERRIDES, "runs.dvae.dvae.ratio=1.0"]  # without thresholds
 
 
 TWO = "slurm resources.processes=2 resources.gpus=2"  # the smoke scale has two shards
@@ -81,7 +83,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     images = paths.images(config, "photos") / "manifest.json"
     images.parent.mkdir(parents=True)
     images.write_text("{}")
-    return make_plan(load(overrides=[*OVERRIDES, "runs.dvae.dvae.ratio=1.0"]), "dvae")
+    return make_plan(run_of(load(overrides=CONSTANT), "dvae"))
 
 
 def test_what_sbatch_reads(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,9 +184,9 @@ def test_what_cannot_be_launched_leaves_nothing(
     else:
         monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    config = load(overrides=[*OVERRIDES, "runs.dvae.dvae.ratio=1.0"])
+    config = load(overrides=CONSTANT)
     with pytest.raises(UserError, match=sentence):
-        launch(config, "dvae", load_launcher(launcher))
+        launch(run_of(config, "dvae"), load_launcher(launcher))
     assert not plan.folder.exists()
 
 
@@ -264,11 +266,11 @@ def test_gpus_named_by_uuid_reach_the_processes(
     """submitit takes numbers alone; a process sees all names, and takes its own by its place."""
 
     class Telling(LocalJob):  # pickled by value, since it is local
-        def train(self, wait: bool = False) -> None:
+        def train(self, plan: Plan, wait: bool = False) -> None:
             raise UserError(f"{os.environ['LOCAL_RANK']}: {os.environ['CUDA_VISIBLE_DEVICES']}")
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937,GPU-46f0,GPU-0123")
     monkeypatch.setattr(local, "LocalJob", Telling)
-    job = Job(load(overrides=OVERRIDES), "dvae", "cuda", 1)
+    job = Job(run_of(load(overrides=CONSTANT), "dvae"), "cuda", 1)
     with pytest.raises(UserError, match="0: GPU-8932f937,GPU-46f0$"):
         run_here(plan, job, 2, visible_gpus()[:2])

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from d2it.config import load
+from d2it.config.run import run_of
 from d2it.grains.calibrate import calibrate
 from d2it.images.prepare import prepare
 from d2it.models.lpips import Lpips
@@ -97,9 +98,8 @@ def chain(tmp_path_factory):
 
 
 def start(config, **loss):
-    return make_task(
-        dataclasses.replace(config, dvae_loss=dataclasses.replace(config.dvae_loss, **loss)), "dvae"
-    )
+    changed = dataclasses.replace(config.dvae_loss, **loss)
+    return make_task(run_of(dataclasses.replace(config, dvae_loss=changed), "dvae"))
 
 
 def batch_of(task, n: int, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -242,5 +242,5 @@ def test_draws_are_identities(chain):
     assert all(len(value) == 6 for value in first.values())
     fixed = dataclasses.replace(chain.runs.dvae["dvae"], ratio=1.0)
     runs = dataclasses.replace(chain.runs, dvae={"dvae": fixed})
-    task = make_task(dataclasses.replace(chain, runs=runs), "dvae")
+    task = make_task(run_of(dataclasses.replace(chain, runs=runs), "dvae"))
     assert (task.draw(torch.Generator(), 3, 0)["cuts"] == -torch.inf).all()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from d2it import cli
 from d2it.config import load
-from d2it.config.recipe import kind_of
+from d2it.config.run import run_of
 from d2it.config.schema import Training
 from d2it.cost.macs import parameters
 from d2it.cost.memory import (
@@ -72,7 +72,7 @@ def near(found: float, expected: float, scale: str) -> bool:
 
 def shape_of(scale: str, run: str, switches: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     config = CONFIGS[scale]
-    return kind_of(config, run), architecture(config, run) | switches
+    return run_of(config, run).kind, architecture(run_of(config, run)) | switches
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -110,7 +110,7 @@ def test_the_most_that_a_step_of_a_transformer_holds(scale, run, checkpointing):
 @pytest.mark.parametrize("scale", ["smoke", "paper"])
 def test_the_most_that_a_step_of_the_dvae_holds(scale, checkpointing):
     config = CONFIGS[scale]
-    shape, trunk = architecture(config, "dvae"), config.dvae_loss.perceptual
+    shape, trunk = architecture(run_of(config, "dvae")), config.dvae_loss.perceptual
     training = Training(2 * N, 2 * N, 1e-4, checkpointing=checkpointing)
     memory = training_memory("dvae", shape, training, trunk=trunk)
     count = parameters("dvae", shape)["trainable"]
@@ -148,14 +148,14 @@ def test_states_are_those_that_a_trainer_holds():
 
 def test_drawing_at_the_published_block_fits_every_gpu_of_the_table():
     config = CONFIGS["paper"]
-    runs = {run: architecture(config, run) for run in ("d2it_xl_classes", "grain", "dvae")}
-    states = FULL * sum(parameters(kind_of(config, r), a)["total"] for r, a in runs.items())
+    runs = {run: architecture(run_of(config, run)) for run in ("d2it_xl_classes", "grain", "dvae")}
+    states = FULL * sum(parameters(run_of(config, r).kind, a)["total"] for r, a in runs.items())
     drawn = states + peak_of_drawing(runs["d2it_xl_classes"], runs["dvae"], config.sampling.block)
     assert drawn + RUNTIME < min(gpu.gigabytes for gpu in GPUS.values()) * 1e9
 
 
 def test_a_micro_batch_is_what_counts():
-    shape = architecture(CONFIGS["paper"], "dit_b")
+    shape = architecture(run_of(CONFIGS["paper"], "dit_b"))
     whole = training_memory("dit", shape, Training(256, 256, 1e-4, shards=8))
     assert whole == training_memory("dit", shape, Training(256, 128, 1e-4, shards=4))
     half = training_memory("dit", shape, Training(256, 256, 1e-4, shards=16))
@@ -164,7 +164,7 @@ def test_a_micro_batch_is_what_counts():
 
 def need(**changes: Any) -> Need:
     overrides = ["scale=paper", *(f"training.dvae.{k}={v}" for k, v in changes.items())]
-    return need_of(load(overrides=overrides), "dvae")
+    return need_of(run_of(load(overrides=overrides), "dvae"))
 
 
 def test_the_published_dvae_wants_checkpointing_on_80_gb_and_no_recipe_knows():

@@ -11,6 +11,7 @@ import pytest
 from d2it.cli import main
 from d2it.config import load
 from d2it.config.recipe import KINDS
+from d2it.config.run import run_of
 from d2it.config.study import ITEMS, load_study
 from d2it.cost.disk import latents_disk
 from d2it.cost.macs import cost, decoder
@@ -76,8 +77,8 @@ def test_predicted_maps_cost_their_network(config):
     grain = cost(
         "grain", {"side": 16, "grains": 2, "width": 384, "depth": 12, "heads": 6, "classes": 0}
     )
-    dearer = price_run(config, "d2it_b", A800).hours["evaluate"]
-    constant = price_run(config, "d2it_b_r100", A800).hours["evaluate"]
+    dearer = price_run(run_of(config, "d2it_b"), A800).hours["evaluate"]
+    constant = price_run(run_of(config, "d2it_b_r100"), A800).hours["evaluate"]
     images = 2 * 10_000 * 3  # averaged and raw weights, three seeds
     by_hand = 2 * images * 250 * grain.macs / (0.25 * 156e12) / 3600
     assert dearer - constant == pytest.approx(by_hand)
@@ -86,7 +87,7 @@ def test_predicted_maps_cost_their_network(config):
 @pytest.mark.parametrize(("precision", "rate"), [("fp32", 0.5 * 19.5), ("bf16", 0.25 * 312)])
 def test_drawing_images_is_priced_in_its_precision(precision, rate):
     config = load(overrides=["scale=paper", f"sampling.precision={precision}"])
-    price = price_run(config, "grain", A800)
+    price = price_run(run_of(config, "grain"), A800)
     by_hand = 2 * 10_000 * 3 * 250 * price.gmacs * 1e9 / (rate * 1e12) / 3600
     assert price.hours["evaluate"] == pytest.approx(by_hand)
 
@@ -100,7 +101,8 @@ def test_a_table_counts_shared_runs_once(config, study, whole):
     assert set(alone.items) == {"table_3"}
     both = plan(config, study, ["table_3", "d2it_b"], A800)
     assert both.hours == alone.hours
-    assert runs_behind(config, study, ["d2it_b"]) == ["dvae", "grain", "d2it_b"]
+    behind = runs_behind(config, study, ["d2it_b"])
+    assert [run.name for run in behind] == ["dvae", "grain", "d2it_b"]
 
 
 def test_the_prices_in_the_documents_are_the_plans(config, study):
@@ -152,10 +154,10 @@ def test_a_benchmark_of_this_gpu_takes_the_place_of_the_assumption(config, tmp_p
     rate = rate_of(GPUS["h200"], results=tmp_path)
     assert rate.measured == {("dit", "B"): 0.5}
     assumed = rate_of(GPUS["h200"], results=tmp_path / "none")
-    halves = [price_run(config, "dit_b", r).hours["train"] for r in (rate, assumed)]
+    halves = [price_run(run_of(config, "dit_b"), r).hours["train"] for r in (rate, assumed)]
     assert halves[1] == pytest.approx(2 * halves[0])
-    assert price_run(config, "dit_b", rate).mfu == 0.5
-    assert price_run(config, "dit_l", rate).mfu == 0.25
+    assert price_run(run_of(config, "dit_b"), rate).mfu == 0.5
+    assert price_run(run_of(config, "dit_l"), rate).mfu == 0.25
     path.write_text("[]")
     assert rate_of(GPUS["h200"], results=tmp_path).measured == {}
 
@@ -173,7 +175,7 @@ def test_the_first_hour_on_a_gpu_measures_every_kind(config, tmp_path):
     rate = rate_of(GPUS["h200"], results=tmp_path)
     assert rate.measured == pytest.approx(found)
     assert set(rate_of(GPUS["a100"], results=tmp_path).measured) == {("dvae", "")}
-    price = price_run(config, "dvae", rate)  # model FLOPs alone: two to a MAC, three passes
+    price = price_run(run_of(config, "dvae"), rate)  # model FLOPs alone: two to a MAC, three passes
     by_hand = 6 * price.gmacs * 1e9 * price.images / (0.2 * 494e12) / 3600
     assert price.hours["train"] == pytest.approx(by_hand) and price.mfu == pytest.approx(0.2)
     bench = [{"network": "DiT", "size": "B", "tflops": 494.5}]
@@ -184,8 +186,8 @@ def test_the_first_hour_on_a_gpu_measures_every_kind(config, tmp_path):
 def test_checkpointing_is_a_third_more_work_and_less_memory(config):
     spared = load(overrides=["scale=paper", "training.dit.checkpointing=true"])
     dense, less = (
-        price_run(config, "dit_xl_classes", A800),
-        price_run(spared, "dit_xl_classes", A800),
+        price_run(run_of(config, "dit_xl_classes"), A800),
+        price_run(run_of(spared, "dit_xl_classes"), A800),
     )
     assert less.hours["train"] == pytest.approx(dense.hours["train"] * 4 / 3)
     assert less.memory_gb < dense.memory_gb and less.hours["evaluate"] == dense.hours["evaluate"]
@@ -200,7 +202,7 @@ def test_the_published_scale_fits_80_gb_and_what_does_not_is_said(config, study)
     assert "and A100-40 has 40: set training.content.checkpointing=true" in said
     dense = load(overrides=["scale=paper", "training.dvae.checkpointing=false"])
     (said,) = plan(dense, study, ["table_3", "dvae_r0"], A800).too_large
-    price = price_run(dense, "dvae", A800)
+    price = price_run(run_of(dense, "dvae"), A800)
     assert said.startswith(f"dvae, dvae_r0, dvae_r100: training needs {price.memory_gb} GB")
     assert "and A800 has 80: set training.dvae.checkpointing=true, which needs 40" in said
     small = plan(config, study, ["d2it_l_classes"], rate_of(GPUS["l4"], results=Path("none")))

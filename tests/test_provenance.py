@@ -5,6 +5,7 @@ import json
 import pytest
 
 from d2it.config import load, paths
+from d2it.config.run import run_of
 from d2it.files import file_digest, write_json
 from d2it.runs import provenance
 from tests.fake_results import write_evaluation
@@ -20,7 +21,7 @@ def config(tmp_path, monkeypatch):
 
 def trained(config, run: str, rates: list[float]) -> None:
     """A run folder of two starts and a line every 16 images."""
-    folder = paths.run_folder(config, run)
+    folder = run_of(config, run).folder
     start = {"commit": "a", "device": "cpu", "processes": 2}
     write_json(
         folder / "provenance.json",
@@ -32,8 +33,8 @@ def trained(config, run: str, rates: list[float]) -> None:
 
 def test_an_evaluation_says_its_commit_and_its_trainings_seconds(config):
     trained(config, "dit_b", [8.0, 16.0, 4.0])
-    provenance.record(config, "dit_b")
-    said = provenance.of_run(config, "dit_b")
+    provenance.record(run_of(config, "dit_b"))
+    said = provenance.of_run(run_of(config, "dit_b"))
     assert said["evaluation_sha256"] == file_digest(paths.evaluation(config, "dit_b"))
     assert len(said["commit"]) == 40 and said["changed"] in (True, False)
     assert said["training"] == {
@@ -46,18 +47,18 @@ def test_an_evaluation_says_its_commit_and_its_trainings_seconds(config):
 
 
 def test_the_same_bytes_keep_who_made_them_first_and_others_do_not(config, monkeypatch):
-    provenance.record(config, "dit_b")
-    first = provenance.of_run(config, "dit_b")
+    provenance.record(run_of(config, "dit_b"))
+    first = provenance.of_run(run_of(config, "dit_b"))
     assert first["training"] is None  # its run folder is not here
     monkeypatch.setattr(provenance, "commit", lambda: "b" * 40)
-    provenance.record(config, "dit_b")
-    assert provenance.of_run(config, "dit_b") == first
+    provenance.record(run_of(config, "dit_b"))
+    assert provenance.of_run(run_of(config, "dit_b")) == first
     write_evaluation(config, "dit_b", fid=1.0)
-    provenance.record(config, "dit_b")
-    assert provenance.of_run(config, "dit_b")["commit"] == "b" * 40
+    provenance.record(run_of(config, "dit_b"))
+    assert provenance.of_run(run_of(config, "dit_b"))["commit"] == "b" * 40
 
 
 def test_it_changes_no_byte_of_the_evaluation(config):
     before = paths.evaluation(config, "dit_b").read_bytes()
-    provenance.record(config, "dit_b")
+    provenance.record(run_of(config, "dit_b"))
     assert paths.evaluation(config, "dit_b").read_bytes() == before

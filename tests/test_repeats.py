@@ -11,12 +11,10 @@ from d2it.config.check import check_meaning
 from d2it.config.recipe import (
     KINDS,
     digest,
-    latents_recipe,
     repeats_of,
-    run_name,
-    run_recipe,
     training_seed,
 )
+from d2it.config.run import run_of
 from d2it.errors import UserError
 from d2it.runs.plan import make_plan
 from d2it.training.batches import Feed
@@ -40,13 +38,13 @@ def config(tmp_path, monkeypatch) -> Config:
     monkeypatch.chdir(tmp_path)
     config = repeated(load(overrides=["scale=demo"]), "dit_b", "d2it_b")
     check_meaning(config)
-    write_latents(paths.latents(config, "dvae"), digest(latents_recipe(config, "dvae")), TWO)
+    write_latents(paths.latents(config, "dvae"), digest(run_of(config, "dvae").latents_recipe), TWO)
     return config
 
 
 def first_batch(config: Config, run: str) -> dict[str, torch.Tensor]:
     """What a run is shown in its first step, through the loop's own plan and feed."""
-    plan, task = make_plan(config, run), make_task(config, run)
+    plan, task = make_plan(run_of(config, run)), make_task(run_of(config, run))
     order = Order(plan.seed, task.size)
     feed = Feed(task, order, plan.seed, 8, 1, range(1), pin=False, noise=plan.noise)
     feed.start(0, 8)
@@ -66,17 +64,17 @@ def test_another_seed_sees_others_and_starts_from_other_weights(config):
     first, second = first_batch(config, "d2it_b"), first_batch(config, "d2it_b_s1")
     for name in ("t", "noise", "entropy"):
         assert not torch.equal(first[name], second[name]), name
-    networks = [make_task(config, run).players[0].module for run in ("d2it_b", "d2it_b_s1")]
+    networks = [make_task(run_of(config, run)).players[0].module for run in ("d2it_b", "d2it_b_s1")]
     weights = [torch.cat([p.flatten() for p in n.parameters()]) for n in networks]
     assert not torch.equal(*weights)
-    again = make_task(config, "d2it_b_s1").players[0].module
+    again = make_task(run_of(config, "d2it_b_s1")).players[0].module
     assert all(map(torch.equal, networks[1].parameters(), again.parameters()))
 
 
 def test_recipes_of_repeats_differ_in_the_seed_alone():
     config = repeated(load(overrides=["scale=demo"]), "dit_b", "dvae")
     for run in ("dit_b", "dvae"):
-        first, second = run_recipe(config, run), run_recipe(config, f"{run}_s1")
+        first, second = run_of(config, run).recipe, run_of(config, f"{run}_s1").recipe
         assert (
             first["settings"].pop("training_seed"),
             second["settings"].pop("training_seed"),
@@ -90,7 +88,7 @@ def test_fewer_seeds_leave_the_others_what_they_were():
     assert repeats_of(one, "dit_b") == ["dit_b"] and repeats_of(fewer, "dit_b")[-1] == "dit_b_s1"
     for config in (fewer, one):
         for run in repeats_of(config, "dit_b"):
-            assert run_name(more, run) == run_name(config, run)
+            assert run_of(more, run).id == run_of(config, run).id
         assert config.runs.dit.keys() & set(repeats_of(more, "dit_b")) == set(
             repeats_of(config, "dit_b")
         )
@@ -100,12 +98,12 @@ def test_fewer_seeds_leave_the_others_what_they_were():
 def test_runs_of_a_single_seed_are_as_they_were(scale):
     config = load(overrides=[f"scale={scale}"])
     assert not config.repeats
-    assert "training_seed" not in run_recipe(config, "d2it_b")["settings"]
+    assert "training_seed" not in run_of(config, "d2it_b").recipe["settings"]
 
 
 def test_the_mini_scale_repeats_what_the_claims_compare():
     config = load(overrides=["scale=mini"])
-    names = [run_name(config, run) for name in config.repeats for run in repeats_of(config, name)]
+    names = [run_of(config, run).id for name in config.repeats for run in repeats_of(config, name)]
     assert len(set(names)) == len(names) == 3 * len(config.repeats)
     assert {"dit_b", "d2it_b", "d2it_l", "dit_xl_classes", "dvae_r70"} <= config.repeats.keys()
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from d2it.config import Config, load, paths
 from d2it.config.recipe import sampling_recipe
+from d2it.config.run import run_of
 from d2it.config.schema import Measured
 from d2it.errors import UserError
 from d2it.files import file_digest, read_json, write_json
@@ -31,7 +32,7 @@ def config(tmp_path_factory: pytest.TempPathFactory):
 
 
 def painter(config: Config, run: str, **measured: object) -> Painter:
-    return Painter(config, run, Measured(**measured), DEVICE)
+    return Painter(run_of(config, run), Measured(**measured), DEVICE)
 
 
 def same(a: Drawn, b: Drawn) -> bool:
@@ -123,7 +124,7 @@ def test_sources_of_maps_differ_in_maps_alone(config: Config) -> None:
 
 
 def test_true_maps_are_those_of_training_images_of_the_class(config: Config) -> None:
-    maps = Maps(config, "dvae", 0.5, "truth", None, DEVICE)
+    maps = Maps(run_of(config, "dvae"), 0.5, "truth", None, DEVICE)
     indices = np.arange(28)
     drawn = maps.draw(0, indices, indices % 7)
     for label, map in zip(indices % 7, drawn, strict=True):
@@ -133,7 +134,7 @@ def test_true_maps_are_those_of_training_images_of_the_class(config: Config) -> 
 
 
 def test_random_maps_have_the_ratio_and_no_more(config: Config) -> None:
-    drawn = Maps(config, "dvae", 0.3, "random", None, DEVICE).draw(0, np.arange(200), None)
+    drawn = Maps(run_of(config, "dvae"), 0.3, "random", None, DEVICE).draw(0, np.arange(200), None)
     assert drawn.double().mean().item() == pytest.approx(0.3, abs=0.02)
 
 
@@ -172,7 +173,7 @@ def test_refusals(config: Config) -> None:
     with pytest.raises(UserError, match="Guidance needs a class-conditional network"):
         painter(config, "d2it_l", guidance=1.5).draw(0, np.arange(4))
     with pytest.raises(UserError, match="name one as `grain`"):
-        Maps(config, "dvae", 0.5, "predicted", None, DEVICE)
+        Maps(run_of(config, "dvae"), 0.5, "predicted", None, DEVICE)
     other = load(overrides=[*OVERRIDES, "seed=5"])
     with pytest.raises(UserError, match="other settings than d2it_l has now"):
         painter(other, "d2it_l")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from d2it.config import Config, load, paths
-from d2it.config.recipe import digest, latents_recipe
+from d2it.config.recipe import digest
+from d2it.config.run import run_of
 from d2it.diffusion import Schedule
 from d2it.errors import UserError
 from d2it.evaluation.noise_error import epsilon_error
@@ -83,7 +84,7 @@ def change(config: Config, kind: str, run: str, **changes) -> Config:
 def there(config, tmp_path, monkeypatch) -> Config:
     """A working directory with the latents of the demo's DVAE."""
     monkeypatch.chdir(tmp_path)
-    recipe = digest(latents_recipe(config, "dvae"))
+    recipe = digest(run_of(config, "dvae").latents_recipe)
     write_latents(paths.latents(config, "dvae"), recipe, TWO)
     return config
 
@@ -103,7 +104,7 @@ RUNS = ["grain", "grain_classes", "d2it_b", "d2it_b_classes", "dit_b", "dit_b_cl
 
 @pytest.mark.parametrize("run", RUNS)
 def test_every_task_learns(there, run):
-    task = make_task(there, run)
+    task = make_task(run_of(there, run))
     (player,) = task.players
     optimiser = torch.optim.AdamW(player.module.parameters(), lr=3e-3)
     batch, losses = batch_of(task), []
@@ -123,7 +124,7 @@ def test_every_task_learns(there, run):
 @pytest.mark.parametrize("run", RUNS)
 def test_a_shard_is_a_slice(there, run):
     """The loss of a batch is the mean of its halves': nothing else is shared within it."""
-    task = make_task(there, run)
+    task = make_task(run_of(there, run))
     for parameter in task.players[0].module.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.05)
@@ -135,7 +136,7 @@ def test_a_shard_is_a_slice(there, run):
 
 
 def test_same_configuration_same_start(there):
-    states = [make_task(there, "d2it_b").players[0].module.state_dict() for _ in range(2)]
+    states = [make_task(run_of(there, "d2it_b")).players[0].module.state_dict() for _ in range(2)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
@@ -150,7 +151,8 @@ class Spy(torch.nn.Module):
 @pytest.mark.parametrize("shared", [True, False])
 def test_what_the_content_transformer_is_asked(there, shared):
     diffusion = dataclasses.replace(there.diffusion, shared_noise=shared)
-    task, spy = make_task(dataclasses.replace(there, diffusion=diffusion), "d2it_b_classes"), Spy()
+    changed = dataclasses.replace(there, diffusion=diffusion)
+    task, spy = make_task(run_of(changed, "d2it_b_classes")), Spy()
     batch = batch_of(task)
     batch["hidden"] = torch.arange(16) % 2 == 0
     loss, logs = loss_of(task, batch, spy)
@@ -165,7 +167,7 @@ def test_what_the_content_transformer_is_asked(there, shared):
 
 
 def test_codes_are_drawn_before_they_are_copied_and_mirrored_as_encoded(there):
-    task, spy = make_task(there, "d2it_b"), Spy()
+    task, spy = make_task(run_of(there, "d2it_b")), Spy()
     batch = batch_of(task)
     batch["t"], batch["mirrored"] = torch.zeros(16, dtype=torch.long), torch.arange(16) < 8
     batch["noise"].zero_()
@@ -188,7 +190,7 @@ def test_weights_are_switches(there):
         "normalised": {"normalise_loss": True},
         "plain": {"grain_loss": False},
     }.items():
-        task = make_task(change(there, "content", "d2it_b", **changes), "d2it_b")
+        task = make_task(run_of(change(there, "content", "d2it_b", **changes), "d2it_b"))
         losses[name] = loss_of(task, batch_of(task), Spy())[0].item()
     assert losses["normalised"] == pytest.approx(losses["weighted"] / 0.625, rel=1e-5)
     assert losses["plain"] == pytest.approx(losses["normalised"], rel=0.1)
@@ -197,7 +199,7 @@ def test_weights_are_switches(there):
 
 
 def test_dit_sees_every_region_fine(there):
-    task, spy = make_task(there, "dit_b"), Spy()
+    task, spy = make_task(run_of(there, "dit_b")), Spy()
     batch = batch_of(task)
     batch["t"], batch["noise"] = torch.zeros(16, dtype=torch.long), 0 * batch["noise"]
     loss_of(task, batch, spy)
@@ -210,11 +212,16 @@ def test_dit_sees_every_region_fine(there):
 def test_unmirrored_data_stays_so(there):
     data = {name: dataclasses.replace(d, flip=False) for name, d in there.data.items()}
     still = dataclasses.replace(there, data=data)
-    write_latents(Path("still"), digest(latents_recipe(still, "dvae")), TWO)
+    write_latents(Path("still"), digest(run_of(still, "dvae").latents_recipe), TWO)
     folder = paths.latents(still, "dvae")
     (folder / "manifest.json").write_bytes(Path("still/manifest.json").read_bytes())
-    assert not make_task(still, "d2it_b").draw(torch.Generator(), 64, 0)["mirrored"].any()
-    assert make_task(still, "grain").draw(torch.Generator(), 64, 0)["noise"].shape == (64, 2, 8, 8)
+    assert not make_task(run_of(still, "d2it_b")).draw(torch.Generator(), 64, 0)["mirrored"].any()
+    assert make_task(run_of(still, "grain")).draw(torch.Generator(), 64, 0)["noise"].shape == (
+        64,
+        2,
+        8,
+        8,
+    )
 
 
 def test_three_grains_train(config, tmp_path, monkeypatch):
@@ -222,19 +229,19 @@ def test_three_grains_train(config, tmp_path, monkeypatch):
     three = change(config, "dvae", "dvae", factors=THREE)
     three = change(three, "content", "d2it_b", ratio=[0.25, 0.25])
     three = change(three, "grain", "grain", ratio=[0.25, 0.25])
-    write_latents(paths.latents(three, "dvae"), digest(latents_recipe(three, "dvae")), THREE)
-    task = make_task(three, "d2it_b")
+    write_latents(paths.latents(three, "dvae"), digest(run_of(three, "dvae").latents_recipe), THREE)
+    task = make_task(run_of(three, "d2it_b"))
     loss, logs = loss_of(task, batch_of(task))
     loss.backward()
     assert set(logs) == {"mse_0", "mse_1", "mse_2"} and loss.isfinite()
-    task = make_task(three, "grain")
+    task = make_task(run_of(three, "grain"))
     assert loss_of(task, batch_of(task))[0].item() == pytest.approx(np.log(3), abs=1e-4)
 
 
 def test_latents_of_other_settings_are_refused(there):
     other = dataclasses.replace(there, seed=there.seed + 1)
     with pytest.raises(UserError, match="d2it encode dvae"):
-        make_task(other, "d2it_b")
+        make_task(run_of(other, "d2it_b"))
 
 
 @pytest.mark.parametrize("label", [-1, CLASSES])
@@ -245,7 +252,7 @@ def test_labels_that_no_class_has_are_refused_before_training(there, label):
     labels[3] = label
     labels.tofile(path)
     with pytest.raises(UserError, match=r"labels outside 0\.\.6.*`d2it encode dvae`") as error:
-        make_task(there, "d2it_b_classes")
+        make_task(run_of(there, "d2it_b_classes"))
     assert "\n" not in str(error.value)
 
 

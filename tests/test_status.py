@@ -14,7 +14,8 @@ import pytest
 
 from d2it.commands.status import duration, table
 from d2it.config import load, paths
-from d2it.config.recipe import KINDS, run_recipe
+from d2it.config.recipe import KINDS
+from d2it.config.run import run_of
 from d2it.files import canonical_digest, write_json
 from d2it.jobs.status import gpu_hours, statuses
 from d2it.text import amount
@@ -24,7 +25,7 @@ RUN = "dit_b"
 HOLD = """
 import sys, time
 from pathlib import Path
-from d2it.training.run_folder import lease
+from d2it.runs.lease import lease
 with lease(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -41,7 +42,7 @@ def folder(config, tmp_path, monkeypatch):
     """The folder of a run, in a place where nothing has been made yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("D2IT_RUNS", raising=False)
-    return paths.run_folder(config, RUN)
+    return run_of(config, RUN).folder
 
 
 def look(config, run=RUN):
@@ -115,7 +116,7 @@ def test_finished_published_and_longer_than_before(config, folder):
     trained(folder, images=64)
     write_json(folder / "done.json", {"images": 64})
     assert look(config).state == "finished"
-    header = {"recipe_digest": canonical_digest(run_recipe(config, RUN)), "images": 64}
+    header = {"recipe_digest": canonical_digest(run_of(config, RUN).recipe), "images": 64}
     write_json(paths.model(config, RUN) / "model.json", header)
     assert look(config).state == "published"
     longer = load(overrides=["scale=smoke", "training.dit.images=640"])

@@ -11,7 +11,8 @@ import yaml
 
 from d2it.config import load, paths
 from d2it.config.published import published
-from d2it.config.recipe import KINDS, run_name
+from d2it.config.recipe import KINDS
+from d2it.config.run import run_of, runs_of
 from d2it.config.study import (
     ITEMS,
     TABLES,
@@ -100,7 +101,9 @@ def test_needs_and_inputs(study, config):
         Path("data/published/table_5.csv"),
     ]
     assert Path("data/published/figure_6.csv") in inputs(study, "figure_6", config)
-    assert with_inputs(config, ["d2it_l", "dit_b"]) == ["dvae", "grain", "d2it_l", "dit_b"]
+    runs = runs_of(config)
+    behind = [run.name for run in with_inputs([runs["d2it_l"], runs["dit_b"]])]
+    assert behind == ["dvae", "grain", "d2it_l", "dit_b"]
     assert inputs(study, "figure_3", config) == [paths.gallery(config, "d2it_l") / "manifest.json"]
 
 
@@ -116,7 +119,7 @@ def test_the_listing_has_every_run_once_and_every_run_is_of_use(study, config):
     runs = listing(study, config)
     names = [run["run"] for run in runs]
     assert len(names) == len(set(names)) == sum(len(getattr(config.runs, k)) for k in KINDS)
-    assert all(run["folder"] == run_name(config, run["run"]) for run in runs)
+    assert all(run["folder"] == run_of(config, run["run"]).id for run in runs)
     used = {name for run in runs for name in run["inputs"]}
     for run in runs:
         assert run["fills"] or run["run"] in used, f"{run['run']} serves nothing"

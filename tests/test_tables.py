@@ -10,7 +10,7 @@ import pytest
 
 from d2it.config import load, paths
 from d2it.config.published import published
-from d2it.config.recipe import run_name
+from d2it.config.run import run_of
 from d2it.config.study import TABLES, item_of, load_study
 from d2it.evaluation.compare import HEADLESS
 from d2it.report.tables import table, write_table
@@ -102,7 +102,7 @@ def test_every_number_of_ours_is_in_the_evaluation_of_the_run_it_names(config, s
     assert len(lines) == len({line["row"] + str(line.get("group")) for line in lines}) >= 2
     for line in lines:
         run = line["run"].rpartition("-")[0]
-        assert line["run"] == run_name(config, run)
+        assert line["run"] == run_of(config, run).id
         evaluation = json.loads(paths.evaluation(config, run).read_text())
         found = numbers(evaluation)
         found |= {evaluation["parameters"]["trainable"] / 1e6}
@@ -126,7 +126,7 @@ def test_a_row_beyond_the_paper_is_shown_where_the_scale_trains_its_run(config, 
     write_results(config)
     last = table(study, "table_3", config).iloc[-1]
     assert last["row"] == "+ Third granularity (beyond the paper)"
-    assert last["run"] == run_name(config, "d2it_b_three") and last["fid_ours"] > 0
+    assert last["run"] == run_of(config, "d2it_b_three").id and last["fid_ours"] > 0
     assert last["note"] == "ours only; r = 0.25,0.5"  # nothing to be compared with
     assert pd.isna(last["fid_published"]) and pd.isna(last["fid_difference"])
     assert "Third granularity" in write_table(study, "table_3", config)[1].read_text()

@@ -10,6 +10,7 @@ import torch
 from d2it import cli
 from d2it.config import Config, load, paths
 from d2it.config.ratios import at_least, finest, half_finest, is_constant
+from d2it.config.run import run_of
 from d2it.config.schema import Measured
 from d2it.cost.named_models import named_models
 from d2it.diffusion import Schedule, noise_loss, sample
@@ -84,7 +85,7 @@ def test_every_evaluation_speaks_of_every_grain(config: Config) -> None:
 
 
 def test_samples_depend_on_seed_and_index_alone_and_codes_stay_equal(config: Config) -> None:
-    painter = Painter(config, "d2it_b_three", Measured(maps="truth"), "cpu")
+    painter = Painter(run_of(config, "d2it_b_three"), Measured(maps="truth"), "cpu")
     every = painter.draw(0, np.arange(8))
     assert np.array_equal(painter.draw(0, np.array([6])).images, every.images[[6]])
     maps = torch.from_numpy(every.maps)

@@ -21,6 +21,7 @@ from torch._inductor import config as inductor
 from d2it.cli import system_sentence
 from d2it.clock import Order, crossed, generator, milestone, seed_of
 from d2it.config import load, paths
+from d2it.config.run import run_of
 from d2it.errors import UserError
 from d2it.files import write_json
 from d2it.jobs.local import free_port
@@ -295,7 +296,7 @@ def test_measuring_another_ratio_is_no_change_of_data(
 
     def inputs(files: str, **ratios: float) -> dict[str, str]:
         write_json(path, {"files": files, "ratios": ratios})
-        return make_plan(config, "d2it_b").inputs
+        return make_plan(run_of(config, "d2it_b")).inputs
 
     begun = inputs("a", **{"0.5": 1.0})
     assert inputs("a", **{"0.5": 1.0, "0.7": 2.0}) == begun

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from d2it.config import load
-from d2it.config.recipe import run_recipe
+from d2it.config.run import run_of
 from d2it.config.schema import WarmStart
 from d2it.errors import UserError
 from d2it.files import file_digest
@@ -138,7 +138,7 @@ def test_weights_that_do_not_fit_are_one_sentence(tmp_path, state, sentence):
 
 def test_a_run_knows_the_weights_it_starts_from_but_not_where_they_stand():
     def recipe(*overrides: str) -> dict:
-        return run_recipe(load(overrides=list(overrides)), "dvae")
+        return run_of(load(overrides=list(overrides)), "dvae").recipe
 
     file, digest = "model.dvae.warm_start.file", "model.dvae.warm_start.sha256"
     first = recipe(f"{file}=a.safetensors", f"{digest}={'a' * 64}")

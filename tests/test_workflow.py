@@ -16,7 +16,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
 from d2it.config.load import compose, load
-from d2it.config.recipe import run_recipe
+from d2it.config.run import run_of
 from d2it.snakefile import configure, explain_target, hydra_overrides, unknown_targets
 
 ROOT = Path(__file__).parents[1]
@@ -217,7 +217,7 @@ def test_nothing_runs_twice_and_only_what_a_change_reaches_runs_again(finished):
 
     other, _ = configure({"ratio": 0.7})
     runs = [run for kind in vars(config.runs).values() for run in kind]
-    changed = {run for run in runs if run_recipe(config, run) != run_recipe(other, run)}
+    changed = {run for run in runs if run_of(config, run).recipe != run_of(other, run).recipe}
     planned = checkout.planned("ratio=0.7")
     assert {c.split()[2] for c in planned if c.startswith("d2it train ")} == changed
     assert "dvae" not in changed and "d2it_b" in changed

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from d2it.config import Config, load, paths
-from d2it.config.recipe import kind_of, run_recipe
+from d2it.config.run import run_of
 from d2it.evaluation.reference import make_reference
 from d2it.grains.calibrate import calibrate
 from d2it.images.packed import open_images
@@ -49,14 +49,14 @@ def build_world(runs: list[str]) -> Config:
     calibrate(config, "photos")
     for seed, run in enumerate(["dvae", *runs]):
         save_random(config, run, seed)
-    encode(config, "dvae")
+    encode(run_of(config, "dvae"))
     make_reference(config, "photos")
     return config
 
 
 def save_random(config: Config, run: str, seed: int) -> None:
     """Publish the model `run` with random weights, away from a new network's zeros."""
-    kind, shape = kind_of(config, run), architecture(config, run)
+    kind, shape = run_of(config, run).kind, architecture(run_of(config, run))
     module, name = BUILDERS[kind].split(":")
     torch.manual_seed(seed)
     state = getattr(importlib.import_module(module), name)(**shape).state_dict()
@@ -65,7 +65,7 @@ def save_random(config: Config, run: str, seed: int) -> None:
         for stem in STEMS
     }
     inputs = {"images": open_images(config, "photos", "train").digest}
-    recipe = run_recipe(config, run)
+    recipe = run_of(config, run).recipe
     save_model(paths.model(config, run), kind, shape, recipe, IMAGES, BATCH, inputs, weights)
 
 

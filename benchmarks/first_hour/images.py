@@ -15,7 +15,7 @@ from benchmarks.first_hour.outcome import START, Found, is_slow, spell
 from benchmarks.first_hour.setting import DRAWN, DVAE, GUIDED, Setting
 from d2it.config import paths
 from d2it.config.protocols import asked
-from d2it.config.recipe import data_of
+from d2it.config.run import run_of
 from d2it.evaluation.compare import missing
 from d2it.evaluation.evaluate import evaluate
 from d2it.evaluation.reference import make_reference
@@ -31,7 +31,7 @@ def encoded(setting: Setting) -> Found:
     """The data set's latents, in the place of those that training was given."""
     config = setting.config
     with aside(paths.latents(config, DVAE)) as folder:
-        seconds = timed(lambda: encode(config, DVAE))
+        seconds = timed(lambda: encode(run_of(config, DVAE)))
         batch = Latents.open(folder, "train").fetch(np.arange(setting.images))
     wrong = not all(bool(values.isfinite().all()) for values in batch.values())
     planned = setting.plan.encoding()
@@ -55,7 +55,7 @@ def sampled(setting: Setting) -> Found:
     config, out = setting.config, Path("samples")
 
     def draw() -> None:
-        painter = Painter(config, DRAWN, GUIDED, choose_device())
+        painter = Painter(run_of(config, DRAWN), GUIDED, choose_device())
         request = Request(0, range(setting.images), None, None, "png", painter.protocol)
         write_samples(painter, request, out)
 
@@ -70,12 +70,12 @@ def sampled(setting: Setting) -> Found:
 def evaluated(setting: Setting) -> Found:
     """The reference, then every metric of a DVAE's reconstructions and of samples."""
     config, runs = setting.config, (DVAE, DRAWN)
-    data = data_of(config, DRAWN)
+    data = run_of(config, DRAWN).data
 
     def measure() -> None:
         make_reference(config, data)
         for run in runs:
-            evaluate(config, run)
+            evaluate(run_of(config, run))
 
     seconds = timed(measure)
     found = {

@@ -13,6 +13,7 @@ import torch
 from benchmarks.first_hour.outcome import Found, is_slow, spell
 from benchmarks.first_hour.processes import answers
 from benchmarks.first_hour.setting import DRAWN, Setting
+from d2it.config.run import run_of
 from d2it.cost.macs import parameters
 from d2it.files import read_json, write_json
 from d2it.models.architecture import architecture
@@ -49,9 +50,9 @@ def reduced(setting: Setting) -> Found:
 def main(gpu: str, device: str, simulated: str) -> None:
     """One process: as many fp32 numbers as the largest network has gradients."""
     config = Setting(gpu, bool(simulated)).config
-    plan = make_plan(config, DRAWN)
+    plan = make_plan(run_of(config, DRAWN))
     accelerator = make_accelerator(plan, device)
-    size = parameters(plan.kind, architecture(config, DRAWN))["trainable"]
+    size = parameters(plan.kind, architecture(run_of(config, DRAWN)))["trainable"]
     gradients = torch.empty(size, device=accelerator.device)
     expected = sum(range(1, accelerator.num_processes + 1))
     rounds, right = [], True

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from d2it.config import Config, load
 from d2it.config.protocols import METRICS, OF_RUNS
-from d2it.config.recipe import data_of, kind_of
+from d2it.config.run import run_of
 from d2it.config.schema import Measured
 from d2it.cost.plan import Price, price_data, price_run
 from d2it.cost.rate import ASSUMED, Rate
@@ -58,7 +58,7 @@ class Plan:
     rate: Rate
 
     def price(self, run: str) -> Price:
-        return price_run(self.config, run, self.rate)
+        return price_run(run_of(self.config, run), self.rate)
 
     def step(self, run: str) -> float:
         price = self.price(run)
@@ -76,7 +76,7 @@ class Plan:
         return 3600 * guided.price(DRAWN).hours["evaluate"]
 
     def evaluation(self) -> float:
-        reference = price_data(self.config, data_of(self.config, DRAWN), self.rate)
+        reference = price_data(self.config, run_of(self.config, DRAWN).data, self.rate)
         hours = [self.price(run).hours["evaluate"] for run in (DVAE, DRAWN)]
         return 3600 * (reference.hours["reference"] + sum(hours))
 
@@ -105,9 +105,9 @@ def configuration(scale: str, images: int) -> Config:
     three = "+experiment@runs=[dvae_three,grain_three,d2it_b_three]"
     settings = [f"{key}={value}" for key, value in (data | one).items()]
     config = load(overrides=[f"scale={scale}", three, *settings])
-    for run in (*config.runs.content, *config.runs.dit):
-        runs = getattr(config.runs, kind_of(config, run))
-        runs[run] = replace(runs[run], evaluations={"main": Measured()})
+    for runs in (config.runs.content, config.runs.dit):
+        for run, spec in runs.items():
+            runs[run] = replace(spec, evaluations={"main": Measured()})
     return config
 
 

@@ -7,7 +7,7 @@ from benchmarks.first_hour.outcome import LARGER, Found, is_slow, spell
 from benchmarks.first_hour.setting import Setting
 from benchmarks.training import stepping
 from d2it.config import Config
-from d2it.config.recipe import factors_of, kind_of
+from d2it.config.run import run_of
 from d2it.machine.device import choose_device
 from d2it.runs.plan import Plan, make_plan
 from d2it.training.log import memory_bytes, peak_of, utilisation
@@ -22,7 +22,7 @@ STEPS = 2  # timed
 
 def train(setting: Setting, run: str) -> Found:
     config = setting.config
-    plan, task = make_plan(config, run), make_task(config, run)
+    plan, task = make_plan(run_of(config, run)), make_task(run_of(config, run))
     batch, precision = plan.training.batch, plan.training.precision
     check_room(plan, choose_device())
     with enough_room(plan), able_to_compile(plan):
@@ -61,9 +61,9 @@ def timed(plan: Plan, task: Task) -> tuple[Trainer, float]:
 
 def size_of(config: Config, run: str) -> str:
     """What `d2it plan` calls it; of three grains are no runs of the published study."""
-    spec = getattr(config.runs, kind_of(config, run))[run]
-    grains = len(factors_of(config, getattr(spec, "latents", run)))
-    return getattr(spec, "size", "") + (f", {grains} grains" if grains > 2 else "")
+    known = run_of(config, run)
+    grains = len(known.factors)
+    return getattr(known.spec, "size", "") + (f", {grains} grains" if grains > 2 else "")
 
 
 def judged(setting: Setting, row: dict[str, Any], bad: int) -> Found:

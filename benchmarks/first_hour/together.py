@@ -15,7 +15,7 @@ from benchmarks.first_hour.outcome import Found
 from benchmarks.first_hour.processes import answers
 from benchmarks.first_hour.setting import DVAE, Setting
 from benchmarks.training import stepping
-from d2it.config.recipe import kind_of
+from d2it.config.run import run_of
 from d2it.files import read_json, write_json
 from d2it.runs.plan import make_plan
 from d2it.training.tasks import make_task
@@ -38,7 +38,7 @@ def trained(setting: Setting, run: str) -> Found:
 
 def verdict(setting: Setting, run: str, bad: int, apart: int) -> str:
     if bad >= 0:
-        kind = kind_of(setting.config, run)
+        kind = run_of(setting.config, run).kind
         return (
             f"step {bad} gave a loss or gradient that is not finite: set "
             f"training.{kind}.precision=fp32, and report this"
@@ -68,7 +68,7 @@ def main(gpu: str, device: str, simulated: str, run: str) -> None:
     if run == DVAE:  # of the others it would name another first stage
         start = config.training.dvae.batch
         config = replace(config, dvae_loss=replace(config.dvae_loss, gan_start=start))
-    trainer, step = stepping(make_plan(config, run), make_task(config, run), device)
+    trainer, step = stepping(make_plan(run_of(config, run)), make_task(run_of(config, run)), device)
     for _ in range(STEPS):
         step()
     found = {"bad": int(trainer.first_bad), "apart": differing(trainer)}

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from benchmarks.first_hour.setting import DRAWN, DVAE, THREE
-from d2it.config import Config, paths
-from d2it.config.recipe import factors_of, kind_of, ratio_key, run_recipe
+from d2it.config import Config
+from d2it.config.recipe import ratio_key
+from d2it.config.run import Run, runs_of
 from d2it.files import folder_files, write_json
 from d2it.grains.calibrate import calibrate
 from d2it.grains.entropy import entropy_map
@@ -36,11 +37,11 @@ def build(config: Config) -> None:
     prepare(config, data, 1)
     calibrate(config, data, 1)
     inputs = {"images": open_images(config, data, "train").digest}
-    grain = config.runs.content[DRAWN].grain
-    for seed, run in enumerate((DVAE, THREE, grain, DRAWN)):
-        save_untrained(config, run, seed, inputs)
+    runs = runs_of(config)
+    for seed, run in enumerate((DVAE, THREE, config.runs.content[DRAWN].grain, DRAWN)):
+        save_untrained(runs[run], seed, inputs)
     for dvae in (DVAE, THREE):
-        write_latents(config, dvae)
+        write_latents(runs[dvae])
 
 
 def write_noise(path: Path, config: Config, data: str) -> None:
@@ -70,25 +71,23 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, io.BytesIO(content))
 
 
-def save_untrained(config: Config, run: str, seed: int, inputs: dict[str, str]) -> None:
+def save_untrained(run: Run, seed: int, inputs: dict[str, str]) -> None:
     """Publish the new network of `run` as if it had been trained."""
-    kind, shape = kind_of(config, run), architecture(config, run)
-    training = getattr(config.training, kind)
+    kind, shape, batch = run.kind, architecture(run), run.training.batch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         weights = {"model": empty_network(kind, shape).state_dict()}
-    folder, recipe = paths.model(config, run), run_recipe(config, run)
-    save_model(folder, kind, shape, recipe, training.batch, training.batch, inputs, weights)
+    save_model(run.model, kind, shape, run.recipe, batch, batch, inputs, weights)
 
 
-def write_latents(config: Config, dvae: str) -> None:
+def write_latents(dvae: Run) -> None:
     """Random moments, the images' own entropies, in the form of `d2it encode`."""
-    folder, random = paths.latents(config, dvae), np.random.default_rng(0)
+    folder, random = dvae.latents, np.random.default_rng(0)
     folder.mkdir(parents=True)
-    header: dict[str, Any] = identity(config, dvae) | {"splits": {}}
-    data, region = config.runs.dvae[dvae].data, factors_of(config, dvae)[0]
+    header: dict[str, Any] = identity(dvae) | {"splits": {}}
+    config, region = dvae.config, dvae.factors[0]
     for split in SPLITS:
-        images = open_images(config, data, split)
+        images = open_images(config, dvae.data, split)
         shard = shard_of(Unit(split, range(len(images))))
         header["splits"][split] = {"count": len(images), "shards": [shard]}
         pixels = torch.from_numpy(images[np.arange(len(images))])
@@ -101,8 +100,7 @@ def write_latents(config: Config, dvae: str) -> None:
             values.astype(dtype).tofile(folder / f"{shard['name']}-{ending}.bin")
     header |= {"files": folder_files(folder), "ratios": {}}
     cuts = {
-        ratio_key(ratio): cuts_of(config, data, region, ratio)
-        for ratio in config.runs.dvae[dvae].ratios
+        ratio_key(ratio): cuts_of(config, dvae.data, region, ratio) for ratio in dvae.spec.ratios
     }
     header["ratios"] = measure(Latents(folder, "train", header), cuts)
     write_json(folder / "manifest.json", header)

@@ -18,21 +18,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from d2it.config import load, paths
-    from d2it.config.recipe import kind_of
+    from d2it.config import load
+    from d2it.config.run import run_of
     from d2it.errors import UserError
 
     config = load(arguments.params, arguments.overrides)
-    run, share = arguments.dvae, shares.share_of(arguments)
-    if kind_of(config, run) != "dvae":
-        raise UserError(f"{run} is not a DVAE run: name one of {', '.join(config.runs.dvae)}.")
+    run, share = run_of(config, arguments.dvae), shares.share_of(arguments)
+    if run.kind != "dvae":
+        raise UserError(f"{run.name} is not a DVAE run: name one of {', '.join(config.runs.dvae)}.")
 
     done = True
     if not spread(arguments, "encode"):
         from d2it.latents.encode import encode
 
-        done = encode(config, run, share)
+        done = encode(run, share)
     if share is not None:
         print(f"Share {share} is done: run without --shard to combine all shares.")
         return
-    print(f"{paths.latents(config, run)} {'is ready' if done else 'is up to date'}.")
+    print(f"{run.latents} {'is ready' if done else 'is up to date'}.")

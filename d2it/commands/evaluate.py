@@ -1,13 +1,15 @@
 """d2it evaluate RUN: sample from a run and measure it; or measure any images."""
 
 import argparse
+from contextlib import nullcontext
 
 from d2it import shares
 from d2it.commands.options import add_config_arguments
-from d2it.config import load, paths
+from d2it.config import load
 from d2it.config.protocols import METRICS, PROTOCOLS
-from d2it.config.recipe import kind_of
+from d2it.config.run import run_of
 from d2it.errors import UserError
+from d2it.files import locked
 from d2it.jobs.spread import spread
 from d2it.runs.provenance import record
 
@@ -86,14 +88,18 @@ def main(arguments: argparse.Namespace) -> None:
         )
         show(found, arguments.json)
         return
-    devices: list[str] = []  # elsewhere, whoever evaluates records them
-    has_units = kind_of(config, run) in ("content", "dit")
-    if not spread(arguments, "evaluate", has_units):
-        from d2it.evaluation.evaluate import evaluate
+    evaluated = run_of(config, run)
+    has_units = evaluated.kind in ("content", "dit")
+    # equal runs share what is remembered: the second waits, and finds it made
+    alone = share is not None or len(evaluated.equals) == 1
+    with nullcontext() if alone else locked(evaluated.folder / "evaluate.lock"):
+        devices: list[str] = []  # elsewhere, whoever evaluates records them
+        if not spread(arguments, "evaluate", has_units):
+            from d2it.evaluation.evaluate import evaluate
 
-        devices = evaluate(config, run, share)
+            devices = evaluate(evaluated, share)
     if share is not None:
         print(f"Share {share} is done: run without --shard to combine all shares.")
         return
-    record(config, run, devices)
-    print(f"{paths.evaluation(config, run)} is ready.")
+    record(evaluated, devices)
+    print(f"{evaluated.evaluation} is ready.")

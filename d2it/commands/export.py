@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     from d2it.config import load
+    from d2it.config.run import run_of
     from d2it.config.schema import Measured
 
     check_guidance(arguments.guidance)
@@ -33,5 +34,5 @@ def main(arguments: argparse.Namespace) -> None:
     from d2it.sampling.export import export
 
     measured = Measured(guidance=arguments.guidance, weights=weights_of(arguments.weights))
-    export(config, arguments.run, arguments.out, measured)
+    export(run_of(config, arguments.run), arguments.out, measured)
     print(f'{arguments.out} is ready: d2it.load("{arguments.out}").sample(n=4) draws from it.')

@@ -6,7 +6,7 @@ from pathlib import Path
 from d2it.commands.options import add_config_arguments
 from d2it.config import paths
 from d2it.config.load import load
-from d2it.config.recipe import KINDS
+from d2it.config.run import runs_of
 from d2it.config.schema import Config
 from d2it.files import write_json
 from d2it.report.results import Result, result
@@ -24,9 +24,8 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def write_metrics(config: Config) -> Path:
-    runs = [run for kind in KINDS for run in getattr(config.runs, kind)]
     path = paths.metrics(config)
-    write_json(path, {run: found for run in runs if (found := metrics_of(config, run))})
+    write_json(path, {run: found for run in runs_of(config) if (found := metrics_of(config, run))})
     return path
 
 

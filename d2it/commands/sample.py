@@ -143,13 +143,14 @@ def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
         pipeline = load(folder)
     else:
         from d2it.config import load as load_config
+        from d2it.config.run import run_of
         from d2it.config.schema import Measured
         from d2it.machine.device import choose_device
         from d2it.sampling.trained_run import Painter
 
-        config = load_config(arguments.params, arguments.overrides)
+        run = run_of(load_config(arguments.params, arguments.overrides), arguments.run)
         measured = Measured(weights=weights_of(arguments.weights or "ema"))
-        pipeline = Painter(config, arguments.run, measured, choose_device())
+        pipeline = Painter(run, measured, choose_device())
     sampling = pipeline.sampling
     pipeline.sampling = replace(
         sampling,

@@ -5,6 +5,7 @@ import sys
 
 from d2it.commands.options import add_config_arguments
 from d2it.config.load import load
+from d2it.config.run import run_of
 from d2it.jobs.launch import launch
 from d2it.jobs.launcher import load_launcher
 
@@ -38,12 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    config = load(arguments.params, arguments.overrides)
+    run = run_of(load(arguments.params, arguments.overrides), arguments.run)
     launcher = load_launcher(arguments.launcher)
     from d2it.runs.signals import Detached, Stopped
 
     try:
-        launch(config, arguments.run, launcher, arguments.wait, arguments.processes)
+        launch(run, launcher, arguments.wait, arguments.processes)
     except Stopped as stopped:
         ended = (
             f"{stopped} ended the training of {arguments.run}: run the same command again to go on."

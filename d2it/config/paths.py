@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-from d2it.config.recipe import run_name
 from d2it.config.schema import Config
 
 
@@ -63,10 +62,6 @@ def figures(config: Config) -> Path:
 def runs_folder() -> Path:
     """Training state. D2IT_RUNS moves it, e.g. to a scratch disk or for `dvc exp run --temp`."""
     return Path(os.environ.get("D2IT_RUNS", "runs"))
-
-
-def run_folder(config: Config, run: str) -> Path:
-    return runs_folder() / run_name(config, run)
 
 
 def weights(name: str) -> Path:

@@ -12,7 +12,7 @@ import yaml
 
 from d2it.config import paths
 from d2it.config.load import params_folder
-from d2it.config.recipe import KINDS, kind_of, run_name
+from d2it.config.run import Run, runs_of
 from d2it.config.schema import Config
 from d2it.config.typed import build, nearest
 from d2it.errors import UserError
@@ -130,7 +130,7 @@ def heading(name: str) -> str:
 
 def at_scale(config: Config, run: str) -> bool:
     """Whether the scale trains a run of this name."""
-    return any(run in getattr(config.runs, kind) for kind in KINDS)
+    return run in runs_of(config)
 
 
 def cells(study: Study, config: Config) -> Iterator[tuple[str, str, str]]:
@@ -182,34 +182,21 @@ def listing(study: Study, config: Config) -> list[dict[str, Any]]:
         text = f"{heading(item)} ({what})"
         if text not in fills.setdefault(run, []):
             fills[run].append(text)
-    runs = [run for kind in KINDS for run in getattr(config.runs, kind)]
     return [
         {
-            "run": run,
-            "kind": kind_of(config, run),
-            "folder": run_name(config, run),
-            "inputs": run_inputs(config, run),
-            "fills": fills.get(run, []),
+            "run": run.name,
+            "kind": run.kind,
+            "folder": run.folder.name,
+            "inputs": [one.name for one in run.inputs] or [run.data],
+            "fills": fills.get(run.name, []),
         }
-        for run in runs
+        for run in runs_of(config).values()
     ]
 
 
-def with_inputs(config: Config, runs: Iterable[str]) -> list[str]:
+def with_inputs(runs: Iterable[Run]) -> list[Run]:
     """`runs`, and the runs that they are trained and sampled with, each once."""
-    found: dict[str, None] = {}
+    found: dict[Run, None] = {}
     for run in runs:
-        if kind_of(config, run) != "dvae":
-            found |= dict.fromkeys(with_inputs(config, run_inputs(config, run)))
-        found[run] = None
+        found |= dict.fromkeys([*with_inputs(run.inputs), run])
     return list(found)
-
-
-def run_inputs(config: Config, run: str) -> list[str]:
-    """What must be there before `run` can be trained and sampled: a data set, or other runs."""
-    kind = kind_of(config, run)
-    settings = getattr(config.runs, kind)[run]
-    if kind == "dvae":
-        return [settings.data]
-    grain = getattr(settings, "grain", None)
-    return [settings.latents, *([grain] if grain else [])]

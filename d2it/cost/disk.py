@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2it.clock import milestone
 from d2it.config import paths
-from d2it.config.recipe import kind_of, training_images
-from d2it.config.schema import Config
+from d2it.config.run import Run
 from d2it.cost.macs import discriminator
-from d2it.models.architecture import architecture, judge_shape
+from d2it.models.architecture import judge_shape
 
 
 @dataclass(frozen=True)
@@ -33,22 +31,18 @@ def latents_disk(shape: dict[str, Any], images: tuple[int, int], shard: int = 2*
     return Disk(each * sum(images), files)
 
 
-def states(config: Config, run: str, count: dict[str, int]) -> dict[str, Disk]:
+def states(run: Run, count: dict[str, int]) -> dict[str, Disk]:
     """The run folder, while a third state is written beside the two that are kept; the model."""
-    kind = kind_of(config, run)
-    training = getattr(config.training, kind)
-    end = milestone(1.0, training_images(config, run), training.batch)
-    measured = getattr(getattr(config.runs, kind)[run], "evaluations", {}).values()
-    marks = len({milestone(m.at, end, training.batch) for m in measured} - {end})
-    widths = len({m.weights for m in measured if isinstance(m.weights, float)})
+    training, end = run.training, run.images
+    marks, widths = len(run.milestones), len(run.widths)
     every = training.snapshot_images
     snapshots, power = (end // every, 8 * count["trainable"]) if every else (0, 0)
     weights = 4 * count["total"]
     # averaged, raw, two moments of AdamW, perhaps two power averages; a discriminator with its own
     judge = 0
-    if kind == "dvae":
-        size = architecture(config, run)["size"]
-        judge = sum(layer.trainable for layer in discriminator(**judge_shape(config), size=size))
+    if run.kind == "dvae":
+        layers = discriminator(**judge_shape(run.config), size=run.dataset.size)
+        judge = sum(layer.trainable for layer in layers)
     state = 2 * weights + 8 * count["trainable"] + power + 12 * judge
     log = 300 * (end // training.log_images) if training.log_images else 300 * end // training.batch
     return {

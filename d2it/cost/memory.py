@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from d2it.config.recipe import kind_of
-from d2it.config.schema import Config, Training
+from d2it.config.run import Run
+from d2it.config.schema import Training
 from d2it.cost.macs import discriminator, parameters
 from d2it.errors import UserError
 from d2it.models.architecture import architecture, judge_shape
@@ -82,9 +82,8 @@ class Need:
         )
 
 
-def need_of(config: Config, run: str) -> Need:
-    kind, shape = kind_of(config, run), architecture(config, run)
-    training: Training = getattr(config.training, kind)
+def need_of(run: Run) -> Need:
+    config, kind, shape, training = run.config, run.kind, architecture(run), run.training
     judge, trunk = 0, None
     if kind == "dvae":
         layers = discriminator(**judge_shape(config), size=shape["size"])
@@ -92,7 +91,7 @@ def need_of(config: Config, run: str) -> Need:
     now = training_memory(kind, shape, training, judge, trunk)
     less = replace(training, checkpointing=True)
     spare = now if less == training else training_memory(kind, shape, less, judge, trunk)
-    return Need(run, kind, now, spare)
+    return Need(run.name, kind, now, spare)
 
 
 def shortage(need: Need, gpu: str, total: int, free: int) -> str | None:

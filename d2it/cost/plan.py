@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from d2it.clock import milestone
 from d2it.config import paths
 from d2it.config.protocols import MANIFOLD, asked
-from d2it.config.recipe import KINDS, kind_of, training_images
-from d2it.config.schema import Config, DvaeRun, Precision, Ratio, Training
+from d2it.config.run import Run, runs_of
+from d2it.config.schema import Config, Precision, Ratio, Training
 from d2it.config.study import FIGURES, ITEMS, TABLES, Study, needs, with_inputs
 from d2it.config.typed import nearest
 from d2it.cost.disk import Disk, latents_disk, no_space, states
@@ -85,25 +84,25 @@ def plan(config: Config, study: Study, targets: Sequence[str], rate: Rate) -> Pl
     """The price of the runs behind `targets` (tables, figures, runs); none: of all runs."""
     items = [item for target in targets for item in WHOLE.get(target, (target,))]
     runs = runs_behind(config, study, items)
-    data = dict.fromkeys(_data(config, run) for run in runs)
+    data = dict.fromkeys(run.data for run in runs)
     prices = [price_data(config, name, rate) for name in data]
-    prices += [price_run(config, run, rate) for run in runs]
+    prices += [price_run(run, rate) for run in runs]
     hours = {price.run: price.total_hours for price in prices}
     shown = [item for item in items or ITEMS if item in ITEMS]
     alone = {item: runs_behind(config, study, [item]) for item in shown}
     by_item = {
-        item: sum(hours[name] for name in {*mine, *(_data(config, run) for run in mine)})
+        item: sum(hours[name] for name in {n for run in mine for n in (run.name, run.data)})
         for item, mine in alone.items()
     }
-    found = Plan(prices, by_item, missing(config, list(data)), too_large(config, runs, rate.gpu))
+    found = Plan(prices, by_item, missing(config, list(data)), too_large(runs, rate.gpu))
     return replace(found, missing=found.missing + no_space(found.by_use()))
 
 
-def too_large(config: Config, runs: Sequence[str], gpu: Gpu) -> list[str]:
+def too_large(runs: Sequence[Run], gpu: Gpu) -> list[str]:
     """What does not fit the GPU, and the switch that cures it; equal needs in one sentence."""
     together: dict[tuple[str, str], list[Need]] = {}
     for run in runs:
-        need = need_of(config, run)
+        need = need_of(run)
         if GAPS * need.memory.gigabytes > gpu.gigabytes:
             together.setdefault((need.kind, need.memory.wanted), []).append(need)
     return [
@@ -113,9 +112,9 @@ def too_large(config: Config, runs: Sequence[str], gpu: Gpu) -> list[str]:
     ]
 
 
-def runs_behind(config: Config, study: Study, items: Sequence[str]) -> list[str]:
+def runs_behind(config: Config, study: Study, items: Sequence[str]) -> list[Run]:
     """Each run once, with those that it is trained and sampled with."""
-    every = [run for kind in KINDS for run in getattr(config.runs, kind)]
+    every = runs_of(config)
     found: list[str] = []
     for item in items:
         if item in ITEMS:
@@ -128,14 +127,8 @@ def runs_behind(config: Config, study: Study, items: Sequence[str]) -> list[str]
                 f"There is no table, figure or run {item!r} at scale {config.name}"
                 f"{nearest(item, choices)}: `d2it study` lists them."
             )
-    wanted = set(with_inputs(config, found if items else every))
-    return [run for run in every if run in wanted]
-
-
-def _data(config: Config, run: str) -> str:
-    spec = getattr(config.runs, kind_of(config, run))[run]
-    dvae: DvaeRun = config.runs.dvae[run if kind_of(config, run) == "dvae" else spec.latents]
-    return dvae.data
+    wanted = set(with_inputs(every[name] for name in (found if items else every)))
+    return [run for run in every.values() if run in wanted]
 
 
 def counts(config: Config, name: str) -> tuple[int, int]:
@@ -170,26 +163,24 @@ def price_data(config: Config, name: str, rate: Rate) -> Price:
     )
 
 
-def price_run(config: Config, run: str, rate: Rate) -> Price:
-    kind = kind_of(config, run)
-    spec, training = getattr(config.runs, kind)[run], getattr(config.training, kind)
-    shape = architecture(config, run)
-    images = milestone(1.0, training_images(config, run), training.batch)
+def price_run(run: Run, rate: Rate) -> Price:
+    config, kind, spec, training = run.config, run.kind, run.spec, run.training
+    shape, images = architecture(run), run.images
     ratio: Ratio | None = spec.ratio if getattr(spec, "skip_windows", False) else None
     forward = cost(kind, shape, ratio).macs
     count = parameters(kind, shape)
     price = Price(
-        run=run,
+        run=run.name,
         kind=kind,
         parameters=count["trainable"],
         gmacs=forward / 1e9,
         steps=images // training.batch,
         images=images,
-        memory_gb=need_of(config, run).memory.gigabytes,
-        disk=states(config, run, count),
+        memory_gb=need_of(run).memory.gigabytes,
+        disk=states(run, count),
     )
     if kind == "dvae":
-        return _dvae_price(config, run, price, rate)
+        return _dvae_price(run, price, rate)
     # fp32 matrix products leave tensor cores alone, as torch does unless told otherwise
     arithmetic: Precision = "bf16" if training.precision == "bf16" else "fp32"
     model = training_flops(kind, shape, ratio) / 2
@@ -201,8 +192,8 @@ def price_run(config: Config, run: str, rate: Rate) -> Price:
         work = config.sampling.grain_steps * forward * drawn
         hours["evaluate"] = rate.hours(work, config.sampling.precision)
         return replace(price, hours=hours, mfu=mfu)
-    hours["evaluate"] = sampling_hours(config, run, forward, rate)
-    most = max(m.n or config.evaluation.n for m in spec.evaluations.values())
+    hours["evaluate"] = sampling_hours(run, forward, rate)
+    most = max(m.n or config.evaluation.n for m in run.evaluations.values())
     drawn = most * len(config.evaluation.seeds)
     samples = {"samples": Disk(drawn * FEATURES, math.ceil(drawn / 1024))}
     return replace(price, hours=hours, mfu=mfu, disk=price.disk | samples)
@@ -213,51 +204,49 @@ def again(training: Training, forward: float) -> float:
     return forward if training.checkpointing else 0
 
 
-def sampling_hours(config: Config, run: str, forward: float, rate: Rate) -> float:
+def sampling_hours(run: Run, forward: float, rate: Rate) -> float:
     """Maps, latents, pixels and features of every evaluation's images."""
-    spec = getattr(config.runs, kind_of(config, run))[run]
-    sampling, seeds = config.sampling, len(config.evaluation.seeds)
-    pixels = _halves(config, spec.latents)[1]
-    grain = getattr(spec, "grain", None)  # None where the ratio makes maps constant
-    of_map = sampling.grain_steps * cost("grain", architecture(config, grain)).macs if grain else 0
+    sampling, evaluation, grain = run.config.sampling, run.config.evaluation, run.grain
+    pixels = _halves(run.dvae)[1]
+    of_map = sampling.grain_steps * cost("grain", architecture(grain)).macs if grain else 0
     total = 0.0
-    for measured in spec.evaluations.values():
+    for measured in run.evaluations.values():
         passes = 1 if measured.guidance == 1 else 2
         macs = sampling.steps * passes * forward
         macs += of_map if measured.maps == "predicted" else 0
-        images = (measured.n or config.evaluation.n) * seeds
+        images = (measured.n or evaluation.n) * len(evaluation.seeds)
         total += rate.hours(images * macs, sampling.precision)
         total += rate.hours(images * pixels, "tf32") + rate.hours(images * INCEPTION, "fp32")
     return total
 
 
-def _dvae_price(config: Config, run: str, price: Price, rate: Rate) -> Price:
-    spec, training, loss = config.runs.dvae[run], config.training.dvae, config.dvae_loss
-    shape, judge = architecture(config, run), judge_shape(config)
+def _dvae_price(run: Run, price: Price, rate: Rate) -> Price:
+    config, training, loss = run.config, run.training, run.config.dvae_loss
+    shape, judge = architecture(run), judge_shape(config)
     alone, played = (dvae_step(shape, judge, loss.perceptual, playing) for playing in (False, True))
     quiet = min(loss.gan_start, price.images)
     steps = alone * quiet + played * (price.images - quiet)
     steps += again(training, price.gmacs * 1e9) * price.images
     # cuDNN's convolutions take TF32 unless told otherwise
     arithmetic: Precision = "bf16" if training.precision == "bf16" else "tf32"
-    coding, n = sum(_halves(config, run)), config.evaluation.n
-    packed, ratios = counts(config, spec.data), len(spec.ratios)
+    coding, n = sum(_halves(run)), config.evaluation.n
+    packed, ratios = counts(config, run.data), len(run.spec.ratios)
     evaluate = rate.hours(n * ratios * coding, "tf32")
     evaluate += rate.hours(n * (ratios + 1) * INCEPTION, "fp32")
     model = training_flops("dvae", shape) / 2 * price.images
     trained, mfu = rate.training(("dvae", ""), arithmetic, steps, model)
     hours = {
         "train": trained,
-        "encode": rate.hours(2 * sum(packed) * _halves(config, run)[0], "tf32"),  # both mirrors
+        "encode": rate.hours(2 * sum(packed) * _halves(run)[0], "tf32"),  # both mirrors
         "evaluate": evaluate,
     }
     disk = price.disk | {"latents": latents_disk(shape, packed)}
     return replace(price, hours=hours, mfu=mfu, disk=disk)
 
 
-def _halves(config: Config, dvae: str) -> tuple[float, float]:
+def _halves(dvae: Run) -> tuple[float, float]:
     """MACs of encoding and of decoding one image."""
-    shape = architecture(config, dvae)
+    shape = architecture(dvae)
     factors = shape["factors"]
     rest = {key: value for key, value in shape.items() if key not in ("factors", "norm_groups")}
     return encoder(factors, **rest).macs, decoder(factors[-1], **rest).macs

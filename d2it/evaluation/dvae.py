@@ -31,7 +31,7 @@ CHUNK = 16 * BLOCK  # images in memory at once
 def first_stage(judge: Judge) -> dict[str, Evaluated]:
     """rFID against the very images that were coded, PSNR, SSIM and LPIPS, by ratio."""
     coder = Coder(judge)
-    ratios = {ratio_key(ratio): ratio for ratio in judge.config.runs.dvae[judge.run].ratios}
+    ratios = {ratio_key(ratio): ratio for ratio in judge.run.spec.ratios}
     return {f"r{key}": coder.evaluate(f"r{key}", ratio) for key, ratio in ratios.items()}
 
 
@@ -40,7 +40,7 @@ class Coder:
 
     def __init__(self, judge: Judge) -> None:
         self.judge, self.config, self.n = judge, judge.config, judge.config.evaluation.n
-        self.part = load_part(self.config, judge.run, judge.device)
+        self.part = load_part(judge.run, judge.device)
         self.region = self.part.architecture["factors"][0]
         self.images = judged_images(judge, self.n)
 
@@ -81,7 +81,7 @@ class Coder:
 
     def chunks(self, what: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(indices, images) in turn, with a progress bar."""
-        name = f"{self.judge.run} {what}"
+        name = f"{self.judge.run.name} {what}"
         with tqdm(total=self.n, unit="image", desc=name, disable=None) as bar:
             for start in range(0, self.n, CHUNK):
                 indices = np.arange(start, min(start + CHUNK, self.n))
@@ -90,12 +90,12 @@ class Coder:
 
     def maps(self, images: np.ndarray, ratio: Ratio) -> Tensor:
         """Each image's own grain map (n, h, w)."""
-        config, data = self.config, self.config.runs.dvae[self.judge.run].data
+        config, data = self.config, self.judge.run.data
         entropy = entropy_map(torch.from_numpy(images), self.region, config.sigma, config.bins)
         return grain_map(entropy, cuts_of(config, data, self.region, ratio))
 
     def recipe(self, ratio: Ratio) -> dict[str, Any]:
-        data = self.config.runs.dvae[self.judge.run].data
+        data = self.judge.run.data
         constant = constant_cuts(ratio) is not None
         return self.judge.protocol | {
             "n": self.n,
@@ -115,7 +115,7 @@ class Coder:
 
 def judged_images(judge: Judge, n: int) -> PackedImages:
     """The held-out images; where a data set has none (FFHQ's 70,000 train), the training images."""
-    data = judge.config.runs.dvae[judge.run].data
+    data = judge.run.data
     test = open_images(judge.config, data, "test")
     images = test if len(test) else open_images(judge.config, data, "train")
     if len(images) < n:

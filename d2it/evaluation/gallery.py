@@ -8,15 +8,16 @@ results/<scale>/gallery/<run>/
 
 from PIL import Image
 
-from d2it.config import Config, paths
+from d2it.config import paths
+from d2it.config.run import Run
 from d2it.files import atomic_folder, folder_files, write_json
 from d2it.sampling.pipeline import Drawn
 
 FORMAT, VERSION = "d2it-gallery", 1
 
 
-def write_gallery(config: Config, run: str, pictures: dict[str, Drawn]) -> None:
-    with atomic_folder(paths.gallery(config, run)) as folder:
+def write_gallery(run: Run, pictures: dict[str, Drawn]) -> None:
+    with atomic_folder(paths.gallery(run.config, run.name)) as folder:
         for label, drawn in pictures.items():
             for i, image in enumerate(drawn.images):
                 Image.fromarray(image).save(folder / f"{label}-{i}.png")
@@ -24,7 +25,7 @@ def write_gallery(config: Config, run: str, pictures: dict[str, Drawn]) -> None:
         header = {
             "format": FORMAT,
             "version": VERSION,
-            "run": run,
+            "run": run.name,
             "classes": {name: drawn.labels.tolist() for name, drawn in pictures.items()},
             "files": folder_files(folder),
         }

@@ -17,9 +17,8 @@ from d2it.sampling.trained_run import Maps
 
 def grain_maps(judge: Judge) -> dict[str, Evaluated]:
     """Shares of the finer grains and agreement of neighbours: of drawn maps, and of the data's."""
-    config = judge.config
-    run = config.runs.grain[judge.run]
-    maps = Maps(config, run.latents, run.ratio, "predicted", judge.run, judge.device)
+    run = judge.run
+    maps = Maps(run.dvae, run.ratio, "predicted", run, judge.device)
     assert maps.grain is not None  # the configuration refuses grain runs of constant maps
     recipe = recipe_of(judge, maps.grain)
     classes = maps.grain.architecture["classes"]

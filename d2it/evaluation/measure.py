@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from d2it.config import Config, paths
+from d2it.config import Config
 from d2it.config.protocols import asked
-from d2it.config.recipe import VERSIONS, data_of, digest, kind_of
+from d2it.config.recipe import VERSIONS, digest
+from d2it.config.run import Run
 from d2it.evaluation.neighbours import nearest_distance
 from d2it.evaluation.reference import Reference, held_out_features, open_reference
 from d2it.files import atomic_folder, read_json, write_json
@@ -41,14 +42,18 @@ class Evaluated:
 class Judge:
     """The feature extractor and the reference of one run, loaded when first needed."""
 
-    def __init__(self, config: Config, run: str) -> None:
-        self.config, self.run, self.kind = config, run, kind_of(config, run)
+    def __init__(self, run: Run) -> None:
+        self.run = run
         self.device = choose_device()
         self.noise_errors: dict[str, dict[str, float]] = {}  # by sha256 of the weights
 
+    @property
+    def config(self) -> Config:
+        return self.run.config
+
     @cached_property
     def extractor(self) -> Inception:
-        return Inception(self.config.data[self.data].protocol, self.device)
+        return Inception(self.run.dataset.protocol, self.device)
 
     def features(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """What the metrics compare: `features` (N, 2048), and `spatial` (N, 2023) for sFID alone.
@@ -61,23 +66,18 @@ class Judge:
     @property
     def metrics(self) -> list[str]:
         """The names of what is measured of samples."""
-        return asked(self.config, self.data)
-
-    @property
-    def data(self) -> str:
-        """The data set that the run is compared with."""
-        return data_of(self.config, self.run)
+        return asked(self.config, self.run.data)
 
     @cached_property
     def reference(self) -> Reference:
-        return open_reference(self.config, self.data)
+        return open_reference(self.config, self.run.data)
 
     @cached_property
     def held_out_distance(self) -> float:
         """How far images that were not trained on are from the nearest one that was."""
         n = self.config.evaluation.n
         return nearest_distance(
-            held_out_features(self.config, self.data, n), self.reference.features, self.device
+            held_out_features(self.config, self.run.data, n), self.reference.features, self.device
         )
 
     @property
@@ -85,14 +85,13 @@ class Judge:
         """The part of a recipe that says how features are made and which network makes them."""
         return {
             "version": VERSIONS["evaluation"],
-            "protocol": self.config.data[self.data].protocol,
+            "protocol": self.run.dataset.protocol,
             "inception_sha256": find_source("inception").sha256,
         }
 
     def folder(self, label: str, recipe: dict[str, Any]) -> Path:
         """Of a finished evaluation."""
-        memory = paths.run_folder(self.config, self.run) / "evaluations"
-        return memory / f"{label}-{digest(recipe)[:8]}"
+        return self.run.folder / "evaluations" / f"{label}-{digest(recipe)[:8]}"
 
     def is_known(self, label: str, recipe: dict[str, Any]) -> bool:
         folder = self.folder(label, recipe)
@@ -111,7 +110,7 @@ class Judge:
                 write_json(temporary / "evaluation.json", done.entry)
                 devices = sorted({*done.devices, device_name(self.device)})
                 write_json(temporary / "devices.json", devices)
-        made_by = f"d2it evaluate {self.run}"
+        made_by = f"d2it evaluate {self.run.name}"
         entry = read_json(folder / "evaluation.json", made_by=made_by)
         pictures = Drawn(**load_file(folder / "pictures.safetensors"))
         path = folder / "devices.json"

@@ -32,9 +32,10 @@ OF_ONE_MAP = 8  # images at most
 
 def samples(judge: Judge, shard: int = SHARD) -> dict[str, Evaluated]:
     """Every evaluation of the run, by label."""
-    config = judge.config
-    measured = getattr(config.runs, judge.kind)[judge.run].evaluations
-    return {label: evaluate_samples(judge, label, one, shard) for label, one in measured.items()}
+    return {
+        label: evaluate_samples(judge, label, measured, shard)
+        for label, measured in judge.run.evaluations.items()
+    }
 
 
 def units_of(judge: Judge, label: str, recipe: dict[str, Any], shard: int) -> Units:
@@ -52,8 +53,8 @@ def step_of(judge: Judge) -> int:
 def share_of_samples(judge: Judge, share: Share, shard: int = SHARD) -> None:
     """Compute one share of the units of all evaluations of the run."""
     before = 0
-    for label, one in getattr(judge.config.runs, judge.kind)[judge.run].evaluations.items():
-        painter = Painter(judge.config, judge.run, one, judge.device)
+    for label, one in judge.run.evaluations.items():
+        painter = Painter(judge.run, one, judge.device)
         recipe = recipe_of(judge, painter, one.n or judge.config.evaluation.n)
         if judge.is_known(label, recipe):
             continue
@@ -63,7 +64,7 @@ def share_of_samples(judge: Judge, share: Share, shard: int = SHARD) -> None:
 
 
 def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = SHARD) -> Evaluated:
-    painter = Painter(judge.config, judge.run, measured, judge.device)
+    painter = Painter(judge.run, measured, judge.device)
     settings = judge.config.evaluation
     n = measured.n or settings.n
     recipe = recipe_of(judge, painter, n)
@@ -89,7 +90,7 @@ def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = 
         metrics, spread = over_seeds(found)
         held_out = noise_errors(judge, painter, recipe["epsilon_images"])
         nothing = dict.fromkeys(held_out)
-        devices = units.devices(f"Evaluation {label} of {judge.run}")
+        devices = units.devices(f"Evaluation {label} of {judge.run.name}")
         return Evaluated(metrics | held_out, spread | nothing, recipe, pictures[0], devices)
 
     evaluated = judge.remember(label, recipe, compute)
@@ -114,7 +115,7 @@ def recipe_of(judge: Judge, painter: Painter, n: int) -> dict[str, Any]:
         "block": sampling.block,
         "guidance": measured.guidance,
         "guided_channels": sampling.guided_channels,
-        "maps": painter.maps.source if judge.kind == "content" else None,
+        "maps": painter.maps.source if judge.run.kind == "content" else None,
         "grain_steps": sampling.grain_steps if grain else None,
         "at": measured.at,
         "images": painter.network.images,
@@ -124,7 +125,7 @@ def recipe_of(judge: Judge, painter: Painter, n: int) -> dict[str, Any]:
         "grain_sha256": grain.sha256 if grain else None,
         "latent_scale": painter.scale,
         "epsilon_images": min(n, ERRORS, painter.maps.latents.header["splits"]["test"]["count"]),
-        "reference": judge.data,
+        "reference": judge.run.data,
         "reference_n": len(reference.features),
         "reference_digest": reference.digest,
         "rank_deficient": rank_deficient(n, len(reference.features)),
@@ -145,7 +146,7 @@ def compute_units(
     def one(unit: Unit, advance: Advance) -> Arrays:
         return one_shard(judge, painter, unit, advance)
 
-    units.compute(one, judge.device, f"{judge.run} {label}", share, before)
+    units.compute(one, judge.device, f"{judge.run.name} {label}", share, before)
 
 
 def one_shard(judge: Judge, painter: Painter, unit: Unit, advance: Advance) -> Arrays:
@@ -155,7 +156,7 @@ def one_shard(judge: Judge, painter: Painter, unit: Unit, advance: Advance) -> A
         indices = np.arange(start, min(start + step, unit.span.stop))
         drawn = painter.draw(int(unit.series), indices)
         block = judge.features(drawn.images)
-        if judge.kind == "content" and painter.maps.cuts is None:
+        if judge.run.kind == "content" and painter.maps.cuts is None:
             block["obedience"] = obedience(judge, painter, drawn)
         shown = drawn[: max(0, PICTURES - start)]
         block |= {"images": shown.images, "maps": shown.maps, "labels": shown.labels}
@@ -180,7 +181,7 @@ def obedience(judge: Judge, painter: Painter, drawn: Drawn) -> np.ndarray:
 def regions_of(judge: Judge, painter: Painter) -> Ratio | None:
     """The ratio whose regions a DiT's errors are told apart by, where its latents know it."""
     known, ratio = painter.maps.latents.header["ratios"], judge.config.ratio
-    return ratio if judge.kind == "dit" and ratio_key(ratio) in known else None
+    return ratio if judge.run.kind == "dit" and ratio_key(ratio) in known else None
 
 
 def noise_errors(judge: Judge, painter: Painter, n: int) -> dict[str, float]:
@@ -209,12 +210,12 @@ def noise_errors(judge: Judge, painter: Painter, n: int) -> dict[str, float]:
 
 def of_one_map(judge: Judge, pictures: dict[str, Drawn]) -> dict[str, Drawn]:
     """Figure 3: several images for one map. Nothing where a run's maps are constant."""
-    runs = judge.config.runs.content
-    if judge.run not in runs or constant_cuts(runs[judge.run].ratio) is not None:
+    run = judge.run
+    if run.kind != "content" or constant_cuts(run.ratio) is not None:
         return {}
     label = "main" if "main" in pictures else next(iter(pictures))
     shown = pictures[label]
-    painter = Painter(judge.config, judge.run, runs[judge.run].evaluations[label], judge.device)
+    painter = Painter(run, run.evaluations[label], judge.device)
     # the map that has most of both grains
     levels = shown.maps.reshape(len(shown.maps), -1)
     chosen = shown.maps[levels.var(1).argmax()]

@@ -6,7 +6,7 @@ No torch is imported here, so a process that only waits for a job stays small.
 
 from dataclasses import replace
 
-from d2it.config import paths
+from d2it.config.run import Run
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.files import locked
@@ -81,8 +81,7 @@ def device_of(config: Config, launcher: Launcher) -> str:
 
 
 def launch(
-    config: Config,
-    run: str,
+    run: Run,
     launcher: Launcher,
     wait: bool = False,
     processes: int | None = None,
@@ -92,34 +91,31 @@ def launch(
     Raises Stopped when a signal ended it early; its state is saved then. With `wait`, a process
     that is training this run already is waited for; without, it is a UserError.
     """
-    plan = make_plan(config, run)
-    published = paths.model(config, run)
+    plan, published = make_plan(run), run.model
     done = finished(plan, _warn)
     if done is None and is_published(plan, published):
-        print(f"{run}: already trained to {plan.images} images, published in {published}")
+        print(f"{run.name}: already trained to {plan.images} images, published in {published}")
         return
     if done is None:
-        _train(config, plan, launcher, wait, processes)
+        _train(run, plan, launcher, wait, processes)
         done = finished(plan, _warn)
         if done is None:
             raise UserError(
                 f"{plan.folder} is not finished, though its training ended: run the same command "
                 "again."
             )
-        print(f"{run}: trained to {plan.images} images, published in {published}")
+        print(f"{run.name}: trained to {plan.images} images, published in {published}")
     else:
-        print(f"{run}: trained to {plan.images} images before; published again in {published}")
+        print(f"{run.name}: trained to {plan.images} images before; published again in {published}")
     with locked(plan.folder / "publish.lock"):  # several may have waited for it
         publish(plan, done, published)
 
 
-def _train(
-    config: Config, plan: Plan, launcher: Launcher, wait: bool, processes: int | None
-) -> None:
+def _train(run: Run, plan: Plan, launcher: Launcher, wait: bool, processes: int | None) -> None:
     from d2it.jobs import local, slurm_training
 
-    resources = arrange(config, launcher, plan.kind, processes)
-    job = local.Job(config, plan.run, device_of(config, launcher), launcher.threads)
+    resources = arrange(run.config, launcher, run.kind, processes)
+    job = local.Job(run, device_of(run.config, launcher), launcher.threads)
     if launcher.cluster == "slurm":
         slurm_training.run_on_slurm(plan, job, resources, wait, launcher.poll)
         return
@@ -133,7 +129,7 @@ def _train(
         names = joinable(visible_gpus())[: resources.processes] if resources.gpus else []
         local.run_here(plan, job, resources.processes, names)
     else:
-        job.train(wait)
+        job.train(plan, wait)
 
 
 def _warn(sentence: str) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d2it.config.schema import Config
+from d2it.config.run import Run
 from d2it.errors import UserError
 from d2it.runs.plan import Plan, make_plan
 
@@ -34,18 +34,16 @@ YEAR = 365 * 24 * 60  # minutes
 class Job:
     """The training that one process does its part of. submitit pickles and calls it."""
 
-    config: Config
-    run: str
+    run: Run
     device: str
     threads: int
 
-    def train(self, wait: bool = False) -> None:
+    def train(self, plan: Plan, wait: bool = False) -> None:
         from d2it.training import loop
         from d2it.training.tasks import make_task
 
         os.environ.setdefault("D2IT_THREADS", str(self.threads))
-        plan = make_plan(self.config, self.run)
-        loop.train(plan, lambda: make_task(self.config, self.run), self.device, wait)
+        loop.train(plan, lambda: make_task(self.run), self.device, wait)
 
 
 @dataclass
@@ -67,7 +65,7 @@ class LocalJob(Job):
         threading.Thread(target=_end_with, args=(self.alive,), daemon=True).start()
         (self.alive.parent / f"{os.getpid()}.pid").touch()
         try:
-            self.train()
+            self.train(make_plan(self.run))
         except UserError as error:
             return {"error": str(error)}
         except Stopped as stopped:

@@ -55,15 +55,16 @@ class SlurmJob(Job):
         here = JobEnvironment()
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit's, for Slurm's time limit
         here.paths.result_pickle.unlink(missing_ok=True)  # of a start before a requeue
+        plan = make_plan(self.run)
         if here.global_rank == 0:
             for half in here.paths.folder.glob(f"{here.job_id}_*.save_tmp"):
                 half.unlink()
-            count_starts(make_plan(self.config, self.run), here.job_id)
+            count_starts(plan, here.job_id)
         os.environ.setdefault("MASTER_PORT", str(_port(int(os.environ["SLURM_JOB_ID"]))))
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         os.environ["MASTER_ADDR"] = _address(os.environ["MASTER_ADDR"])
         try:
-            self.train()
+            self.train(plan)
         except Stopped as stopped:
             if stopped.signum == signal.SIGUSR2 and callable(requeue):
                 requeue(stopped.signum, None)

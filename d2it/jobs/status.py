@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2it.clock import milestone
 from d2it.config import paths
-from d2it.config.recipe import KINDS, kind_of, run_recipe, training_images
+from d2it.config.run import Run, runs_of
 from d2it.config.schema import Config
 from d2it.errors import UserError
-from d2it.files import canonical_digest
 from d2it.jobs.slurm import Accounting, accounting
 from d2it.runs.lease import HEARTBEAT, SILENCE
 
@@ -62,10 +60,9 @@ class Status:
 
 def statuses(config: Config) -> list[Status]:
     """The runs of the scale, by kind, then every other run folder."""
-    runs = [run for kind in KINDS for run in getattr(config.runs, kind)]
     folders = _folders()
     accounts = _accounts(folders)
-    mine = [_of_scale(config, run, accounts) for run in runs]
+    mine = [_of_scale(run, accounts) for run in runs_of(config).values()]
     known = {status.folder for status in mine}
     return mine + [_foreign(folder, accounts) for folder in folders if folder.name not in known]
 
@@ -95,23 +92,19 @@ def _jobs(folder: Path) -> list[str]:
     return [str(entry["job"]) for entry in entries if isinstance(entry, dict) and "job" in entry]
 
 
-def _of_scale(config: Config, run: str, accounts: Accounts) -> Status:
-    kind = kind_of(config, run)
-    training = getattr(config.training, kind)
-    of = milestone(1.0, training_images(config, run), training.batch)
-    folder = paths.run_folder(config, run)
-    header = _dict(_json(paths.model(config, run) / "model.json"))
-    recipe = canonical_digest(run_recipe(config, run))
-    if header.get("recipe_digest") == recipe and header.get("images") == of:
+def _of_scale(run: Run, accounts: Accounts) -> Status:
+    of, folder = run.images, run.folder
+    header = _dict(_json(run.model / "model.json"))
+    if header.get("recipe_digest") == run.digest and header.get("images") == of:
         facts = _facts(folder, of, accounts) | {"state": "published", "images": of, "error": None}
     else:
-        log = Path("logs", config.name, "train", f"{run}.log")  # of Snakemake
+        log = Path("logs", run.config.name, "train", f"{run.name}.log")  # of Snakemake
         facts = _facts(folder, of, accounts, log)
         if facts["state"] == "not begun":
-            missing = next((path for path in _inputs(config, run) if not path.is_file()), None)
-            if missing:
-                facts |= {"state": "waiting", "waits_for": missing.as_posix()}
-    return Status(run=run, kind=kind, folder=folder.name, **facts)
+            needed = _input(run)
+            if not needed.is_file():
+                facts |= {"state": "waiting", "waits_for": needed.as_posix()}
+    return Status(run=run.name, kind=run.kind, folder=folder.name, **facts)
 
 
 def _foreign(folder: Path, accounts: Accounts) -> Status:
@@ -122,12 +115,10 @@ def _foreign(folder: Path, accounts: Accounts) -> Status:
     return Status(run=name, kind=None, folder=folder.name, **_facts(folder, of, accounts))
 
 
-def _inputs(config: Config, run: str) -> Iterable[Path]:
-    """The files that training asks for first; see run_folder.make_plan."""
-    spec = getattr(config.runs, kind_of(config, run))[run]
-    if hasattr(spec, "latents"):
-        return [paths.latents(config, spec.latents) / "manifest.json"]
-    return [paths.images(config, spec.data) / "manifest.json"]
+def _input(run: Run) -> Path:
+    """The file that training asks for first; see d2it/runs/plan.py."""
+    folder = paths.images(run.config, run.data) if run.kind == "dvae" else run.latents
+    return folder / "manifest.json"
 
 
 def _facts(
@@ -305,6 +296,6 @@ def _list(value: Any) -> list[Any]:
 
 
 def _is_start(value: Any) -> bool:
-    """Whether an entry of provenance.json is what run_folder.record_start writes."""
+    """Whether an entry of provenance.json is what runs/record.py writes."""
     types = {"host": str, "device": str, "processes": int, "images": int}
     return isinstance(value, dict) and all(isinstance(value.get(k), t) for k, t in types.items())

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2it.config import Config, paths
-from d2it.config.recipe import digest, latents_recipe, ratio_key
+from d2it.config.recipe import digest, ratio_key
+from d2it.config.run import Run
 from d2it.config.schema import Ratio
 from d2it.errors import UserError
 from d2it.files import read_format
@@ -192,13 +192,13 @@ def route_sample(
     return route(codes, map) * scale, map
 
 
-def open_latents(config: Config, dvae: str, split: str) -> Latents:
+def open_latents(dvae: Run, split: str) -> Latents:
     """The latents of a DVAE run, after checking that it was trained with the settings of now."""
-    folder = paths.latents(config, dvae)
+    folder, name = dvae.latents, dvae.name
     latents = Latents.open(folder, split)
-    if latents.header["recipe_digest"] != digest(latents_recipe(config, dvae)):
+    if latents.header["recipe_digest"] != digest(dvae.latents_recipe):
         raise UserError(
-            f"{folder} was made with other settings than {dvae} has now: run `d2it train {dvae}` "
-            f"and `d2it encode {dvae}`."
+            f"{folder} was made with other settings than {name} has now: run `d2it train {name}` "
+            f"and `d2it encode {name}`."
         )
     return latents

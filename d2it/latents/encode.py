@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from d2it.config import Config, paths
 from d2it.config.ratios import at_least
-from d2it.config.recipe import digest, factors_of, latents_recipe, ratio_key, run_recipe
+from d2it.config.recipe import digest, ratio_key
+from d2it.config.run import Run
 from d2it.config.schema import Ratio
 from d2it.errors import UserError
 from d2it.files import (
@@ -47,23 +47,21 @@ Header = dict[str, Any]
 Shard = dict[str, Any]
 
 
-def encode(config: Config, dvae: str, share: Share | None = None) -> bool:
+def encode(dvae: Run, share: Share | None = None) -> bool:
     """Cache the latents of `dvae`'s data set; False if nothing was missing.
 
     With `share` only its shards are written, and neither measured nor put together.
     Finished shards are kept when it is interrupted; with the same weights only ratios are added.
     """
-    folder, settings = paths.latents(config, dvae), config.runs.dvae[dvae]
-    header = identity(config, dvae)
+    folder, header = dvae.latents, identity(dvae)
     known = _same(folder / "manifest.json", header)
-    wanted = {ratio_key(ratio): ratio for ratio in settings.ratios}
-    region = factors_of(config, dvae)[0]
+    wanted = {ratio_key(ratio): ratio for ratio in dvae.spec.ratios}
     cuts = {  # before anything slow: thresholds may be missing
-        key: cuts_of(config, settings.data, region, ratio)
+        key: cuts_of(dvae.config, dvae.data, dvae.factors[0], ratio)
         for key, ratio in wanted.items()
         if known is None or key not in known["ratios"]
     }
-    encoding = None if known else Encoding(config, dvae, header)
+    encoding = None if known else Encoding(dvae, header)
     if encoding:
         remove_folder(folder)  # of other weights
         encoding.write(share)
@@ -84,22 +82,21 @@ def encode(config: Config, dvae: str, share: Share | None = None) -> bool:
     return True
 
 
-def identity(config: Config, dvae: str) -> Header:
+def identity(dvae: Run) -> Header:
     """All that decides the moments, once recipe, weights and images are seen to belong together."""
-    data = config.runs.dvae[dvae].data
-    model = read_model(paths.model(config, dvae))
-    if model["recipe_digest"] != digest(run_recipe(config, dvae)):
+    model, name = read_model(dvae.model), dvae.name
+    if model["recipe_digest"] != dvae.digest:
         raise UserError(
-            f"{paths.model(config, dvae)} was trained with other settings than {dvae} has now: "
-            f"run `d2it train {dvae}`."
+            f"{dvae.model} was trained with other settings than {name} has now: "
+            f"run `d2it train {name}`."
         )
-    images = open_images(config, data, "train")
+    images = open_images(dvae.config, dvae.data, "train")
     if model["inputs"].get("images") != images.digest:
         raise UserError(
-            f"{dvae} was trained on other images than those in {images.folder}: "
-            f"run `d2it train {dvae}` again."
+            f"{name} was trained on other images than those in {images.folder}: "
+            f"run `d2it train {name}` again."
         )
-    recipe, shape = latents_recipe(config, dvae), model["architecture"]
+    recipe, shape = dvae.latents_recipe, model["architecture"]
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -127,17 +124,15 @@ def _same(path: Path, header: Header) -> Header | None:
 class Encoding:
     """Writes the shards of one DVAE's latents; each is a unit."""
 
-    def __init__(self, config: Config, dvae: str, header: Header) -> None:
-        self.header, self.name = header, dvae
+    def __init__(self, dvae: Run, header: Header) -> None:
+        self.header, self.name, config = header, dvae.name, dvae.config
         self.sigma, self.bins = config.sigma, config.bins
-        self.splits = {
-            split: open_images(config, config.runs.dvae[dvae].data, split) for split in SPLITS
-        }
+        self.splits = {split: open_images(config, dvae.data, split) for split in SPLITS}
         spans = [divide(split, range(len(images)), SHARD) for split, images in self.splits.items()]
-        self.units = Units(paths.latents(config, dvae), header, list(chain.from_iterable(spans)))
-        self.folder = self.units.folder / dvae  # takes the place of the latents at the end
+        self.units = Units(dvae.latents, header, list(chain.from_iterable(spans)))
+        self.folder = self.units.folder / dvae.name  # takes the place of the latents at the end
         self.device = choose_device()
-        self.network: nn.Module = load_model(paths.model(config, dvae)).to(self.device)
+        self.network: nn.Module = load_model(dvae.model).to(self.device)
 
     def write(self, share: Share | None = None) -> None:
         counts = [len(unit.span) for unit in self.units.missing()]

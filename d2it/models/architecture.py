@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from d2it.config.recipe import factors_of, kind_of
-from d2it.config.schema import Config, ContentRun, DitRun, DvaeRun, GrainRun
+from d2it.config.run import Run
+from d2it.config.schema import Config
 from d2it.errors import UserError
 
 PATCH = 2  # P_L of section 3.2.3 for two grains, and DiT's patch: a token is one coarse region
@@ -11,15 +11,10 @@ PATCH = 2  # P_L of section 3.2.3 for two grains, and DiT's patch: a token is on
 Architecture = dict[str, Any]
 
 
-def architecture(config: Config, run: str) -> Architecture:
+def architecture(run: Run) -> Architecture:
     """The constructor arguments of the network of `run`; they are stored beside its weights."""
-    kind = kind_of(config, run)
-    settings = getattr(config.runs, kind)[run]
-    if kind == "dvae":
-        return _dvae(config, settings, factors_of(config, run))
-    if kind == "content":
-        return _content(config, settings)
-    return _dit(config, settings) if kind == "dit" else _grain(config, settings)
+    of_kind = {"dvae": _dvae, "grain": _grain, "content": _content, "dit": _dit}
+    return of_kind[run.kind](run)
 
 
 def split_layers(depth: int, split: tuple[int, int]) -> tuple[int, int]:
@@ -31,20 +26,21 @@ def split_layers(depth: int, split: tuple[int, int]) -> tuple[int, int]:
     return dit, refine
 
 
-def latent_side(config: Config, dvae: str) -> int:
+def latent_side(run: Run) -> int:
     """Side of the finest latent grid, e.g. 256 px / 8 = 32."""
-    return config.data[config.runs.dvae[dvae].data].size // factors_of(config, dvae)[-1]
+    return run.dataset.size // run.factors[-1]
 
 
-def num_classes(config: Config, dvae: str) -> int:
-    """Number of labels of the images behind a DVAE's latents."""
-    data = config.runs.dvae[dvae].data
-    if not config.data[data].classes:
+def num_classes(run: Run) -> int:
+    """Number of labels that a transformer is told: those of its images, or 0."""
+    if not run.spec.conditional:
+        return 0
+    if not run.dataset.classes:
         raise UserError(
-            f"A conditional run learns from {data!r}, which has no classes: "
-            f"set data.{data}.classes."
+            f"A conditional run learns from {run.data!r}, which has no classes: "
+            f"set data.{run.data}.classes."
         )
-    return config.data[data].classes
+    return run.dataset.classes
 
 
 def judge_shape(config: Config) -> dict[str, int]:
@@ -57,63 +53,64 @@ def judge_shape(config: Config) -> dict[str, int]:
     }
 
 
-def _dvae(config: Config, run: DvaeRun, factors: list[int]) -> Architecture:
-    model = config.model.dvae
+def _dvae(run: Run) -> Architecture:
+    model = run.config.model.dvae
     return {
-        "factors": factors,
-        "size": config.data[run.data].size,
-        "latent_channels": config.model.latent_channels,
+        "factors": run.factors,
+        "size": run.dataset.size,
+        "latent_channels": run.config.model.latent_channels,
         "channels": model.channels,
-        "multipliers": model.stages(factors[0]),
+        "multipliers": model.stages(run.factors[0]),
         "res_blocks": model.res_blocks,
         "attention": list(model.attention),
         "norm_groups": model.norm_groups,
     }
 
 
-def _transformer(config: Config, run: GrainRun | ContentRun | DitRun) -> Architecture:
+def _transformer(run: Run) -> Architecture:
     """What the three transformers share."""
-    size = config.model.sizes[run.size]
+    size = run.config.model.sizes[run.spec.size]
     return {
         "width": size.width,
         "heads": size.heads,
-        "classes": num_classes(config, run.latents) if run.conditional else 0,
-        "mlp_ratio": config.model.mlp_ratio,
+        "classes": num_classes(run),
+        "mlp_ratio": run.config.model.mlp_ratio,
     }
 
 
-def _grain(config: Config, run: GrainRun) -> Architecture:
-    factors = factors_of(config, run.latents)
-    return _transformer(config, run) | {
-        "side": config.data[config.runs.dvae[run.latents].data].size // factors[0],
-        "grains": len(factors),
-        "depth": config.model.sizes[run.size].depth,
+def _grain(run: Run) -> Architecture:
+    return _transformer(run) | {
+        "side": run.dataset.size // run.factors[0],
+        "grains": len(run.factors),
+        "depth": run.config.model.sizes[run.spec.size].depth,
     }
 
 
-def _dit(config: Config, run: DitRun) -> Architecture:
-    return _transformer(config, run) | {
-        "side": latent_side(config, run.latents),
-        "channels": config.model.latent_channels,
+def _dit(run: Run) -> Architecture:
+    model, diffusion = run.config.model, run.config.diffusion
+    return _transformer(run) | {
+        "side": latent_side(run),
+        "channels": model.latent_channels,
         "patch": PATCH,
-        "depth": config.model.sizes[run.size].depth,
-        "learn_sigma": config.diffusion.learn_sigma,
+        "depth": model.sizes[run.spec.size].depth,
+        "learn_sigma": diffusion.learn_sigma,
     }
 
 
-def _content(config: Config, run: ContentRun) -> Architecture:
-    return _transformer(config, run) | {
-        "side": latent_side(config, run.latents),
-        "channels": config.model.latent_channels,
-        "grains": len(factors_of(config, run.latents)),
-        "layers": list(split_layers(config.model.sizes[run.size].depth, run.split)),
-        "window": config.model.window,
-        "learn_sigma": config.diffusion.learn_sigma,
-        "positions": run.positions,
-        "bias": run.bias,
-        "heads_out": run.heads,
-        "share_condition": run.share_condition,
-        "qk_norm": run.qk_norm,
-        "skip_windows": run.skip_windows,
-        "equal_coarse": config.diffusion.shared_noise,
+def _content(run: Run) -> Architecture:
+    model, diffusion, spec = run.config.model, run.config.diffusion, run.spec
+    return _transformer(run) | {
+        "side": latent_side(run),
+        "channels": model.latent_channels,
+        "grains": len(run.factors),
+        "layers": list(split_layers(model.sizes[spec.size].depth, spec.split)),
+        "window": model.window,
+        "learn_sigma": diffusion.learn_sigma,
+        "positions": spec.positions,
+        "bias": spec.bias,
+        "heads_out": spec.heads,
+        "share_condition": spec.share_condition,
+        "qk_norm": spec.qk_norm,
+        "skip_windows": spec.skip_windows,
+        "equal_coarse": diffusion.shared_noise,
     }

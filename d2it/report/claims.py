@@ -17,7 +17,8 @@ from typing import Literal, NamedTuple
 import yaml
 
 from d2it.config.load import params_folder
-from d2it.config.recipe import kind_of, repeats_of
+from d2it.config.recipe import repeats_of
+from d2it.config.run import run_of
 from d2it.config.schema import Config
 from d2it.config.study import at_scale
 from d2it.config.typed import build
@@ -243,7 +244,7 @@ def work(config: Config, run: str) -> float | None:
 
 def seconds(config: Config, run: str) -> float | None:
     """Of the training of `run`, by its provenance."""
-    said = (provenance.of_run(config, run) or {}).get("training")
+    said = (provenance.of_run(run_of(config, run)) or {}).get("training")
     return said["seconds"] if said and said["seconds"] > 0 else None
 
 
@@ -255,7 +256,7 @@ def steady(config: Config, runs: Sequence[str]) -> bool:
 
 def _moment(config: Config, run: str, metric: str, share: float) -> float | None:
     """The metric after this share of the training, on the line between two measured moments."""
-    settings = getattr(config.runs, kind_of(config, run))[run].evaluations
+    settings = run_of(config, run).evaluations
     alike = {m.at: label for label, m in settings.items() if replace(m, at=1.0) == settings["main"]}
     points = []
     for at, label in sorted(alike.items()):
@@ -270,7 +271,7 @@ def _moment(config: Config, run: str, metric: str, share: float) -> float | None
 
 def hardware(config: Config, runs: Sequence[str]) -> str:
     """What all of these were trained on, as far as it is known."""
-    told = [(provenance.of_run(config, run) or {}).get("training") for run in runs]
+    told = [(provenance.of_run(run_of(config, run)) or {}).get("training") for run in runs]
     devices = sorted({device for one in told if one for device in one["devices"]})
     if len(devices) > 1:
         raise UserError(

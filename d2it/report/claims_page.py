@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from d2it.config import paths
 from d2it.config.published import published
+from d2it.config.run import run_of
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.files import write_text
@@ -256,7 +257,7 @@ def _reference(recipe: dict[str, Any]) -> str:
 
 def _commits(config: Config, runs: Iterable[str]) -> list[str]:
     """Of the code that trained and evaluated these, as far as it is known."""
-    told = [provenance.of_run(config, run) or {} for run in runs]
+    told = [provenance.of_run(run_of(config, run)) or {} for run in runs]
     commits = [c for one in told for c in (one.get("training") or {}).get("commits", [])]
     commits += [one.get("commit") for one in told]
     return sorted({commit[:8] for commit in commits if commit})

@@ -23,7 +23,8 @@ from PIL import Image
 from d2it.config import paths
 from d2it.config.published import published
 from d2it.config.ratios import is_constant, shares
-from d2it.config.recipe import factors_of, ratio_key, run_name
+from d2it.config.recipe import ratio_key
+from d2it.config.run import run_of
 from d2it.config.schema import Config
 from d2it.config.study import Curves, Ratios, Samples, Study, at_scale, heading, item_of
 from d2it.errors import UserError
@@ -119,13 +120,13 @@ def draw_samples(item: Samples, config: Config) -> tuple[Figure, list[str]]:
     """Rows of eight pictures, each above its overlay; a map that all share stands first."""
     if not at_scale(config, item.run):
         return draw_words("not at this scale"), absent([item.run], config)
-    run = config.runs.content[item.run]
+    run = run_of(config, item.run)
     if item.gallery == "one_map" and is_constant(run.ratio):
         why = f"Every map of {item.run} is the same at r = {ratio_key(run.ratio)}."
         return draw_words("not with constant maps"), [why]
     shown = read_gallery(item, config)
-    names = class_names(config, config.runs.dvae[run.latents].data) if run.conditional else []
-    grains = len(factors_of(config, run.latents))
+    names = class_names(config, run.data) if run.spec.conditional else []
+    grains = len(run.factors)
     shared = len(shown.maps) > 1 and bool((shown.maps == shown.maps[0]).all())
     lead = int(shared)
     rows = 2 * -(-len(shown.pictures) // ACROSS)
@@ -137,7 +138,7 @@ def draw_samples(item: Samples, config: Config) -> tuple[Figure, list[str]]:
         upper, lower = grid[2 * (i // ACROSS) : 2 * (i // ACROSS) + 2, lead + i % ACROSS]
         upper.imshow(picture, interpolation="nearest")
         lower.imshow(overlay(picture, map, grains), interpolation="nearest")
-        if run.conditional:
+        if run.spec.conditional:
             label = shown.classes[i]
             title = names[label] if label < len(names) else f"class {label}"
             upper.set_title(title, fontsize=7, pad=2)
@@ -152,7 +153,7 @@ def draw_samples(item: Samples, config: Config) -> tuple[Figure, list[str]]:
     ][::-1]
     figure.legend(handles=keys, loc="outside upper center", ncols=grains, frameon=False)
     what = "upper rows are samples, lower rows the same with their grain maps"
-    return figure, [f"Run {run_name(config, item.run)}: {what}."]
+    return figure, [f"Run {run.id}: {what}."]
 
 
 def draw_words(text: str) -> Figure:

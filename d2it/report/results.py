@@ -7,9 +7,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from d2it.config import paths
-from d2it.config.recipe import digest, repeats_of, run_recipe
+from d2it.config.recipe import repeats_of
+from d2it.config.run import runs_of
 from d2it.config.schema import Config
-from d2it.config.study import at_scale
 from d2it.files import read_format
 
 FORMAT, VERSION = "d2it-evaluation", 1
@@ -41,14 +41,15 @@ class Gap:
 
 def result(config: Config, run: str, label: str = "main") -> Result | Gap:
     """The evaluation `label` of `run`; where a `*` matches several, the one with the lowest FID."""
-    if not at_scale(config, run):
+    known = runs_of(config).get(run)
+    if known is None:
         return Gap("not at this scale")
-    path = paths.evaluation(config, run)
+    path = known.evaluation
     if not path.exists():
         return Gap("not evaluated yet")
     header = read_format(path, FORMAT, VERSION, made_by=f"d2it evaluate {run}")
     evaluations = header.pop("evaluations")
-    if header["recipe_digest"] != digest(run_recipe(config, run)):
+    if header["recipe_digest"] != known.digest:
         return Gap("evaluated with other settings")
     tried = tuple(sorted(name for name in evaluations if fnmatchcase(name, label)))
     if not tried:
@@ -56,7 +57,7 @@ def result(config: Config, run: str, label: str = "main") -> Result | Gap:
     best = min(tried, key=lambda name: evaluations[name]["metrics"].get("fid", math.inf))
     found = evaluations[best]
     return Result(
-        run=f"{run}-{header['recipe_digest'][:8]}",
+        run=known.id,
         label=best,
         metrics=found["metrics"],
         spread=found.get("spread", {}),

@@ -1,12 +1,14 @@
-"""runs/<run>-<digest8>: all of a run but its result, and the lease of whoever trains it."""
+"""What training a run takes, and the folder it happens in."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from d2it.clock import milestone, seed_of
-from d2it.config import paths, recipe
-from d2it.config.schema import Config, Training
+from d2it.config import paths
+from d2it.config.recipe import ratio_key, thresholds_source
+from d2it.config.run import Run
+from d2it.config.schema import Training
 from d2it.cost.memory import Need, need_of
 from d2it.errors import UserError
 from d2it.files import canonical_digest, read_json
@@ -30,6 +32,7 @@ class Plan:
     noise: str | None = None  # under which name its random numbers are drawn; None: its kind's
     widths: tuple[float, ...] = ()  # of the power-function averages to publish
     need: Need | None = None  # of a GPU's memory
+    for_equals: tuple[int, ...] = ()  # milestones that runs want which share the folder
 
     @property
     def images(self) -> int:
@@ -47,7 +50,7 @@ class Plan:
 
     @property
     def marks(self) -> tuple[int, ...]:
-        """Images seen when something is kept for good."""
+        """Images seen when something is kept for good that the run itself cannot do without."""
         return tuple(sorted({*self.milestones, *self.snapshots}))
 
     @property
@@ -55,58 +58,51 @@ class Plan:
         return self.folder / "state"
 
 
-def make_plan(config: Config, run: str) -> Plan:
-    kind = recipe.kind_of(config, run)
-    training: Training = getattr(config.training, kind)
-    training = replace(training, images=recipe.training_images(config, run))
-    measured = getattr(getattr(config.runs, kind)[run], "evaluations", {}).values()
-    end = milestone(1.0, training.images, training.batch)
-    marks = {milestone(e.at, end, training.batch) for e in measured}
+def make_plan(run: Run) -> Plan:
     return Plan(
-        run=run,
-        kind=kind,
-        folder=paths.run_folder(config, run),
-        training=training,
-        seed=_seed(config, run),
-        milestones=tuple(sorted(marks - {end})),
-        recipe=recipe.run_recipe(config, run),
-        inputs=_inputs(config, run, kind),
-        settings=asdict(config),
-        noise=_noise(config, run, kind),
-        widths=tuple(sorted({e.weights for e in measured if isinstance(e.weights, float)})),
-        need=need_of(config, run),
+        run=run.name,
+        kind=run.kind,
+        folder=run.folder,
+        training=run.training,
+        seed=_seed(run),
+        milestones=run.milestones,
+        recipe=run.recipe,
+        inputs=_inputs(run),
+        settings=asdict(run.config),
+        noise=_noise(run),
+        widths=run.widths,
+        need=need_of(run),
+        for_equals=tuple(sorted({mark for equal in run.equals for mark in equal.milestones})),
     )
 
 
-def _seed(config: Config, run: str) -> int:
+def _seed(run: Run) -> int:
     """Of the order of the images, and of what is drawn in training."""
-    repeat = recipe.training_seed(config, run)
-    return config.seed if repeat is None else seed_of(config.seed, "training", repeat)
+    seed = run.config.seed
+    return seed if run.repeat is None else seed_of(seed, "training", run.repeat)
 
 
-def _noise(config: Config, run: str, kind: str) -> str | None:
+def _noise(run: Run) -> str | None:
     """Trainings with a seed of their own are compared in pairs: DiT and D2iT draw the same times,
     mirrors and noise, which costs a difference of the two nothing and spares it their scatter.
     """
-    paired = kind in ("content", "dit") and recipe.training_seed(config, run) is not None
-    return "codes" if paired else None
+    return "codes" if run.kind in ("content", "dit") and run.repeat is not None else None
 
 
-def _inputs(config: Config, run: str, kind: str) -> dict[str, str]:
-    spec = getattr(config.runs, kind)[run]
+def _inputs(run: Run) -> dict[str, str]:
+    config, kind = run.config, run.kind
     if kind == "dvae":
-        command, manifest = f"d2it prepare {spec.data}", paths.images(config, spec.data)
+        command, manifest = f"d2it prepare {run.data}", paths.images(config, run.data)
     else:
-        command, manifest = f"d2it encode {spec.latents}", paths.latents(config, spec.latents)
+        command, manifest = f"d2it encode {run.dvae.name}", run.latents
     manifest = manifest / "manifest.json"
     if not manifest.is_file():
         raise UserError(f"{manifest} is missing: make it with `{command}`.")
-    ratio = "" if kind == "dvae" else recipe.ratio_key(getattr(spec, "ratio", 1.0))  # DiT: fine
+    ratio = "" if kind == "dvae" else ratio_key(run.ratio)
     inputs = {manifest.as_posix(): _content(manifest, ratio, command)}
-    if "thresholds" in recipe.run_recipe(config, run)["inputs"]:
-        path = paths.thresholds(config, recipe.thresholds_source(config, spec.data))
-        region = recipe.factors_of(config, run)[0]
-        inputs[path.as_posix()] = thresholds_of(config, spec.data, region).digest
+    if "thresholds" in run.recipe["inputs"]:
+        path = paths.thresholds(config, thresholds_source(config, run.data))
+        inputs[path.as_posix()] = thresholds_of(config, run.data, run.factors[0]).digest
     return inputs
 
 

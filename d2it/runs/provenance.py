@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from d2it.config import paths
-from d2it.config.schema import Config
+from d2it.config.run import Run
 from d2it.errors import UserError
 from d2it.files import file_digest, read_format, write_json
 
@@ -20,25 +20,27 @@ FORMAT, VERSION = "d2it-provenance", 1
 CODE = ("d2it", "params", "data/sources.csv")  # what decides numbers, below the root
 
 
-def record(config: Config, run: str, devices: Sequence[str] = ()) -> None:
+def record(run: Run, devices: Sequence[str] = ()) -> None:
     """Say of an evaluation that was just written how it came to be, and on what."""
-    evaluation = file_digest(paths.evaluation(config, run))
-    known = of_run(config, run)
+    evaluation = file_digest(run.evaluation)
+    known = of_run(run)
     if known is None or known["evaluation_sha256"] != evaluation:
-        header = {"format": FORMAT, "version": VERSION, "run": run}
+        header = {"format": FORMAT, "version": VERSION, "run": run.name}
         header |= {"evaluation_sha256": evaluation, "commit": commit(), "changed": changed()}
-        header |= {"devices": list(devices), "training": training(config, run)}
-        write_json(paths.provenance(config, run), header)
+        header |= {"devices": list(devices), "training": training(run)}
+        write_json(_file(run), header)
 
 
-def of_run(config: Config, run: str) -> dict[str, Any] | None:
+def of_run(run: Run) -> dict[str, Any] | None:
     """What is recorded of the evaluation of `run`, if it is readable."""
     try:
-        return read_format(
-            paths.provenance(config, run), FORMAT, VERSION, made_by=f"d2it evaluate {run}"
-        )
+        return read_format(_file(run), FORMAT, VERSION, made_by=f"d2it evaluate {run.name}")
     except UserError:
         return None
+
+
+def _file(run: Run) -> Path:
+    return paths.provenance(run.config, run.name)
 
 
 def commit() -> str | None:
@@ -52,9 +54,9 @@ def changed() -> bool | None:
     return None if found is None else bool(found)
 
 
-def training(config: Config, run: str) -> dict[str, Any] | None:
+def training(run: Run) -> dict[str, Any] | None:
     """Devices, processes and seconds, as the run folder tells them; None: it was made elsewhere."""
-    folder = paths.run_folder(config, run)
+    folder = run.folder
     try:
         starts = json.loads((folder / "provenance.json").read_text())["starts"]
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -13,8 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from d2it.config import Config, paths
-from d2it.config.recipe import kind_of, sampling_recipe
+from d2it.config import paths
+from d2it.config.recipe import sampling_recipe
+from d2it.config.run import Run
 from d2it.config.schema import Diffusion, Measured, Sampling
 from d2it.config.typed import build
 from d2it.errors import UserError
@@ -31,32 +32,30 @@ FORMAT, VERSION = "d2it-pipeline", 2
 HEADER = "pipeline.json"
 
 
-def export(config: Config, run: str, folder: Path, measured: Measured) -> None:
+def export(run: Run, folder: Path, measured: Measured) -> None:
     """Write the folder of a run, at once."""
     if folder.exists() and not is_pipeline(folder) and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} holds something else: name a new folder.")
-    painter = Painter(config, run, measured, choose_device())
-    spec = getattr(config.runs, kind_of(config, run))[run]
-    images = read_manifest(paths.images(config, config.runs.dvae[spec.latents].data))
+    painter = Painter(run, measured, choose_device())
+    images = read_manifest(paths.images(run.config, run.data))
     used = {
-        "network": (run, weights_name(read_model(paths.model(config, run)), 1.0, measured.weights)),
-        "dvae": (spec.latents, "model"),
+        "network": (run, weights_name(read_model(run.model), 1.0, measured.weights)),
+        "dvae": (run.dvae, "model"),
     }
-    if painter.maps.grain:
-        used["grain"] = (spec.grain, "model")
-    sources = {n: paths.model(config, r) / f"{stem}.safetensors" for n, (r, stem) in used.items()}
+    if painter.maps.grain and run.grain:
+        used["grain"] = (run.grain, "model")
+    sources = {n: used_run.model / f"{stem}.safetensors" for n, (used_run, stem) in used.items()}
     require_space(folder, sum(path.stat().st_size for path in sources.values()))
-    header = describe(painter, run, images["classes"])
+    header = describe(painter, run.name, images["classes"])
     header["networks"] = {
-        name: network(read_model(paths.model(config, source)), source)
-        for name, (source, _) in used.items()
+        name: network(read_model(source.model), source.name) for name, (source, _) in used.items()
     }
     with atomic_folder(folder) as temporary:
         for name, source in sources.items():
             shutil.copyfile(source, temporary / f"{name}.safetensors")
         header["files"] = folder_files(temporary)
         write_json(temporary / HEADER, header)
-        (temporary / "README.md").write_text(card(config, header, images))
+        (temporary / "README.md").write_text(card(run.config, header, images))
 
 
 def describe(painter: Painter, run: str, classes: list[str]) -> dict[str, Any]:

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from d2it.clock import milestone
-from d2it.config import Config, paths
-from d2it.config.ratios import finest
-from d2it.config.recipe import data_of, digest, factors_of, kind_of, run_recipe
+from d2it.config import paths
+from d2it.config.run import Run
 from d2it.config.schema import Measured, Ratio
 from d2it.errors import UserError
 from d2it.grains.maps import random_map
@@ -21,24 +20,22 @@ from d2it.models.store import load_model, read_model, weights_name
 from d2it.sampling.pipeline import GrainMaps, Part, Pipeline, keyed, schedule_of
 
 
-def trained(config: Config, run: str) -> dict[str, Any]:
-    """The header of the model that `run` was trained to, by the settings that `config` has."""
-    folder = paths.model(config, run)
-    header = read_model(folder)
-    if header["recipe_digest"] != digest(run_recipe(config, run)):
+def trained(run: Run) -> dict[str, Any]:
+    """The header of the model that `run` was trained to, by the settings that it has now."""
+    header = read_model(run.model)
+    if header["recipe_digest"] != run.digest:
         raise UserError(
-            f"{folder} was trained with other settings than {run} has now: run `d2it train {run}`."
+            f"{run.model} was trained with other settings than {run.name} has now: "
+            f"run `d2it train {run.name}`."
         )
     return header
 
 
-def load_part(
-    config: Config, run: str, device: Device, at: float = 1.0, weights: str | float = "ema"
-) -> Part:
-    header, folder = trained(config, run), paths.model(config, run)
+def load_part(run: Run, device: Device, at: float = 1.0, weights: str | float = "ema") -> Part:
+    header = trained(run)
     name = weights_name(header, at, weights)
-    network = load_model(folder, name).to(device)
-    if config.sampling.compile and kind_of(config, run) != "dvae":
+    network = load_model(run.model, name).to(device)
+    if run.config.sampling.compile and run.kind != "dvae":
         compile_on(device, network)
     entry = header["files"][f"{name}.safetensors"]
     images = milestone(at, header["images"], header["batch"])
@@ -50,25 +47,25 @@ class Maps(GrainMaps):
 
     def __init__(
         self,
-        config: Config,
-        dvae: str,
+        dvae: Run,
         ratio: Ratio,
         source: str,
-        grain: str | None,
+        grain: Run | None,
         device: Device,
     ) -> None:
-        self.config, self.ratio = config, ratio
-        self.latents = open_latents(config, dvae, "train")
-        data = config.data[config.runs.dvae[dvae].data]
-        self.flip = data.flip
+        config = self.config = dvae.config
+        self.ratio = ratio
+        self.latents = open_latents(dvae, "train")
+        self.flip = dvae.dataset.flip
         cuts = constant_cuts(ratio)
         self.source = source if cuts is None else "constant"
         if self.source == "predicted" and grain is None:
             raise UserError(
-                f"No grain run predicts maps of ratio {ratio} from {dvae}: name one as `grain`."
+                f"No grain run predicts maps of ratio {ratio} from {dvae.name}: "
+                "name one as `grain`."
             )
-        used = load_part(config, grain, device) if grain and self.source == "predicted" else None
-        side, steps = data.size // self.latents.factors[0], config.sampling.grain_steps
+        used = load_part(grain, device) if grain and self.source == "predicted" else None
+        side, steps = dvae.dataset.size // self.latents.factors[0], config.sampling.grain_steps
         super().__init__(side, cuts, used, steps, schedule_of(config.diffusion), device)
 
     def draw(self, seed: int, indices: np.ndarray, labels: np.ndarray | None) -> Tensor:
@@ -99,27 +96,32 @@ class Painter(Pipeline):
 
     maps: Maps
 
-    def __init__(self, config: Config, run: str, measured: Measured, device: Device) -> None:
-        self.config, self.measured, self.device = config, measured, device
-        kind = kind_of(config, run)
-        if kind not in ("content", "dit"):
-            raise UserError(f"{run} is a {kind} run: only content and DiT runs draw images.")
-        spec = getattr(config.runs, kind)[run]
-        network = load_part(config, run, device, measured.at, measured.weights)
-        dvae = load_part(config, spec.latents, device)
-        ratio = spec.ratio if kind == "content" else finest(len(factors_of(config, spec.latents)))
-        grain = spec.grain if kind == "content" else None
-        maps = Maps(config, spec.latents, ratio, measured.maps, grain, device)
+    def __init__(self, run: Run, measured: Measured, device: Device) -> None:
+        config = self.config = run.config
+        self.measured, self.device = measured, device
+        if run.kind not in ("content", "dit"):
+            raise UserError(
+                f"{run.name} is a {run.kind} run: only content and DiT runs draw images."
+            )
+        network = load_part(run, device, measured.at, measured.weights)
+        dvae, name = load_part(run.dvae, device), run.dvae.name
+        maps = Maps(run.dvae, run.ratio, measured.maps, run.grain, device)
         if maps.latents.header["dvae_digest"] != dvae.sha256:
             raise UserError(
-                f"The latents of {spec.latents} were made with other weights than it has now: "
-                f"run `d2it encode {spec.latents}` and train {run} again."
+                f"The latents of {name} were made with other weights than it has now: "
+                f"run `d2it encode {name}` and train {run.name} again."
             )
-        scale = maps.latents.scale(ratio)
         super().__init__(
-            kind, network, dvae, maps, scale, config.sampling, config.diffusion, measured.guidance
+            run.kind,
+            network,
+            dvae,
+            maps,
+            maps.latents.scale(run.ratio),
+            config.sampling,
+            config.diffusion,
+            measured.guidance,
         )
-        self.protocol = config.data[data_of(config, run)].protocol
-        packed = paths.images(config, config.runs.dvae[spec.latents].data)
+        self.protocol = run.dataset.protocol
+        packed = paths.images(config, run.data)
         if (packed / "manifest.json").is_file():  # samples need no images, only their names do
             self.classes = read_manifest(packed)["classes"]

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from d2it.config import Config
-from d2it.config.recipe import factors_of, run_recipe
+from d2it.config.run import Run
 from d2it.cost.macs import training_flops
 from d2it.grains.entropy import entropy_map
 from d2it.grains.maps import grain_map, mean_per_grain, reached_shares
@@ -36,20 +35,19 @@ class DvaeTask:
 
     kind = "dvae"
 
-    def __init__(self, config: Config, run: str) -> None:
-        settings, training = config.runs.dvae[run], config.training.dvae
+    def __init__(self, run: Run) -> None:
+        config, training = run.config, run.training
         self.loss_settings = config.dvae_loss
         self.sigma, self.bins = config.sigma, config.bins
-        self.flip = config.data[settings.data].flip
-        self.images = open_images(config, settings.data, "train")
+        self.flip = run.dataset.flip
+        self.images = open_images(config, run.data, "train")
         self.size = len(self.images)
-        self.architecture: dict[str, Any] = architecture(config, run)
-        self.recipe = run_recipe(config, run)
-        self.cut = cut_drawer(config, run)
+        self.architecture: dict[str, Any] = architecture(run)
+        self.recipe = run.recipe
+        self.cut = cut_drawer(run)
         self.inputs = {"images": self.images.digest}
         if "thresholds" in self.recipe["inputs"]:
-            region = self.architecture["factors"][0]
-            self.inputs["thresholds"] = thresholds_of(config, settings.data, region).digest
+            self.inputs["thresholds"] = thresholds_of(config, run.data, run.factors[0]).digest
         self.extra: dict[str, Any] = {}
         self.flops = training_flops(self.kind, self.architecture)
         self.dvae = Dvae(**self.architecture, checkpointing=training.checkpointing)
@@ -183,15 +181,15 @@ class DvaeTask:
         return measures
 
 
-def cut_drawer(config: Config, run: str) -> Callable[[Generator, int], Tensor]:
+def cut_drawer(run: Run) -> Callable[[Generator, int], Tensor]:
     """What draws the entropy cuts (n, k-1) of n images: of the run's ratio, or of one per image."""
-    settings, factors = config.runs.dvae[run], factors_of(config, run)
-    if isinstance(settings.ratio, str):
-        thresholds, finer = thresholds_of(config, settings.data, factors[0]), len(factors) - 1
+    config, region, ratio = run.config, run.factors[0], run.spec.ratio
+    if isinstance(ratio, str):
+        thresholds, finer = thresholds_of(config, run.data, region), len(run.factors) - 1
         return lambda generator, n: torch.tensor(
             [thresholds.cut(shares) for shares in random_shares(generator, n, finer)]
         )
-    cuts = cuts_of(config, settings.data, factors[0], settings.ratio)
+    cuts = cuts_of(config, run.data, region, ratio)
     return lambda generator, n: torch.tensor([cuts] * n)
 
 

@@ -159,7 +159,7 @@ class Loop:
         peak = peak_of(self._device_name(), training.precision)
         self.peak = peak and peak * accelerator.num_processes
         self.saver, self.stop = Saver(accelerator.device), Stop(accelerator.num_processes)
-        self.marks = frozenset(plan.marks)  # looked up at each step
+        self.marks = frozenset({*plan.marks, *plan.for_equals})  # looked up at each step
         self.final: dict[str, float] = {}  # means of the last logged interval
 
     def run(self) -> None:

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from d2it.config import Config
-from d2it.config.ratios import at_least, finest
-from d2it.config.recipe import factors_of, kind_of, run_recipe
+from d2it.config.ratios import at_least
+from d2it.config.run import Run
 from d2it.config.schema import Ratio
 from d2it.cost.macs import training_flops
 from d2it.diffusion import Schedule, noise_loss
@@ -29,25 +28,23 @@ class SecondStageTask:
 
     builder: type[nn.Module]
 
-    def __init__(self, config: Config, run: str, ratio: Ratio) -> None:
-        self.kind = kind_of(config, run)
-        settings = getattr(config.runs, self.kind)[run]
-        training, diffusion = getattr(config.training, self.kind), config.diffusion
-        self.latents = open_latents(config, settings.latents, "train")
+    def __init__(self, run: Run) -> None:
+        self.kind, self.ratio = run.kind, run.ratio
+        training, diffusion = run.training, run.config.diffusion
+        self.latents = open_latents(run.dvae, "train")
         self.size = len(self.latents)
-        self.ratio = ratio
-        self.flip = config.data[config.runs.dvae[settings.latents].data].flip
+        self.flip = run.dataset.flip
         self.schedule = Schedule(diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
         self.shared_noise = diffusion.shared_noise
         self.label_dropout = training.label_dropout
-        self.architecture: dict[str, Any] = architecture(config, run)
+        self.architecture: dict[str, Any] = architecture(run)
         self.classes: int = self.architecture["classes"]
-        self.recipe = run_recipe(config, run)
+        self.recipe = run.recipe
         self.inputs = {"latents": canonical_digest(self.latents.header["files"])}
         self.extra: dict[str, Any] = {}
         self.notes: list[str] = []
         skips = self.architecture.get("skip_windows", False)
-        self.flops = training_flops(self.kind, self.architecture, ratio if skips else None)
+        self.flops = training_flops(self.kind, self.architecture, self.ratio if skips else None)
         network = self.builder(**self.architecture, checkpointing=training.checkpointing)
         self.players = [Player(self.kind, network, training, training.learning_rate)]
 
@@ -76,9 +73,6 @@ class GrainTask(SecondStageTask):
 
     builder = GrainTransformer
 
-    def __init__(self, config: Config, run: str) -> None:
-        super().__init__(config, run, config.runs.grain[run].ratio)
-
     def noised_shape(self) -> tuple[int, int, int]:
         side = self.architecture["side"]
         return self.latents.grains, side, side
@@ -104,9 +98,9 @@ class CodesTask(SecondStageTask):
 
     normaliser: float | None = None  # of the weights alpha; None: every cell counts alike
 
-    def __init__(self, config: Config, run: str, ratio: Ratio) -> None:
-        super().__init__(config, run, ratio)
-        self.cuts, self.scale = self.latents.cuts(ratio), self.latents.scale(ratio)
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.cuts, self.scale = self.latents.cuts(self.ratio), self.latents.scale(self.ratio)
 
     def noised_shape(self) -> tuple[int, int, int]:
         return self.latents.channels, self.latents.side, self.latents.side
@@ -146,11 +140,10 @@ class ContentTask(CodesTask):
 
     builder = ContentTransformer
 
-    def __init__(self, config: Config, run: str) -> None:
-        settings = config.runs.content[run]
-        super().__init__(config, run, settings.ratio)
-        if settings.grain_loss:
-            self.normaliser = mean_weight(settings.ratio) if settings.normalise_loss else 1.0
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        if run.spec.grain_loss:
+            self.normaliser = mean_weight(run.ratio) if run.spec.normalise_loss else 1.0
 
     def predict(
         self, network: nn.Module, zt: Tensor, t: Tensor, y: Tensor | None, map: Tensor
@@ -162,10 +155,6 @@ class DitTask(CodesTask):
     """Training of the DiT baseline: the same data with every region fine."""
 
     builder = DiT
-
-    def __init__(self, config: Config, run: str) -> None:
-        factors = factors_of(config, config.runs.dit[run].latents)
-        super().__init__(config, run, finest(len(factors)))
 
     def predict(
         self, network: nn.Module, zt: Tensor, t: Tensor, y: Tensor | None, map: Tensor

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from d2it.config import load
-from d2it.config.recipe import run_name
+from d2it.config.run import run_of
 from tests.faults.runs import KINDS, SETTINGS, Case, Started, World, code, ended
 
 STALL_MINUTES = "0.05"
@@ -313,7 +313,7 @@ def another_configuration(world: World) -> Result:
     result = Result("a run folder of another configuration", "1", "dit", "")
     case = stopped_midway(world, "dit")
     other = Case(case.folder, "dit", [*case.settings, "training.dit.learning_rate=0.5"])
-    mine, name = case.runs, run_name(load(overrides=other.settings), KINDS["dit"])
+    mine, name = case.runs, run_of(load(overrides=other.settings), KINDS["dit"]).id
     assert mine is not None
     theirs = mine.with_name(name)
     mine.rename(theirs)

@@ -12,6 +12,7 @@ import pytest
 
 from d2it import cli
 from d2it.config import Config, load, paths
+from d2it.config.run import run_of
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import held_sbatch, released, until, wrapped
 from tests.tiny_world import OVERRIDES, build_world, enter
@@ -40,7 +41,7 @@ def config(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory):
 def alone(config: Config) -> bytes:
     """The evaluation by one process, of which nothing is left."""
     assert cli.main([*EVALUATE, *SEEDS, "--processes", "1"]) == 0
-    paths.run_folder(config, RUN).rename("alone")
+    run_of(config, RUN).folder.rename("alone")
     whole = paths.evaluation(config, RUN).read_bytes()
     paths.evaluation(config, RUN).unlink()
     return whole
@@ -91,7 +92,7 @@ def test_whoever_waits_is_killed(cluster: Cluster, config: Config, alone: bytes)
     process.wait()
     process = start(shares=3)
     released(held, process, paths.runs_folder().resolve() / ".arrays" / "lock")
-    units = paths.run_folder(config, RUN)
+    units = run_of(config, RUN).folder
     until(lambda: list(units.rglob("seed*.safetensors")), "no unit was computed")
     running = cluster.run("squeue", "--noheader", "--states=R", "--format=%i").split()
     assert len(running) <= 2
@@ -112,7 +113,7 @@ def test_jobs_of_an_array_are_disturbed(cluster: Cluster, config: Config, alone:
     what it was, or a requeue; nothing that was computed is lost. A silent squeue ends no waiting.
     """
     paths.evaluation(config, RUN).unlink()
-    paths.run_folder(config, RUN).rename("before")
+    run_of(config, RUN).folder.rename("before")
     silent = Path("silent").resolve()
     process = start(PATH=silent_squeue(silent))
     until(lambda: computing("2/2"), "the second share was not begun")

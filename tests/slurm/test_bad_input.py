@@ -2,7 +2,8 @@
 
 import pytest
 
-from d2it.config import load, paths
+from d2it.config import load
+from d2it.config.run import run_of
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import OVERRIDES, Training
 
@@ -39,7 +40,7 @@ def test_nothing_can_be_written(training) -> None:
 
 def test_another_user_trains_in_this_folder(cluster: Cluster, training) -> None:
     mine = training("shared")
-    name = paths.run_folder(load(overrides=OVERRIDES), "dvae").name
+    name = run_of(load(overrides=OVERRIDES), "dvae").folder.name
     folder = (mine.folder / "runs" / name).resolve()
     theirs = ("--uid=nobody", "--hold", f"--job-name={name}", f"--comment={folder}")
     told = cluster.run("sbatch", *theirs, "--wrap=true")

@@ -5,6 +5,7 @@ import sys
 
 from d2it.config import paths, recipe
 from d2it.config.protocols import asked
+from d2it.config.run import runs_of
 from d2it.sources.table import find_source
 from d2it.errors import UserError
 from d2it.jobs.launch import arrange
@@ -24,6 +25,7 @@ try:
     theirs, profiles = config.pop("launcher", None), config.pop("profiles_launcher", None)
     os.environ["D2IT_LAUNCHER"] = theirs or os.environ.get("D2IT_LAUNCHER") or profiles or ""
     CONFIG, PARAMS = wiring.configure(config)
+    RUNS = runs_of(CONFIG)
     STUDY = study.load_study()
     LAUNCHER = load_launcher()
 except UserError as error:
@@ -62,13 +64,13 @@ def files_of(*items):
     return files
 
 
-def models_of(runs):
-    """Manifests of the networks that evaluations of `runs` need, their DVAE and grain networks too.
+def models_of(names):
+    """Manifests of the networks that evaluations of runs need, their DVAE and grain networks too.
 
     Targets name these beside what is made from them: evaluations, tables and figures are kept in
     git, and Snakemake does not miss what lies before a file that exists.
     """
-    return [manifest(paths.model(CONFIG, run)) for run in study.with_inputs(CONFIG, runs)]
+    return [manifest(run.model) for run in study.with_inputs(RUNS[name] for name in names)]
 
 
 def made(*items):
@@ -77,9 +79,9 @@ def made(*items):
     return files_of(*items) + models_of(runs)
 
 
-def evaluated(*runs):
+def evaluated(*names):
     """Evaluations, and the networks behind them."""
-    return [str(paths.evaluation(CONFIG, run)) for run in runs] + models_of(runs)
+    return [str(RUNS[name].evaluation) for name in names] + models_of(names)
 
 
 def any_of(kind):
@@ -87,16 +89,14 @@ def any_of(kind):
     return f"{{run,{wiring.one_of(getattr(CONFIG.runs, kind))}}}"
 
 
-def latents_of(kind):
+def latents_of(wildcards):
     """Manifest of the latents that a run learns from."""
-    return lambda wildcards: manifest(
-        paths.latents(CONFIG, getattr(CONFIG.runs, kind)[wildcards.run].latents)
-    )
+    return manifest(RUNS[wildcards.run].latents)
 
 
 def can_train(wildcards):
     """No file: refuses, before any job, a launcher that cannot train a run that is not there."""
-    if not os.path.exists(manifest(paths.model(CONFIG, wildcards.run))):
+    if not os.path.exists(manifest(RUNS[wildcards.run].model)):
         resources_of("train", wildcards)
     return []
 
@@ -106,7 +106,7 @@ def resources_of(stage, wildcards):
     if stage != "train":
         return LAUNCHER.of(stage)
     try:
-        return arrange(CONFIG, LAUNCHER, recipe.kind_of(CONFIG, wildcards.run))
+        return arrange(CONFIG, LAUNCHER, RUNS[wildcards.run].kind)
     except UserError as error:
         stop(error)
 
@@ -128,23 +128,19 @@ def heads_of(stage):
     return 1 if TRAINS_HERE or not (stage == "train" or LAUNCHER.of(stage).shares) else 0
 
 
-def first_stage_of(kind):
+def first_stage_of(wildcards):
     """Manifest of the DVAE that decodes a run's samples."""
-    return lambda wildcards: manifest(
-        paths.model(CONFIG, getattr(CONFIG.runs, kind)[wildcards.run].latents)
-    )
+    return manifest(RUNS[wildcards.run].dvae.model)
 
 
-def reference_of(kind):
+def reference_of(wildcards):
     """Manifest of the features that a run's samples are compared with."""
-    return lambda wildcards: manifest(
-        paths.reference(CONFIG, getattr(CONFIG.runs, kind)[wildcards.run].data)
-    )
+    return manifest(paths.reference(CONFIG, RUNS[wildcards.run].data))
 
 
 def images_of_dvae(wildcards):
-    return manifest(paths.images(CONFIG, CONFIG.runs.dvae[wildcards.run].data))
+    return manifest(paths.images(CONFIG, RUNS[wildcards.run].data))
 
 
 def thresholds_of_dvae(wildcards):
-    return str(paths.thresholds(CONFIG, CONFIG.runs.dvae[wildcards.run].thresholds))
+    return str(paths.thresholds(CONFIG, RUNS[wildcards.run].spec.thresholds))

@@ -9,8 +9,8 @@ rule encode:
     output:
         manifest(paths.latents(CONFIG, any_of("dvae"))),
     params:
-        recipe=lambda wildcards: recipe.digest(recipe.latents_recipe(CONFIG, wildcards.run))[:16],
-        ratios=lambda wildcards: wiring.measured_ratios(CONFIG, wildcards.run),
+        recipe=lambda wildcards: recipe.digest(RUNS[wildcards.run].latents_recipe)[:16],
+        ratios=lambda wildcards: wiring.measured_ratios(RUNS[wildcards.run]),
     log:
         f"{LOGS}/encode/{{run}}.log",
     resources:

@@ -3,8 +3,8 @@
 
 def grain_model_of_content(wildcards):
     """The network that draws a run's grain maps, unless its ratio makes them constant."""
-    grain = CONFIG.runs.content[wildcards.run].grain
-    return manifest(paths.model(CONFIG, grain)) if grain else []
+    grain = RUNS[wildcards.run].grain
+    return manifest(grain.model) if grain else []
 
 
 rule evaluate_dvae:
@@ -12,14 +12,14 @@ rule evaluate_dvae:
         manifest(paths.model(CONFIG, "{run}")),
         images_of_dvae,
         thresholds_of_dvae,
-        reference_of("dvae"),
+        reference_of,
         weights("inception"),
         weights(f"lpips_{CONFIG.dvae_loss.perceptual}"),
     output:
         str(paths.evaluation(CONFIG, any_of("dvae"))),
         manifest(paths.gallery(CONFIG, any_of("dvae"))),
     params:
-        settings=lambda wildcards: wiring.evaluation_digest(CONFIG, wildcards.run),
+        settings=lambda wildcards: wiring.evaluation_digest(RUNS[wildcards.run]),
     log:
         f"{LOGS}/evaluate/{{run}}.log",
     resources:
@@ -34,7 +34,7 @@ rule evaluate_dvae:
 use rule evaluate_dvae as evaluate_grain with:
     input:
         manifest(paths.model(CONFIG, "{run}")),
-        latents_of("grain"),
+        latents_of,
     output:
         str(paths.evaluation(CONFIG, any_of("grain"))),
         manifest(paths.gallery(CONFIG, any_of("grain"))),
@@ -44,10 +44,10 @@ use rule evaluate_dvae as evaluate_grain with:
 use rule evaluate_dvae as evaluate_content with:
     input:
         manifest(paths.model(CONFIG, "{run}")),
-        first_stage_of("content"),
+        first_stage_of,
         grain_model_of_content,
-        latents_of("content"),
-        reference_of("content"),
+        latents_of,
+        reference_of,
         weights("inception"),
     output:
         str(paths.evaluation(CONFIG, any_of("content"))),
@@ -61,9 +61,9 @@ use rule evaluate_dvae as evaluate_content with:
 use rule evaluate_content as evaluate_dit with:
     input:
         manifest(paths.model(CONFIG, "{run}")),
-        first_stage_of("dit"),
-        latents_of("dit"),
-        reference_of("dit"),
+        first_stage_of,
+        latents_of,
+        reference_of,
         weights("inception"),
     output:
         str(paths.evaluation(CONFIG, any_of("dit"))),

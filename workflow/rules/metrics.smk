@@ -3,7 +3,7 @@
 
 rule metrics:
     input:
-        [str(paths.evaluation(CONFIG, run)) for run in wiring.run_names(CONFIG)],
+        [str(run.evaluation) for run in RUNS.values()],
     output:
         str(paths.metrics(CONFIG)),
     log:

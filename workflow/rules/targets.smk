@@ -14,7 +14,7 @@ for item in study.ITEMS:
             made(item),
 
 
-for run_name in wiring.run_names(CONFIG):
+for run_name in RUNS:
 
     rule:
         name:

@@ -15,9 +15,9 @@ rule train_dvae:
     output:
         manifest(paths.model(CONFIG, any_of("dvae"))),
     params:
-        run=lambda wildcards: recipe.run_name(CONFIG, wildcards.run),
-        images=lambda wildcards: recipe.training_images(CONFIG, wildcards.run),
-        milestones=lambda wildcards: wiring.milestones(CONFIG, wildcards.run),
+        run=lambda wildcards: RUNS[wildcards.run].id,
+        images=lambda wildcards: RUNS[wildcards.run].training.images,
+        milestones=lambda wildcards: wiring.milestones(RUNS[wildcards.run]),
     log:
         f"{LOGS}/train/{{run}}.log",
     resources:
@@ -34,7 +34,7 @@ rule train_dvae:
 use rule train_dvae as train_grain with:
     input:
         can_train,
-        latents_of("grain"),
+        latents_of,
     output:
         manifest(paths.model(CONFIG, any_of("grain"))),
     priority: 0
@@ -43,7 +43,7 @@ use rule train_dvae as train_grain with:
 use rule train_grain as train_content with:
     input:
         can_train,
-        latents_of("content"),
+        latents_of,
     output:
         manifest(paths.model(CONFIG, any_of("content"))),
 
@@ -51,6 +51,6 @@ use rule train_grain as train_content with:
 use rule train_grain as train_dit with:
     input:
         can_train,
-        latents_of("dit"),
+        latents_of,
     output:
         manifest(paths.model(CONFIG, any_of("dit"))),
