@@ -14,7 +14,7 @@ from dvc.utils.hydra import compose_and_dump
 from d2it.config import load
 from d2it.config.check import numbers, range_of
 from d2it.config.load import params_folder
-from d2it.config.recipe import latents_recipe, run_name, run_recipe
+from d2it.config.run import run_of
 from d2it.errors import UserError
 from tests.commands import command, process
 
@@ -80,6 +80,11 @@ SCALES = (
         ("ratio=[0.2,0.3]", "ratio has 2 shares, but 2 grains need 1"),
         ("runs.dvae.dvae.ratios=[0.5]", "at ratio 0.3, which its latents are not measured at"),
         ("ratio=0", "a constant map needs no grain transformer"),
+        (
+            "runs.content.d2it_b.ratio=0.7",
+            "d2it_b.ratio is 0.7, but grain, which draws its maps, has 0.5",
+        ),
+        ("runs.grain.grain.ratio=0.7", "ratio is 0.5, but grain, which draws its maps, has 0.7"),
         ("ratio=1.0", "a constant map needs no grain transformer"),
         ("task.unconditional=ffhq", "points at data.ffhq, which is not part of this scale"),
         ("ratio", "is not an override: write key=value"),
@@ -180,28 +185,30 @@ def test_recipes_see_what_decides_their_numbers_and_nothing_else():
     config = load()
 
     def named(*overrides: str, run: str) -> str:
-        return run_name(load(overrides=list(overrides)), run)
+        return run_of(load(overrides=list(overrides)), run).id
 
     # The one DVAE serves every ratio, so the ratio is not in it; D²iT-B at the main ratio has it.
-    assert named("ratio=0.7", run="dvae") == run_name(config, "dvae")
-    assert named("ratio=0.7", run="d2it_b") != run_name(config, "d2it_b")
-    assert named("ratio=0.7", run="d2it_b_r30") == run_name(config, "d2it_b_r30")
+    assert named("ratio=0.7", run="dvae") == run_of(config, "dvae").id
+    assert named("ratio=0.7", run="d2it_b") != run_of(config, "d2it_b").id
+    assert named("ratio=0.7", run="d2it_b_r30") == run_of(config, "d2it_b_r30").id
     # A longer training extends the run; machines' settings are not science.
     machines = ["save_images=64", "compile=true", "checkpointing=true"]
     longer = [f"training.content.{setting}" for setting in ("images=12800", *machines)]
-    assert named(*longer, run="d2it_b") == run_name(config, "d2it_b")
+    assert named(*longer, run="d2it_b") == run_of(config, "d2it_b").id
     # The transformers' settings are invisible to the DVAE and visible to their own runs.
     rate = "training.content.learning_rate=0.01"
-    assert named(rate, run="dvae") == run_name(config, "dvae")
-    assert named(rate, run="d2it_b") != run_name(config, "d2it_b")
+    assert named(rate, run="dvae") == run_of(config, "dvae").id
+    assert named(rate, run="d2it_b") != run_of(config, "d2it_b").id
     # What only measuring decides leaves every training alone.
-    assert named("evaluation.n=32", "data.photos.reference=64", run="d2it_l") == run_name(
-        config, "d2it_l"
+    assert (
+        named("evaluation.n=32", "data.photos.reference=64", run="d2it_l")
+        == run_of(config, "d2it_l").id
     )
     # Inputs reach through the chain.
-    assert named("data.photos.train=999", run="d2it_l") != run_name(config, "d2it_l")
-    assert latents_recipe(config, "dvae") != latents_recipe(
-        load(overrides=["dvae_loss.kl_weight=1"]), "dvae"
+    assert named("data.photos.train=999", run="d2it_l") != run_of(config, "d2it_l").id
+    assert (
+        run_of(config, "dvae").latents_recipe
+        != run_of(load(overrides=["dvae_loss.kl_weight=1"]), "dvae").latents_recipe
     )
 
 
@@ -210,4 +217,4 @@ def test_equal_recipes_have_equal_digests_whatever_the_experiment_is_called():
     content = config.runs.content
     twin = replace(config.runs, content={**content, "twin": content["d2it_b"]})
     config = replace(config, runs=twin)
-    assert run_recipe(config, "twin") == run_recipe(config, "d2it_b")
+    assert run_of(config, "twin").recipe == run_of(config, "d2it_b").recipe

@@ -253,12 +253,20 @@ def _check_repeats(config: Config) -> None:
 
 
 def _check_grains(config: Config, run: ContentRun, grain: GrainRun, where: str) -> None:
-    """Maps fit the latents if both have the same regions and grains."""
+    """Maps fit the latents if both have the same regions and grains, in the same shares. A run that
+    only other maps are drawn for (`maps` of its evaluations) needs no grain run.
+    """
     ours, theirs = factors_of(config, run.latents), factors_of(config, grain.latents)
     _require(
         ours == theirs,
         f"{where}.grain is {run.grain!r}, which draws maps of the factors {theirs}, but its "
         f"latents have {ours}: name a grain run of those latents.",
+    )
+    _require(
+        is_constant(run.ratio) or ratio_key(run.ratio) == ratio_key(grain.ratio),
+        f"{where}.ratio is {ratio_key(run.ratio)}, but {run.grain}, which draws its maps, has "
+        f"{ratio_key(grain.ratio)}: set runs.grain.{run.grain}.ratio={ratio_key(run.ratio)} too, "
+        "or name another grain run.",
     )
 
 
