@@ -75,11 +75,13 @@ def test_the_second_name_is_published_without_a_training(config, capsys):
     assert [(run.model / "milestone-32.safetensors").exists() for run in (first, second)] == [0, 1]
 
 
-def test_two_that_start_at_once_train_once(config):
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_two_that_start_at_once_train_once(config, processes):
     forget(config)
     write = [sys.executable, "-m", "d2it", "config", "--write", "params.yaml", *OVERRIDES, *EQUAL]
     subprocess.run(write, check=True)
-    words = [sys.executable, "-m", "d2it", "train", "--wait", "--params", "params.yaml"]
+    words = [sys.executable, "-m", "d2it", "train", "--wait", "--processes", processes]
+    words += ["--params", "params.yaml"]
     both = [
         subprocess.Popen(
             [*words, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

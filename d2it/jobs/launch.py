@@ -12,7 +12,7 @@ from d2it.errors import UserError
 from d2it.files import locked
 from d2it.jobs.launcher import Launcher, Resources
 from d2it.machine.gpus import joinable, visible_gpus
-from d2it.runs.lease import await_free
+from d2it.runs.lease import await_free, launching
 from d2it.runs.plan import Plan, make_plan
 from d2it.runs.publish import finished, is_published, publish
 
@@ -127,7 +127,8 @@ def _train(run: Run, plan: Plan, launcher: Launcher, wait: bool, processes: int 
         )
     if resources.processes > 1:
         names = joinable(visible_gpus())[: resources.processes] if resources.gpus else []
-        local.run_here(plan, job, resources.processes, names)
+        with launching(plan.folder, wait):
+            local.run_here(plan, job, resources.processes, names)
     else:
         job.train(plan, wait)
 

@@ -69,6 +69,18 @@ def await_free(folder: Path, wait: bool) -> None:
             _acquire(lock.fileno(), folder / "heartbeat.json", wait)
 
 
+@contextmanager
+def launching(folder: Path, wait: bool) -> Iterator[None]:
+    """Be the only one whose processes come together to train in `folder`: they meet in its files
+    before the first of them can hold the lease.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "launch.lock", "a") as lock:
+        _acquire(lock.fileno(), folder / "heartbeat.json", wait)
+        await_free(folder, wait)  # processes outlive a launcher that was killed
+        yield
+
+
 def _acquire(lock: int, heartbeat: Path, wait: bool) -> None:
     patience = time.monotonic() + PATIENCE
     while not _locked(lock):
