@@ -10,7 +10,6 @@ computes KID, precision and recall in fp32, which moves KID; ours sum, and settl
 
 import contextlib
 import io
-import os
 import statistics
 import tempfile
 import time
@@ -35,6 +34,7 @@ from d2it.evaluation.metrics import (
     kernel_distance,
 )
 from d2it.evaluation.neighbours import precision_recall
+from d2it.machine.device import set_up_cpu
 from d2it.models.inception import DIMENSIONS, Inception
 from d2it.sources.fetch import weights_file
 
@@ -203,7 +203,7 @@ def compared(what: str, peer: str, calls: Calls, repeats: int) -> dict[str, Any]
 def main() -> None:
     options = arguments(__doc__.split("\n")[0], gpu=False)
     use_all_cores()
-    torch.set_num_threads(int(os.environ["D2IT_THREADS"]))
+    set_up_cpu()  # as every stage does
     rows = []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy's, of singular matrices

@@ -16,7 +16,7 @@ from d2it.machine.device import Device
 from d2it.machine.rows import by_rows, products
 
 BLOCK = 512  # rows of a matrix of products held at once
-CACHED = 64  # of them in fp64
+CACHED = 32  # of them in fp64, as many as a CPU's cache holds
 ROWS = 4096  # features held at once in fp64
 
 
@@ -108,8 +108,14 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, device: Device = "cpu") -> flo
     x, y = (torch.as_tensor(np.array(features)).to(device) for features in (a, b))
     n, m, centre = len(x), len(y), y.mean(0)
     (x, u), (y, v) = (_centred(features, centre) for features in (x, y))
-    own = _kernel_within(x, u) / (n * (n - 1)) + _kernel_within(y, v) / (m * (m - 1))
-    return float(own - 2 * _kernel_between(x, u, y, v) / (n * m)) / len(centre) ** 3
+
+    def of(rows: slice) -> Tensor:
+        own = [_within(some, rest, rows) for some, rest in ((x, u), (y, v))]
+        return torch.stack([*own, _cubes(products(x[rows], y), u[rows], v)])
+
+    own_x, own_y, between = torch.stack(list(by_rows(of, max(n, m), BLOCK, x.device))).sum(0)
+    found = own_x / (n * (n - 1)) + own_y / (m * (m - 1)) - 2 * between / (n * m)
+    return float(found) / len(centre) ** 3
 
 
 def _centred(features: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,30 +132,17 @@ def _centred(features: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     return near, u
 
 
-def _kernel_within(x: Tensor, u: Tensor) -> Tensor:
-    """Sum of d³ times the kernel over the pairs of different x."""
-
-    def of(rows: slice) -> Tensor:
-        later = slice(rows.start + BLOCK, None)
-        diagonal = (x[rows].double().square().sum(1) + 2 * u[rows]).pow(3).sum()
-        own = _cubes(x[rows], u[rows], x[rows], u[rows]) - diagonal
-        return own + 2 * _cubes(x[rows], u[rows], x[later], u[later])
-
-    return torch.stack(list(by_rows(of, len(x), BLOCK, x.device))).sum()
+def _within(x: Tensor, u: Tensor, rows: slice) -> Tensor:
+    """Sum of d³ times the kernel: of the rows with each other, and twice with all later ones."""
+    own, later = products(x[rows], x[rows]), slice(rows.stop, None)
+    diagonal = (own.diagonal().double() + 2 * u[rows]).pow(3).sum()
+    others = _cubes(products(x[rows], x[later]), u[rows], u[later])
+    return _cubes(own, u[rows], u[rows]) - diagonal + 2 * others
 
 
-def _kernel_between(x: Tensor, u: Tensor, y: Tensor, v: Tensor) -> Tensor:
-    """The same over all pairs of an x and a y."""
-
-    def of(rows: slice) -> Tensor:
-        return _cubes(x[rows], u[rows], y, v)
-
-    return torch.stack(list(by_rows(of, len(x), BLOCK, x.device))).sum()
-
-
-def _cubes(x: Tensor, u: Tensor, y: Tensor, v: Tensor) -> Tensor:
+def _cubes(xy: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Sum of (x'·y' + u + v)³ over all pairs."""
-    parts = zip(products(x, y).split(CACHED), u.split(CACHED), strict=True)
+    parts = zip(xy.split(CACHED), u.split(CACHED), strict=True)
     return sum(
         ((part.double() + some[:, None]).add_(v).pow_(3).sum() for part, some in parts),
         u.new_zeros(()),
