@@ -3,21 +3,28 @@
 Recipes see only what decides their numbers.
 """
 
+import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal, get_origin
 
 import pytest
+import yaml
 from dvc.utils.hydra import compose_and_dump
 
+from d2it.cli import main
 from d2it.config import load
-from d2it.config.check import numbers, range_of
-from d2it.config.load import params_folder
+from d2it.config.check import numbers
+from d2it.config.explain import digests, moved_runs
+from d2it.config.load import interpolated, params_folder
 from d2it.config.run import run_of
+from d2it.config.settings import walk
 from d2it.errors import UserError
 from tests.commands import command, process
 
+ROOT = Path(__file__).parents[1]
 SCALES = (
     "smoke",
     "demo",
@@ -100,9 +107,82 @@ def test_bad_overrides_get_one_sentence(override, sentence, tmp_path):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_number_of_every_scale_has_a_range(scale):
-    config = load(overrides=[f"scale={scale}"])
-    assert all(range_of(name) for name, _ in numbers(asdict(config)))
+def test_every_setting_has_a_meaning_and_every_number_a_range(scale):
+    for setting, value in walk(load(overrides=[f"scale={scale}"])):
+        assert setting.meaning
+        chosen = get_origin(setting.type) is Literal
+        ratio = {"ratio", "ratios"} & set(setting.name.split("."))  # check_ratio's
+        assert setting.range or not numbers(value) or chosen or ratio, setting.name
+
+
+@pytest.fixture
+def explained(capsys):
+    def explained(*words: str) -> list[str]:
+        assert main(["config", "--explain", *words]) == 0
+        return [line.strip() for line in capsys.readouterr().out.splitlines()]
+
+    return explained
+
+
+def test_a_setting_is_explained(explained):
+    lines = explained("training.content.batch", "scale=smoke")
+    assert lines[:4] == [
+        "training.content.batch: 8",
+        "images per step, over all processes",
+        "a whole number, at least 1",
+        "set by params/scale/smoke.yaml",
+    ]
+    runs = load(overrides=["scale=smoke"]).runs.content
+    assert lines[4] == f"part of the identity of 7 of 15 runs: {', '.join(runs)}"
+
+
+@pytest.mark.parametrize(
+    ("words", "by"),
+    [
+        (["ratio"], "params/config.yaml"),
+        (["ratio", "ratio=0.7"], "the command line"),
+        (["ratio", "--params", str(ROOT / "params.yaml")], str(ROOT / "params.yaml")),
+        (["runs.content.d2it_b.ratio"], "params/experiment/d2it_b.yaml, as ${ratio}"),
+        (["runs.content.d2it_b.split"], "the schema, by default"),
+        (["runs.dit.dit_b_s3.size", "runs.dit.dit_b.size=S", "scale=mini_cpu"], "the command line"),
+        (["runs.dit.dit_b.evaluations.main.at", "scale=mini_cpu"], "the schema, by default"),
+        (["data.photos.train", "scale=mini_cpu_2048"], "params/scale/mini_cpu.yaml"),
+    ],
+)
+def test_what_sets_a_setting(words, by, explained):
+    assert explained(*words)[3] == f"set by {by}"
+
+
+def test_a_table_is_explained_as_yaml_and_an_unknown_setting_by_the_nearest(explained, capsys):
+    header, *lines = explained("training.grain", "scale=smoke")
+    assert header.startswith("training.grain: # ") and len(lines) == 16
+    training = asdict(load(overrides=["scale=smoke"]).training.grain)
+    assert yaml.safe_load("\n".join(lines)) == json.loads(json.dumps(training))
+    for word, near in [
+        ("training.grain.bach", "'training.grain.batch'"),
+        ("learning_rate", "training.dvae.learning_rate or training.grain.learning_rate or "),
+    ]:
+        assert main(["config", "--explain", word]) == 2
+        said = capsys.readouterr().err
+        assert f"There is no setting {word!r} (did you mean {near}" in said
+        assert said.count("\n") == 1
+
+
+def test_what_decides_weights_is_told_from_what_does_not():
+    """As an override of each setting would move the runs' names, without doing it."""
+    tree, config = interpolated(["scale=smoke"]), load(overrides=["scale=smoke"])
+    known = {setting.name: (setting, value) for setting, value in walk(config)}
+
+    def moved(name: str) -> set[str]:
+        return set(moved_runs(tree, *known[name]))
+
+    every = set(digests(config))
+    assert moved("seed") == moved("model.dvae.warm_start") == moved("data.photos.crop") == every
+    assert moved("training.dvae.images") == every - {"dvae", "dvae_three"}  # through its latents
+    assert moved("first_stage.r0") == {"d2it_b_r0"}  # which follows it
+    assert moved("model.sizes.L.depth") == {"dit_l", "d2it_l"}
+    for name in ("sampling.steps", "training.dit.images", "evaluation.n", "caption"):
+        assert not moved(name)
 
 
 @pytest.mark.parametrize("scale", [scale for scale in SCALES if scale != "paper"])

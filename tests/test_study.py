@@ -132,7 +132,7 @@ def test_the_listing_has_every_run_once_and_every_run_is_of_use(study, config):
         (lambda study: study.update(tabel_1={}), "(did you mean 'table_1'?)"),
         (lambda study: study["table_3"]["rows"][0].pop("run"), "run' is missing"),
         (lambda study: study.pop("figure_6"), "figure_6' is missing"),
-        (lambda study: study["figure_5"].update(runs="d2it_b"), "must be a list of a name"),
+        (lambda study: study["figure_5"].update(runs="d2it_b"), "must be a list of names"),
     ],
 )
 def test_a_study_that_makes_no_sense(tmp_path, change, sentence):

@@ -158,7 +158,7 @@ def test_ratios_of_any_number_of_grains() -> None:
         ("runs.dvae.dvae_three.ratio=[0.2,0.3,0.1]", "has 3 shares, but 3 grains need 2"),
         ("runs.dvae.dvae_three.ratio=[0.7,0.5]", "and shares sum to at most 1"),
         ("runs.dvae.dvae_three.ratio=[-0.1,0.5]", "a share of regions lies in [0, 1]"),
-        ("runs.dvae.dvae_three.ratio=[half,0.5]", "must be a number or a list of a number"),
+        ("runs.dvae.dvae_three.ratio=[half,0.5]", "must be a number or a list of numbers"),
         ("runs.dvae.dvae_three.ratios=[0.5]", "runs.dvae.dvae_three.ratios has 1 share,"),
         ("runs.grain.grain_three.ratio=[0,1]", "a constant map needs no grain transformer"),
         ("runs.content.d2it_b_three.grain=grain", "draws maps of the factors [8, 4], but its"),

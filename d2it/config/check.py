@@ -1,9 +1,7 @@
-"""What types cannot say of a configuration: ranges, and names that point at something."""
+"""What types cannot say of a configuration: what settings must be together."""
 
 import operator
-from collections.abc import Collection, Iterator
-from dataclasses import asdict
-from fnmatch import fnmatchcase
+from collections.abc import Collection
 from typing import Any
 
 from d2it.config.protocols import METRICS, OF_RUNS
@@ -16,51 +14,20 @@ from d2it.config.recipe import (
     thresholds_source,
     training_seed,
 )
-from d2it.config.schema import Config, ContentRun, DitRun, DvaeRun, GrainRun, Ratio
+from d2it.config.schema import (
+    Config,
+    ContentRun,
+    DitRun,
+    DvaeRun,
+    GrainRun,
+    Measured,
+    Range,
+    Ratio,
+)
+from d2it.config.settings import fields_of, walk
 from d2it.config.typed import nearest
 from d2it.errors import UserError
 
-# Of every number but ratios: the first pattern that a setting's name matches says its range.
-RANGES = {
-    "seed": "at least 0",
-    "sigma": "above 0",
-    "bins": "at least 2",
-    "quantiles": "at least 1",
-    "data.*.crop": "above 0 and at most 1",
-    "data.*.classes": "at least 0",
-    "data.*.test": "at least 0",
-    "data.*.damaged": "at least 0",
-    "data.*.reference": "at least 2",
-    "data.*": "at least 1",
-    "model.mlp_ratio": "above 0",
-    "model.*": "at least 1",
-    "training.*.learning_rate": "above 0",
-    "training.*.betas": "at least 0 and below 1",
-    "training.*.label_dropout": "at least 0 and below 1",
-    "training.*.clip": "above 0",
-    "training.*.images": "at least 1",
-    "training.*.batch": "at least 1",
-    "training.*.shards": "at least 1",
-    "training.*": "at least 0",
-    "dvae_loss.discriminator_learning_rate": "above 0",
-    "dvae_loss.*": "at least 0",
-    "diffusion.timesteps": "at least 2",
-    "diffusion.beta_*": "above 0 and below 1",
-    "sampling.eta": "at least 0 and at most 1",
-    "sampling.*": "at least 1",
-    "evaluation.n": "at least 2",
-    "evaluation.seeds": "at least 0",
-    "evaluation.neighbours": "at least 1",
-    "runs.*.split": "at least 0",
-    "runs.*.factors": "at least 1",
-    "runs.*.heads": "at least 2",
-    "runs.*.images": "at least 1",
-    "*.guidance": "at least 0 and below inf",
-    "*.weights": "above 0 and at most 0.25",
-    "*.at": "above 0 and at most 1",
-    "*.n": "at least 2",
-    "repeats.*": "at least 1",
-}
 OPERATORS = {
     "at least": operator.ge,
     "at most": operator.le,
@@ -91,35 +58,25 @@ def check_meaning(config: Config) -> None:
     _check_repeats(config)
 
 
-def numbers(value: Any, where: str = "") -> Iterator[tuple[str, list[float]]]:
-    """(name, its numbers) of every setting that has some, but ratios (`check_ratio`)."""
-    if isinstance(value, dict):
-        for key, entry in value.items():
-            yield from numbers(entry, f"{where}.{key}" if where else key)
-    elif where.rpartition(".")[2] not in ("ratio", "ratios"):
-        entries = list(value) if isinstance(value, (list, tuple)) else [value]
-        found = [e for e in entries if isinstance(e, (int, float)) and not isinstance(e, bool)]
-        if found and not where.startswith("first_stage."):
-            yield where, found
-
-
-def range_of(where: str) -> str:
-    return next(words for pattern, words in RANGES.items() if fnmatchcase(where, pattern))
-
-
 def _check_ranges(config: Config) -> None:
-    for where, found in numbers(asdict(config)):
-        for number in found:
-            check_number(number, where, range_of(where))
+    for setting, value in walk(config):
+        for number in numbers(value) if setting.range else ():
+            check_number(number, setting.name, setting.range)
+
+
+def numbers(value: Any) -> list[float]:
+    """The numbers of a setting."""
+    entries = value if isinstance(value, (list, tuple)) else [value]
+    return [e for e in entries if isinstance(e, (int, float)) and not isinstance(e, bool)]
 
 
 def check_guidance(guidance: float) -> None:
     """The option of commands."""
-    check_number(guidance, "--guidance", range_of("*.guidance"))
+    check_number(guidance, "--guidance", fields_of(Measured)["guidance"].range)
 
 
-def check_number(number: float, where: str, range: str) -> None:
-    """Hold a number of a setting or an option against a range, spelt as in RANGES."""
+def check_number(number: float, where: str, range: Range) -> None:
+    """Hold a number of a setting or an option against a range."""
     for bound in range.split(" and "):
         words, _, limit = bound.rpartition(" ")
         _require(

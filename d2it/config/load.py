@@ -25,32 +25,39 @@ def params_folder() -> Path:
 
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """params/ with `overrides` (Hydra's syntax) applied and every interpolation resolved."""
-    composed = _compose(overrides)
+    from hydra.errors import HydraException
+    from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+    try:
+        tree = interpolated(overrides)
+        return resolve(tree, overrides)
+    except InterpolationKeyError as error:
+        raise UserError(_dangling(error, tree)) from None
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"The configuration cannot be composed: {message}") from None
+
+
+def interpolated(overrides: Sequence[str] = ()) -> Any:
+    """The composition as OmegaConf has it, in which settings follow others."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    folder = params_folder()
+    resolved = [_override(override, folder) for override in overrides]
+    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+        return hydra_compose("config", overrides=resolved)
+
+
+def resolve(tree: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    composed = typing.cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
     experiments = [path.stem for path in (params_folder() / "experiment").glob("*.yaml")]
     named = [name for override in overrides for name in override.partition("=")[0].split(".")]
     keep_chosen(composed, experiments, named)
     add_repeats(composed)
     return composed
-
-
-def _compose(overrides: Sequence[str]) -> dict[str, Any]:
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
-
-    folder = params_folder()
-    resolved = [_override(override, folder) for override in overrides]
-    try:
-        with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
-            composed = hydra_compose("config", overrides=resolved)
-        return typing.cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
-    except InterpolationKeyError as error:
-        raise UserError(_dangling(error, composed)) from None
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        message = " ".join(str(error).split())
-        raise UserError(f"The configuration cannot be composed: {message}") from None
 
 
 def _override(override: str, folder: Path) -> str:
@@ -117,8 +124,12 @@ def load(params: Path | str | None = None, overrides: Sequence[str] = ()) -> Con
 
 
 def validate(composed: dict[str, Any]) -> Config:
-    composed = drop_evaluations(composed)
-    add_repeats(composed)  # once more: DVC composes params/ by Hydra alone
-    config = build(Config, composed, "")
+    config = unchecked(composed)
     check_meaning(config)
     return config
+
+
+def unchecked(composed: dict[str, Any]) -> Config:
+    composed = drop_evaluations(composed)
+    add_repeats(composed)  # once more: DVC composes params/ by Hydra alone
+    return build(Config, composed, "")

@@ -1,10 +1,25 @@
-"""The closed, typed schema of a composed configuration: every key a user can set, with its unit.
+"""The closed, typed schema of a composed configuration: every setting, its meaning, its range.
 
+docs/settings.md is written from here. What several settings must be together: check.py.
 Science only: which machine runs a stage is the launcher's business (params/launcher/).
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+
+class Range(str):
+    """What a number must be, e.g. "above 0 and at most 1"."""
+
+
+Amount = Annotated[int, Range("at least 0")]
+Count = Annotated[int, Range("at least 1")]
+Several = Annotated[int, Range("at least 2")]
+Weight = Annotated[float, Range("at least 0")]
+Positive = Annotated[float, Range("above 0")]
+Decay = Annotated[float, Range("at least 0 and below 1")]
+Variance = Annotated[float, Range("above 0 and below 1")]
+Share = Annotated[float, Range("above 0 and at most 1")]
 
 Ratio = float | list[float]
 """Share of fine regions r; for k > 2 grains, the shares of grains 1..k-1 (0 is the coarsest)."""
@@ -14,60 +29,65 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """One data set at the resolution it is trained at (params/data/)."""
+    """A data set at the resolution it is trained at (params/data/)."""
 
-    source: str  # "photos" (embedded), or the path of a folder, zip, tar or parquet file of images
-    size: int  # side in pixels
-    train: int | None = None  # number of training images; None: all of them
-    test: int | None = None  # number of held-out images; None: all of them
-    classes: int = 0  # number of labels; 0: unlabelled
-    crop: tuple[float, float] = (1.0, 1.0)  # side of random crops as a share of the short side
-    flip: bool = True  # whether crops are mirrored at random
-    thresholds_from: str | None = None  # data set whose entropy quantiles are used; None: its own
-    # behind the FID reference: so many training images (None: all of them), or a reference batch of
-    # data/sources.csv
-    reference: int | str | None = None
-    protocol: Literal["clean", "adm"] = "clean"  # how samples are compared with it
-    read: Literal["shown", "plain"] = "shown"  # upright and on white, or as ADM and DiT decode
-    held_out: Literal["random", "last"] = "random"  # which of one folder, where nothing divides it
-    images: int | None = None  # training images that the source must hold; None: any number
-    smallest: int = 8  # pixels on the short side; an image of fewer counts as damaged
-    damaged: int = 0  # unreadable images that are left out before it is an error
-    origin: str = ""  # where to get it, for who lacks it
-    licence: str = ""
-    citation: str = ""
+    source: Annotated[str, "photos (embedded), or a folder, zip, tar or parquet file of images"]
+    size: Annotated[Count, "side of the images in pixels"]
+    train: Annotated[Count | None, "training images; null: all"] = None
+    test: Annotated[Amount | None, "held-out images; null: all"] = None
+    classes: Annotated[Amount, "number of labels; 0: unlabelled"] = 0
+    crop: Annotated[tuple[Share, Share], "random crops, as shares of the short side"] = (1.0, 1.0)
+    flip: Annotated[bool, "mirror crops at random"] = True
+    thresholds_from: Annotated[str | None, "data set of the entropy quantiles; null: itself"] = None
+    reference: Annotated[
+        Several | str | None,
+        "training images behind FID (null: all), or a reference batch of data/sources.csv",
+    ] = None
+    protocol: Annotated[Literal["clean", "adm"], "compare samples as clean-fid or ADM"] = "clean"
+    read: Annotated[Literal["shown", "plain"], "decode upright on white, or as ADM"] = "shown"
+    held_out: Annotated[
+        Literal["random", "last"], "which of an undivided source are test images"
+    ] = "random"
+    images: Annotated[Count | None, "training images the source must hold; null: any"] = None
+    smallest: Annotated[Count, "pixels on the short side; an image of fewer is damaged"] = 8
+    damaged: Annotated[Amount, "unreadable images left out before it is an error"] = 0
+    origin: Annotated[str, "where to get it"] = ""
+    licence: Annotated[str, "licence, kept with all that is made of it"] = ""
+    citation: Annotated[str, "paper to cite"] = ""
 
 
 @dataclass(frozen=True)
 class Size:
-    """One named transformer size."""
+    """A named transformer size."""
 
-    width: int
-    depth: int
-    heads: int
+    width: Annotated[Count, "numbers in a token; a multiple of 4 and of the heads"]
+    depth: Annotated[Count, "layers"]
+    heads: Annotated[Count, "attention heads"]
 
 
 @dataclass(frozen=True)
 class WarmStart:
     """Weights of a Stable-Diffusion-style VAE (an AutoencoderKL) that DVAEs start from."""
 
-    file: str  # .safetensors, e.g. vae/diffusion_pytorch_model.safetensors
-    sha256: str  # of the file; where it stands does not matter to a run's identity
+    file: Annotated[str, ".safetensors, e.g. vae/diffusion_pytorch_model.safetensors"]
+    sha256: Annotated[str, "of the file; where it stands is no part of a run's identity"]
 
 
 @dataclass(frozen=True)
 class DvaeModel:
     """Hierarchical encoder and decoder (section 3.1): one stage per halving of the resolution."""
 
-    channels: int  # of the first stage
-    multipliers: list[int]  # per stage; stage i works at 1/2^i of the resolution. As many as the
-    # coarsest factor of any run needs: a run of finer factors has the first few
-    res_blocks: int  # per encoder stage; the decoder has one more
-    attention: list[int]  # resolutions' downsampling factors with self-attention
-    discriminator_channels: int
-    discriminator_layers: int
-    norm_groups: int = 32
-    warm_start: WarmStart | None = None  # None: random weights
+    channels: Annotated[Count, "channels of the first stage"]
+    # As many as the coarsest factor of any run needs: a run of finer factors has the first few.
+    multipliers: Annotated[
+        list[Count], "of the channels, per stage; stage i works at 1/2^i of the resolution"
+    ]
+    res_blocks: Annotated[Count, "per encoder stage; the decoder has one more"]
+    attention: Annotated[list[Count], "downsampling factors with self-attention"]
+    discriminator_channels: Annotated[Count, "channels of the discriminator's first layer"]
+    discriminator_layers: Annotated[Count, "downsampling layers of the discriminator"]
+    norm_groups: Annotated[Count, "groups of group normalisation"] = 32
+    warm_start: Annotated[WarmStart | None, "weights to start from; null: random"] = None
 
     def stages(self, coarsest: int) -> list[int]:
         """The multipliers that a coarsest factor needs: the first, and one for each halving."""
@@ -78,146 +98,167 @@ class DvaeModel:
 class Model:
     """Sizes of everything that is trained (params/model/)."""
 
-    factors: list[int]  # downsampling factors F, coarse to fine, e.g. [16, 8]
-    factors_three: list[int]  # of the runs with a third granularity, e.g. [32, 16, 8]
-    latent_channels: int
-    window: int  # side of RefineNet's attention windows, in fine tokens
-    mlp_ratio: float
-    dvae: DvaeModel
-    sizes: dict[str, Size]
+    factors: Annotated[list[Count], "downsampling factors F, coarse to fine (section 4.1)"]
+    factors_three: Annotated[list[Count], "of the runs with a third granularity"]
+    latent_channels: Annotated[Count, "channels of a code"]
+    window: Annotated[Count, "side of RefineNet's attention windows, in fine tokens"]
+    mlp_ratio: Annotated[Positive, "width of a block's MLP, in widths of a token"]
+    dvae: Annotated[DvaeModel, "the Dynamic VAE"]
+    sizes: Annotated[dict[str, Size], "transformer sizes by name"]
 
 
 @dataclass(frozen=True)
 class Training:
     """How one kind of network is trained. All lengths are in images seen: the only clock."""
 
-    images: int  # length; not part of a run's identity, a longer one extends the run
-    batch: int  # images per step, over all processes
-    learning_rate: float
-    shards: int = 2  # micro-batches of a step; a power of two that the process count divides
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    clip: float | None = None  # largest gradient norm; None: not clipped
-    warmup: int = 0  # images over which the learning rate rises linearly
-    ema_half_life: float = 0.0  # images; 0: no averaging
-    snapshot_images: int = 0  # between two snapshots for averages of any width (EDM2); 0: none kept
-    precision: Literal["fp32", "bf16"] = "fp32"
-    label_dropout: float = 0.0  # share of labels hidden in training, for classifier-free guidance
-    checkpointing: bool = (
-        False  # recompute activations in the backward pass: less memory, same numbers
-    )
-    compile: bool = False  # torch.compile each block (never on CPU)
-    log_images: int = 0  # images between two lines of metrics.jsonl; 0: every step
-    save_images: int = 0  # images between two saved states; 0: only at the end
+    images: Annotated[Count, "length; a longer training extends the run"]
+    batch: Annotated[Count, "images per step, over all processes"]
+    learning_rate: Annotated[Positive, "learning rate, constant after the warmup"]
+    shards: Annotated[Count, "micro-batches of a step: a power of two that processes divide"] = 2
+    betas: Annotated[tuple[Decay, Decay], "of AdamW"] = (0.9, 0.999)
+    weight_decay: Annotated[Weight, "of AdamW"] = 0.0
+    clip: Annotated[Positive | None, "largest gradient norm; null: not clipped"] = None
+    warmup: Annotated[Amount, "images over which the learning rate rises linearly"] = 0
+    ema_half_life: Annotated[Weight, "of averaged weights, in images; 0: no averaging"] = 0.0
+    snapshot_images: Annotated[
+        Amount, "images between snapshots for averages of any width (EDM2); 0: none kept"
+    ] = 0
+    precision: Annotated[Literal["fp32", "bf16"], "number format of the arithmetic"] = "fp32"
+    label_dropout: Annotated[Decay, "share of labels hidden, for classifier-free guidance"] = 0.0
+    checkpointing: Annotated[bool, "recompute activations: less memory, same numbers"] = False
+    compile: Annotated[bool, "torch.compile each block (never on CPU)"] = False
+    log_images: Annotated[Amount, "images between lines of metrics.jsonl; 0: every step"] = 0
+    save_images: Annotated[Amount, "images between saved states; 0: only at the end"] = 0
 
 
 @dataclass(frozen=True)
 class DvaeLoss:
     """L1 + LPIPS + KL + adaptive GAN; L1 and LPIPS are means over their elements."""
 
-    perceptual: Literal["alex", "vgg"]
-    perceptual_weight: float = 1.0
-    kl_weight: float = 1e-6  # of the sum over latents, per pixel value, as in LDM
-    gan_start: int = 0  # images seen before the discriminator takes part
-    gan_weight: float = 0.5
-    gan_weight_cap: float = 0.75  # largest adaptive weight, as in DQ-VAE
-    discriminator_learning_rate: float | None = None  # None: the generator's
+    perceptual: Annotated[Literal["alex", "vgg"], "network of LPIPS"]
+    perceptual_weight: Annotated[Weight, "weight of LPIPS"] = 1.0
+    kl_weight: Annotated[
+        Weight, "weight of the KL: summed over latents, per pixel value, as in LDM"
+    ] = 1e-6
+    gan_start: Annotated[Amount, "images seen before the discriminator takes part"] = 0
+    gan_weight: Annotated[Weight, "weight of the GAN term, times its adaptive weight"] = 0.5
+    gan_weight_cap: Annotated[Weight, "largest adaptive weight, as in DQ-VAE"] = 0.75
+    discriminator_learning_rate: Annotated[
+        Positive | None, "of the discriminator; null: the DVAE's"
+    ] = None
 
 
 @dataclass(frozen=True)
 class Diffusion:
     """The noise process (section 4.1)."""
 
-    timesteps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 2e-2
-    learn_sigma: bool = True  # paper does not say; DiT learns the variance with a VB term
-    shared_noise: bool = True  # one noise per code, copied over a coarse region with the code
+    timesteps: Annotated[Several, "steps T of the noise process"] = 1000
+    beta_start: Annotated[Variance, "variance of the first step; they rise linearly"] = 1e-4
+    beta_end: Annotated[Variance, "variance of the last step"] = 2e-2
+    # paper does not say; DiT learns the variance with a VB term
+    learn_sigma: Annotated[bool, "learn the reverse variance, with DiT's VB term"] = True
+    shared_noise: Annotated[bool, "one noise per code, copied over a coarse region with it"] = True
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How images and grain maps are drawn. Sample i is a function of (seed, i) alone."""
 
-    sampler: Literal["ddpm", "ddim", "dpm++"] = "ddim"
-    steps: int = 50
-    eta: float = 0.0  # DDIM's noise; 1 is ancestral
-    grain_steps: int = 50  # ancestral steps of the Dynamic Grain Transformer
-    guided_channels: int | None = (
-        None  # channels that guidance acts on; None: all (DiT left out the last)
+    sampler: Annotated[Literal["ddpm", "ddim", "dpm++"], "sampler of the content"] = "ddim"
+    steps: Annotated[Count, "steps of the sampler, at most diffusion.timesteps"] = 50
+    eta: Annotated[float, Range("at least 0 and at most 1"), "DDIM's noise; 1 is ancestral"] = 0.0
+    grain_steps: Annotated[Count, "ancestral steps of the Dynamic Grain Transformer"] = 50
+    guided_channels: Annotated[Count | None, "latent channels that guidance acts on; null: all"] = (
+        None
     )
-    block: int = 16  # images computed together; borders of shards are borders of blocks
-    precision: Precision = "fp32"  # of the transformers; see d2it.machine.device.arithmetic
-    compile: bool = False  # torch.compile each block of them (never on CPU); rounds otherwise
+    block: Annotated[Count, "images computed together; shards begin at blocks"] = 16
+    precision: Annotated[Precision, "number format of the transformers"] = "fp32"
+    compile: Annotated[bool, "torch.compile each block (never on CPU); rounds otherwise"] = False
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """How much is measured; how, says the data set's protocol."""
 
-    n: int = 50_000  # images per evaluation
-    seeds: list[int] = field(default_factory=lambda: [0])  # sampling seeds; the spread is over them
-    neighbours: int = 3  # k of the manifolds of precision and recall
-    metrics: list[str] | None = None  # None: those of the data set's protocol
+    n: Annotated[Several, "images per evaluation"] = 50_000
+    seeds: Annotated[list[Amount], "sampling seeds, for means and spread"] = field(
+        default_factory=lambda: [0]
+    )
+    neighbours: Annotated[Count, "k of the manifolds of precision and recall"] = 3
+    metrics: Annotated[
+        list[str] | None, "what is measured; null: the metrics of the data set's protocol"
+    ] = None
 
 
 @dataclass(frozen=True)
 class Measured:
     """One evaluation of a run: what differs from drawing with the last averaged weights."""
 
-    maps: Literal["predicted", "random", "truth"] = "predicted"
-    guidance: float = 1.0  # 1 is no guidance
-    at: float = 1.0  # share of the training after which the weights are taken
-    # a number: the power-function average of this relative width, made from the snapshots
-    weights: Literal["ema", "raw"] | float = "ema"
-    n: int | None = None  # images drawn; None: evaluation.n
+    maps: Annotated[Literal["predicted", "random", "truth"], "where maps come from"] = "predicted"
+    guidance: Annotated[float, Range("at least 0 and below inf"), "classifier-free; 1 is none"] = (
+        1.0
+    )
+    at: Annotated[Share, "share of the training after which the weights are taken"] = 1.0
+    weights: Annotated[
+        Literal["ema", "raw"] | Annotated[float, Range("above 0 and at most 0.25")],
+        "a number: the power-function average of this relative width, made from snapshots",
+    ] = "ema"
+    n: Annotated[Several | None, "images drawn; null: evaluation.n"] = None
 
 
 @dataclass(frozen=True)
 class DvaeRun:
-    data: str
+    """A Dynamic VAE (section 3.1)."""
+
+    data: Annotated[str, "data set that it learns from"]
     # "random": a ratio per image, 20 % each of 0, .5 and 1, else uniform. For k > 2 grains, k-1
     # such numbers in falling order are the shares of the regions of grain 1 or finer, 2 or finer, …
-    ratio: Ratio | Literal["random"]
-    factors: list[int] | None = None  # None: the model's
-    ratios: list[Ratio] = field(
-        default_factory=list
-    )  # ratios that latents are measured and evaluated at
-    thresholds: str | None = None  # whose entropy quantiles rule its maps (data.*.thresholds_from)
-    images: int | None = None  # length of its training; None: training.dvae's
+    ratio: Annotated[Ratio | Literal["random"], "share of fine regions; random: one per image"]
+    factors: Annotated[list[Count] | None, "downsampling factors; null: the model's"] = None
+    ratios: Annotated[list[Ratio], "at which latents are measured"] = field(default_factory=list)
+    thresholds: Annotated[str | None, "thresholds_from of its data set, repeated here"] = None
+    images: Annotated[Count | None, "length of its training; null: training.dvae's"] = None
 
 
 @dataclass(frozen=True)
 class GrainRun:
-    latents: str  # the DVAE run whose latents (and maps) it learns from
-    ratio: Ratio
-    conditional: bool = False
-    size: str = "S"
-    images: int | None = None  # length of its training; None: training.grain's
+    """A Dynamic Grain Transformer (section 3.2): draws grain maps."""
+
+    latents: Annotated[str, "DVAE run whose latents and maps it learns from"]
+    ratio: Annotated[Ratio, "share of fine regions, in [0, 1]"]
+    conditional: Annotated[bool, "whether it is given the class"] = False
+    size: Annotated[str, "one of model.sizes"] = "S"
+    images: Annotated[Count | None, "length of its training; null: training.grain's"] = None
 
 
 @dataclass(frozen=True)
 class ContentRun:
-    latents: str
-    grain: str | None  # the grain run that predicts its maps. Where the ratio makes them constant,
-    # params/ name the DVAE run instead (DVC wants a path that exists); it is None here.
-    ratio: Ratio
-    conditional: bool = False
-    size: str = "B"
-    split: tuple[int, int] = (10, 2)  # DiT and RefineNet layers, in twelfths of the size's depth
-    positions: Literal["learned", "fixed"] = "learned"  # of fine tokens (Table 3's last row)
-    grain_loss: bool = True  # weights alpha_i of Eq 11 (Table 3's second row)
-    normalise_loss: bool = False  # divide by the mean weight; the paper does not
-    bias: Literal["window", "global"] = (
-        "window"  # B_r of Eq 10: per head and window, or one N x N matrix
+    """A Dynamic Content Transformer (section 3.2): draws the codes of a grain map."""
+
+    latents: Annotated[str, "DVAE run whose latents it learns from"]
+    # params/ name the DVAE run where maps are constant (DVC wants a path that exists): None here
+    grain: Annotated[str | None, "grain run that draws its maps; its DVAE run: constant maps"]
+    ratio: Annotated[Ratio, "share of fine regions, in [0, 1]"]
+    conditional: Annotated[bool, "whether it is given the class"] = False
+    size: Annotated[str, "one of model.sizes"] = "B"
+    split: Annotated[
+        tuple[Amount, Amount], "DiT and RefineNet layers, in twelfths of the depth (Table 4)"
+    ] = (10, 2)
+    positions: Annotated[Literal["learned", "fixed"], "of fine tokens (Table 3)"] = "learned"
+    grain_loss: Annotated[bool, "weights alpha_i of Eq 11 (Table 3)"] = True
+    normalise_loss: Annotated[bool, "divide by the mean weight; the paper does not"] = False
+    bias: Annotated[
+        Literal["window", "global"], "B_r of Eq 10: per head and window, or one N x N matrix"
+    ] = "window"
+    heads: Annotated[Literal[2, 3], "output heads: coarse and fine; 3: the router has its own"] = 2
+    share_condition: Annotated[bool, "RefineNet shares the embedders of time and class"] = True
+    qk_norm: Annotated[bool, "normalise queries and keys"] = False
+    skip_windows: Annotated[bool, "leave windows without fine regions out: same numbers"] = False
+    evaluations: Annotated[dict[str, Measured], "what is measured, by label"] = field(
+        default_factory=lambda: {"main": Measured()}
     )
-    heads: Literal[2, 3] = 2  # output heads: coarse and fine; 3 adds the router's own fine head
-    share_condition: bool = True  # RefineNet uses the Multi-grained Net's t and y embedders
-    qk_norm: bool = False
-    skip_windows: bool = False  # leave out windows without fine regions: same numbers, less work
-    evaluations: dict[str, Measured] = field(default_factory=lambda: {"main": Measured()})
-    data: str | None = None  # the data set it is compared with: that of its latents
-    images: int | None = None  # length of its training; None: training.content's
+    data: Annotated[str | None, "data set it is compared with; null: that of its latents"] = None
+    images: Annotated[Count | None, "length of its training; null: training.content's"] = None
 
     def __post_init__(self) -> None:
         if self.grain == self.latents:
@@ -226,57 +267,70 @@ class ContentRun:
 
 @dataclass(frozen=True)
 class DitRun:
-    latents: str
-    conditional: bool = False
-    size: str = "B"
-    evaluations: dict[str, Measured] = field(default_factory=lambda: {"main": Measured()})
-    data: str | None = None  # the data set it is compared with: that of its latents
-    images: int | None = None  # length of its training; None: training.dit's
+    """A DiT, to compare with."""
+
+    latents: Annotated[str, "DVAE run whose latents it learns from, at the finest grain"]
+    conditional: Annotated[bool, "whether it is given the class"] = False
+    size: Annotated[str, "one of model.sizes"] = "B"
+    evaluations: Annotated[dict[str, Measured], "what is measured, by label"] = field(
+        default_factory=lambda: {"main": Measured()}
+    )
+    data: Annotated[str | None, "data set it is compared with; null: that of its latents"] = None
+    images: Annotated[Count | None, "length of its training; null: training.dit's"] = None
 
 
 @dataclass(frozen=True)
 class Runs:
     """Every run of the scale, by kind and name (params/experiment/)."""
 
-    dvae: dict[str, DvaeRun]
-    grain: dict[str, GrainRun] = field(default_factory=dict)
-    content: dict[str, ContentRun] = field(default_factory=dict)
-    dit: dict[str, DitRun] = field(default_factory=dict)
+    dvae: Annotated[dict[str, DvaeRun], "Dynamic VAEs"]
+    grain: Annotated[dict[str, GrainRun], "Grain Transformers"] = field(default_factory=dict)
+    content: Annotated[dict[str, ContentRun], "Content Transformers"] = field(default_factory=dict)
+    dit: Annotated[dict[str, DitRun], "DiTs"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Trainings:
-    dvae: Training
-    grain: Training
-    content: Training
-    dit: Training
+    """How each kind of network is trained."""
+
+    dvae: Annotated[Training, "training of the Dynamic VAEs"]
+    grain: Annotated[Training, "training of the Grain Transformers"]
+    content: Annotated[Training, "training of the Content Transformers"]
+    dit: Annotated[Training, "training of the DiTs"]
 
 
 @dataclass(frozen=True)
 class Config:
-    name: str  # of the scale: used in paths and headings, never asked for
-    ratio: Ratio  # the main share of fine regions (section 4.2: 0.5)
-    seed: int
-    task: dict[str, str]  # which data set the unconditional and the conditional study use
-    first_stage: dict[str, str | float]  # which DVAE run serves which request of the experiments
-    data: dict[str, Dataset]
-    model: Model
-    training: Trainings
-    dvae_loss: DvaeLoss
-    diffusion: Diffusion
-    sampling: Sampling
-    evaluation: Evaluation
-    runs: Runs
-    # How many trainings of one experiment there are: `x`, `x_s1`, `x_s2`, … differ in their
-    # training seed alone: another initialisation, order of the images, and noise.
-    repeats: dict[str, int] = field(default_factory=dict)
-    convergence: dict[str, Measured] = field(
+    """The study at one scale (params/config.yaml, params/scale/)."""
+
+    name: Annotated[str, "name of the scale, in paths and headings"]
+    ratio: Annotated[Ratio, "main share of fine regions, in [0, 1] (section 4.2: 0.5)"]
+    seed: Annotated[Amount, "seed of data and trainings"]
+    task: Annotated[dict[str, str], "data set of the unconditional and of the conditional study"]
+    first_stage: Annotated[dict[str, str | float], "DVAE run for each request of experiments"]
+    data: Annotated[dict[str, Dataset], "data sets by name"]
+    model: Annotated[Model, "sizes of everything that is trained"]
+    training: Annotated[Trainings, "how each kind of network is trained"]
+    dvae_loss: Annotated[DvaeLoss, "what a DVAE minimises"]
+    diffusion: Annotated[Diffusion, "the noise process"]
+    sampling: Annotated[Sampling, "how images and grain maps are drawn"]
+    evaluation: Annotated[Evaluation, "how much is measured"]
+    runs: Annotated[Runs, "every run, by kind and name"]
+    # `x`, `x_s1`, `x_s2`, … differ in their training seed alone: another initialisation, order of
+    # the images, and noise.
+    repeats: Annotated[dict[str, Count], "training seeds of a run x: x, x_s1, …"] = field(
         default_factory=dict
-    )  # shared by Figure 6's experiments
-    convergence_guided: dict[str, Measured] = field(default_factory=dict)  # and by Table 2's
-    accelerator: Literal["auto", "cuda"] = "auto"  # "cuda": train on GPUs, unless a launcher
-    # says device: cpu
-    caption: str = ""  # what a figure or table of this scale must say of itself
-    sigma: float = 0.01  # of the kernel in Eq 2, on grey values in [-1, 1]
-    bins: int = 256  # M of Eq 3
-    quantiles: int = 1000  # steps of the stored entropy quantile table
+    )
+    convergence: Annotated[dict[str, Measured], "evaluations of Figure 6's runs"] = field(
+        default_factory=dict
+    )
+    convergence_guided: Annotated[dict[str, Measured], "evaluations of Table 2's runs"] = field(
+        default_factory=dict
+    )
+    accelerator: Annotated[
+        Literal["auto", "cuda"], "cuda: train on GPUs, unless a launcher says device: cpu"
+    ] = "auto"
+    caption: Annotated[str, "what a figure or table of this scale must say of itself"] = ""
+    sigma: Annotated[Positive, "width of the kernel in Eq 2, on grey values in [-1, 1]"] = 0.01
+    bins: Annotated[Several, "M of Eq 3"] = 256
+    quantiles: Annotated[Count, "steps of the stored entropy quantile table"] = 1000

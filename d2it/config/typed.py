@@ -57,7 +57,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
                 return _convert(option, value, where)
             except UserError:
                 continue
-        raise UserError(f"{where} is {value!r}, but must be {_spell(hint)}.")
+        raise UserError(f"{where} is {value!r}, but must be {spell(hint)}.")
     if origin is Literal and value in arguments:
         return value
     if dataclasses.is_dataclass(hint):
@@ -79,17 +79,20 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return int(value)
     elif hint in (int, str, bool) and type(value) is hint:
         return value
-    raise UserError(f"{where} is {value!r}, but must be {_spell(hint)}.")
+    raise UserError(f"{where} is {value!r}, but must be {spell(hint)}.")
 
 
-def _spell(hint: Any) -> str:
+def spell(hint: Any) -> str:
+    """A type in words."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_spell(option) for option in arguments))
+        return " or ".join(dict.fromkeys(spell(option) for option in arguments))
     if origin is Literal:
         return " or ".join(repr(option) for option in arguments)
     if origin in (list, tuple):
-        return f"a list of {_spell(arguments[0])}"
+        entry = spell(arguments[0])
+        simple = arguments[0] in (int, float, str)
+        return f"a list of {entry[2:]}s" if simple else f"a list, each entry {entry}"
     if origin is dict or dataclasses.is_dataclass(hint):
         return "a table"
     names = {
