@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from d2it.config.load import interpolated, params_folder, read_composed, resolve, unchecked
-from d2it.config.recipe import KINDS, digest, run_recipe
+from d2it.config.run import runs_of
 from d2it.config.schema import Config
 from d2it.config.settings import Setting, fields_of, parts, walk
 from d2it.config.typed import nearest, spell
@@ -91,8 +91,7 @@ def moved_runs(tree: Any, setting: Setting, value: Any) -> Iterator[str]:
 
 def digests(config: Config) -> dict[str, str]:
     """The digest of every run's recipe."""
-    runs = [run for kind in KINDS for run in getattr(config.runs, kind)]
-    return {run: digest(run_recipe(config, run)) for run in runs}
+    return {name: run.digest for name, run in runs_of(config).items()}
 
 
 def others(hint: Any, value: Any, config: Config) -> Iterator[Any]:
