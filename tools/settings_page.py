@@ -19,14 +19,16 @@ PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 HEAD = """\
 # Every setting
 
-For whoever writes an experiment or a scale, or overrides a setting on the command line
-(`d2it train d2it_b scale=smoke training.content.batch=16`). `d2it config --explain training.content.batch`
-says the same of one setting, what sets it, and which runs it decides.
+For whoever writes an experiment or a scale, or overrides a setting on the command line:
+`d2it train d2it_b scale=smoke training.content.batch=16`. `d2it config --explain
+training.content.batch` says the same of one setting, what sets it, and which runs it decides.
 
-**Default**: the value at each scale, or for entries of a table the schema's; – if each entry must say
-it. **Identity**: whether a run with another value is another run, with a folder of its own.
-Who computes, and on what, is a launcher's matter: [params/launcher/](../params/launcher/). This page is
-written by `python -m tools.settings_page` from [schema.py](../d2it/config/schema.py) and
+- **Default**: the value at each scale; for the entries of a table the schema's, – where each entry
+  must say it.
+- **Identity**: a run with another value is another run, with a folder of its own.
+
+Where a stage is computed stands in a launcher: [params/launcher/](../params/launcher/).
+`python -m tools.settings_page` writes this page from [schema.py](../d2it/config/schema.py) and
 [params/](../params/).
 """
 COLUMNS = ("setting", "type", "default", "identity", "meaning")

@@ -33,7 +33,9 @@ def photo_collection(dataset: Dataset, seed: int, name: str) -> Collection:
             "side in (0, 1]."
         )
     if dataset.train is None or dataset.test is None:
-        raise UserError(f"data.{name} is cut into crops: set their numbers, train and test.")
+        raise UserError(
+            f"Photographs are cut into crops: set how many, data.{name}.train and data.{name}.test."
+        )
     rows = [row for row in read_sources().values() if row.group == "photos"]
     photos = [row.name for row in rows]
     splits = {}
