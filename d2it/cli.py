@@ -46,8 +46,6 @@ VERBS = {
     "claims": "test the paper's claims on runs of several training seeds",
     "models": "print parameters and GMACs of the named models",
 }
-# Verbs that take no settings, or make them.
-UNSET = ("fetch", "verify", "grains", "models", "config")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         importlib.import_module(f"d2it.commands.{namespace.verb}").main(namespace)
         sys.stdout.flush()  # a closed pipe is noticed here, not at exit
     except UserError as error:
-        return _complain(_with_settings(str(error), namespace))
+        return _complain(error, namespace)
     except BrokenPipeError:  # e.g. `d2it study | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -85,28 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         if compile_sentence(error, "sampling") and not lacks_compiler(error):
             traceback.print_exception(error)  # which is to be reported
-        return _complain(sentence)
+        return _complain(UserError(sentence), namespace)
     except KeyboardInterrupt:
         print("d2it: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
     return 0
-
-
-def _with_settings(sentence: str, arguments: argparse.Namespace) -> str:
-    """The sentence with each command that it advises ready to be typed: for the scale and the
-    settings of this one. What a command sets itself stays behind them, and so rules.
-    """
-    params = getattr(arguments, "params", None)
-    given = [shlex.quote(word) for word in getattr(arguments, "overrides", []) if "=" in word]
-    given = [f"--params {shlex.quote(params)}"] if params else given
-
-    def completed(command: re.Match[str]) -> str:
-        verb, rest, own = command.groups()
-        # those of a sentence that another process has completed are there
-        new = [word for word in given if f" {word} " not in f"{rest}{own} "]
-        return command[0] if verb in UNSET else " ".join([f"`d2it {verb}{rest}", *new]) + f"{own}`"
-
-    return re.sub(r"`d2it (\w+)([^`=]*?)((?: [^` =]+=[^`]*)?)`", completed, sentence)
 
 
 def system_sentence(error: Exception) -> str | None:
@@ -140,6 +121,14 @@ def system_sentence(error: Exception) -> str | None:
     return None
 
 
-def _complain(sentence: str) -> int:
-    print(f"d2it: error: {sentence}", file=sys.stderr)
+def _complain(error: UserError, arguments: argparse.Namespace) -> int:
+    """To whoever typed the command, with its settings; to the process that started it, as data."""
+    params = getattr(arguments, "params", None)
+    given = [word for word in getattr(arguments, "overrides", []) if "=" in word]
+    settings = shlex.join(["--params", params] if params else given)
+    print(f"d2it: error: {error.told(settings)}", file=sys.stderr)
+    from d2it.jobs import last_word
+
+    if last_word.FILE in os.environ:
+        last_word.leave(os.environ[last_word.FILE], error)
     return 2

@@ -11,11 +11,25 @@ NO_MEMORY = re.compile(  # of CUDA's context, of pinned memory; of cuBLAS and cu
 NO_COMPILER = re.compile(r"InvalidCxxCompiler|C(\+\+)? compiler|Python\.h")
 
 
+SETTINGS = "\0"  # in a sentence, after a command: those that the failing command was given
+
+
 class UserError(Exception):
     """Something the user can mend: one sentence that says what is wrong and what to do.
 
-    The command line prints it without a traceback and exits with 2.
+    The command line prints it without a traceback and exits with 2. Commands that it advises end
+    in SETTINGS, which the command line fills in; other processes hand on `sentence`, with the gaps.
     """
+
+    def __init__(self, sentence: str):
+        super().__init__(sentence)
+        self.sentence = sentence
+
+    def told(self, settings: str) -> str:
+        return self.sentence.replace(SETTINGS, settings and f" {settings}")
+
+    def __str__(self) -> str:
+        return self.told("")
 
 
 def is_out_of_memory(error: Exception) -> bool:

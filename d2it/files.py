@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from d2it.errors import UserError
+from d2it.errors import SETTINGS, UserError
 
 
 @contextmanager
@@ -92,10 +92,10 @@ def read_json(path: Path | str, *, made_by: str) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: make it with `{made_by}`.") from None
+        raise UserError(f"{path} is missing: make it with `{made_by}{SETTINGS}`.") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise UserError(
-            f"{path} is damaged: delete it and make it again with `{made_by}`."
+            f"{path} is damaged: delete it and make it again with `{made_by}{SETTINGS}`."
         ) from None
 
 
@@ -106,7 +106,7 @@ def read_format(path: Path | str, format: str, version: int, *, made_by: str) ->
     if found != (format, version):
         raise UserError(
             f"{path} holds {found}, but this version of d2it reads {(format, version)}: "
-            f"make it again with `{made_by}`."
+            f"make it again with `{made_by}{SETTINGS}`."
         )
     return value
 

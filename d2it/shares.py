@@ -19,7 +19,6 @@ from typing import TypeVar
 from d2it.errors import UserError
 
 WORKER = "D2IT_WORKER"  # set where standard input is the line to the process that waits
-SHOWN = 20  # lines of the log of a process that died
 
 Unit = TypeVar("Unit")
 
@@ -80,13 +79,3 @@ def report(images: int) -> None:
     """Tell the process that waits that a unit of so many images is there."""
     if WORKER in os.environ:
         print(images, flush=True)
-
-
-def explain(who: str, code: int, log: list[str]) -> tuple[str, list[str]]:
-    """The sentence of a process that failed, and the lines of its log that say more."""
-    said = re.match(r"d2it: error: (.*)", log[-1]) if log else None
-    if said:
-        return said[1], []
-    how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
-    told = f"{who} {how}: the same command goes on from the units that are finished."
-    return told, log[-SHOWN:]

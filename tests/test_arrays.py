@@ -104,9 +104,8 @@ def test_each_process_has_a_gpu_by_the_name_it_has(
     monkeypatch.setattr(sys, "executable", str(told))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937,MIG-46f0")
     read, write = os.pipe()
-    with open(tmp_path / "log", "w") as log:
-        for part in (1, 2, 3):
-            _start([], Share(part, 3), log, write).wait()
+    for part in (1, 2, 3):
+        _start([], Share(part, 3), tmp_path, write).wait()
     os.close(write)
     with open(read) as said:
         assert said.read().split() == ["GPU-8932f937", "MIG-46f0", "GPU-8932f937"]

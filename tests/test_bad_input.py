@@ -1,6 +1,8 @@
 """Bad input met by the real commands: exit code 2, one sentence, and everything as it was."""
 
+import ast
 import json
+import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from d2it import cli
+from d2it.errors import SETTINGS, UserError
 from d2it.files import file_digest
 from tests.commands import Done, command, process
 from tests.test_evaluate import pictures
@@ -278,17 +281,32 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     assert_refused(["verify", "--made", "smoke"], tmp_path, "Nothing of the scale smoke is here")
 
 
-def test_advice_is_ready_to_be_typed() -> None:
-    """With the settings that were given, before those of the advice; told on, it stays as it is."""
-    given = Namespace(params=None, overrides=["scale=smoke", "data.photos.crop=[1, 1]"])
-    said = "run `d2it reference photos data.photos.protocol=adm`, or `d2it fetch inception`."
+def test_advice_is_ready_to_be_typed(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    """With the settings that were given, before those of the advice; of a process on Slurm too."""
+    advice = f"`d2it reference photos{SETTINGS} data.photos.protocol=adm`"
+    error = UserError(f"run {advice}, or `d2it fetch inception`.")
+    assert str(error) == (
+        "run `d2it reference photos data.photos.protocol=adm`, or `d2it fetch inception`."
+    )
+    settings = ["scale=smoke", "data.photos.crop=[1, 1]"]
     full = (
         "run `d2it reference photos scale=smoke 'data.photos.crop=[1, 1]' "
         "data.photos.protocol=adm`, or `d2it fetch inception`."
     )
-    assert cli._with_settings(said, given) == full
-    assert cli._with_settings(full, given) == full
+    for sentence in (error.sentence, json.loads(json.dumps(error.sentence))):
+        assert cli._complain(UserError(sentence), Namespace(overrides=["dvae", *settings])) == 2
+        assert capsys.readouterr().err == f"d2it: error: {full}\n"
     composed = Namespace(params="p.yaml", overrides=[])
-    assert cli._with_settings("run `d2it train dvae`.", composed) == (
-        "run `d2it train dvae --params p.yaml`."
-    )
+    cli._complain(UserError(f"run `d2it train dvae{SETTINGS}`."), composed)
+    assert capsys.readouterr().err == "d2it: error: run `d2it train dvae --params p.yaml`.\n"
+
+
+def test_every_advice_leaves_room_for_settings() -> None:
+    """Of all sentences in the code: a command that reads settings has a gap for them."""
+    unset = tuple(f"d2it {verb}" for verb in ("fetch", "verify", "grains", "models", "config"))
+    for path in Path(cli.__file__).parent.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "UserError":
+                for advice in re.findall(r"`(d2it [^`]+|\{[^`]+)`", ast.unparse(call)):
+                    told = "{SETTINGS}" in advice or "scale=" in advice
+                    assert told or advice.startswith(unset), f"{path}: {advice}"

@@ -24,7 +24,7 @@ from d2it.config.recipe import (
 )
 from d2it.config.schema import Config, Dataset, Measured, Ratio, Training
 from d2it.config.typed import nearest
-from d2it.errors import UserError
+from d2it.errors import SETTINGS, UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +185,7 @@ def run_of(config: Config, name: str) -> Run:
     if name not in runs:
         raise UserError(
             f"There is no experiment {name!r} at scale {config.name}{nearest(name, list(runs))}: "
-            "`d2it study` lists them."
+            f"`d2it study{SETTINGS}` lists them."
         )
     return runs[name]
 

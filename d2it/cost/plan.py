@@ -21,7 +21,7 @@ from d2it.cost.disk import Disk, latents_disk, no_space, states
 from d2it.cost.macs import cost, decoder, dvae_step, encoder, parameters, training_flops
 from d2it.cost.memory import GAPS, Need, need_of
 from d2it.cost.rate import Rate
-from d2it.errors import UserError
+from d2it.errors import SETTINGS, UserError
 from d2it.files import read_json
 from d2it.machine.gpus import Gpu
 from d2it.models.architecture import architecture, judge_shape
@@ -125,7 +125,7 @@ def runs_behind(config: Config, study: Study, items: Sequence[str]) -> list[Run]
             choices = [*WHOLE, *ITEMS, *every]
             raise UserError(
                 f"There is no table, figure or run {item!r} at scale {config.name}"
-                f"{nearest(item, choices)}: `d2it study` lists them."
+                f"{nearest(item, choices)}: `d2it study{SETTINGS}` lists them."
             )
     wanted = set(with_inputs(every[name] for name in (found if items else every)))
     return [run for run in every.values() if run in wanted]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from d2it.config import Config
 from d2it.config.protocols import METRICS, PROTOCOLS, asked
 from d2it.config.typed import nearest
-from d2it.errors import UserError
+from d2it.errors import SETTINGS, UserError
 from d2it.evaluation.compare import compare, missing, rank_deficient
 from d2it.evaluation.image_sets import Pictures, open_pictures, spell_side
 from d2it.evaluation.reference import CHUNK, Reference, cached_reference, open_reference
@@ -61,7 +61,7 @@ def compare_pictures(
         more = shlex.quote(f"evaluation.metrics=[{','.join([*asked(config, known), 'sfid'])}]")
         raise UserError(
             f"The reference of {known} holds no spatial features: leave sfid out, or run "
-            f"`d2it reference {known} {more}`, and this command with that setting."
+            f"`d2it reference {known}{SETTINGS} {more}`, and this command with that setting."
         )
     extractor = Inception(protocol, choose_device())
     samples = _features(extractor, ours)
@@ -104,8 +104,8 @@ def _protocol(known: str | None, protocol: str | None, config: Config) -> str:
     if own and protocol not in (None, own):
         raise UserError(
             f"The reference of {known} is of protocol {own}, not {protocol}: leave --protocol out, "
-            f"or run `d2it reference {known} data.{known}.protocol={protocol}`, and this command "
-            "with that setting."
+            f"or run `d2it reference {known}{SETTINGS} data.{known}.protocol={protocol}`, and this "
+            "command with that setting."
         )
     return protocol or own or "clean"
 

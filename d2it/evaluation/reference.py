@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from d2it.config import Config, paths
 from d2it.config.protocols import MANIFOLD, asked
 from d2it.config.recipe import VERSIONS, digest, images_recipe
-from d2it.errors import UserError
+from d2it.errors import SETTINGS, UserError
 from d2it.evaluation.image_sets import Pictures, open_pictures, spell_side
 from d2it.evaluation.metrics import Gaussian
 from d2it.files import (
@@ -94,7 +94,7 @@ def _load(path: Path) -> Gaussian:
 
 
 def _again(folder: Path) -> str:
-    return f"delete {folder} and run `d2it reference {folder.parent.name}`"
+    return f"delete {folder} and run `d2it reference {folder.parent.name}{SETTINGS}`"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def open_reference(config: Config, data: str) -> Reference:
     if read_manifest(folder)["recipe"] != reference_recipe(config, data):
         raise UserError(
             f"{folder} was made of other images or settings than {data} has now: "
-            f"run `d2it reference {data}`."
+            f"run `d2it reference {data}{SETTINGS}`."
         )
     return Reference.open(folder)
 

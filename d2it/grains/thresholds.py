@@ -10,7 +10,7 @@ import numpy as np
 from d2it.config import Config, paths, recipe
 from d2it.config.ratios import at_least, is_constant
 from d2it.config.schema import Ratio
-from d2it.errors import UserError
+from d2it.errors import SETTINGS, UserError
 from d2it.files import canonical_digest, read_format, write_json
 from d2it.images.packed import read_manifest
 
@@ -58,19 +58,21 @@ class Thresholds:
             if value.get(key) != wanted:
                 raise UserError(
                     f"{path} was measured with {key} {value.get(key)}, but {wanted} is asked for: "
-                    f"measure it again with `{made_by}`."
+                    f"measure it again with `{made_by}{SETTINGS}`."
                 )
         tables = value.get("tables", {})
         if str(region) not in tables:
             sizes = ", ".join(sorted(tables, key=int))
             raise UserError(
                 f"{path} was measured with regions of {sizes} px, but {region} is asked for: "
-                f"measure it again with `{made_by}`."
+                f"measure it again with `{made_by}{SETTINGS}`."
             )
         found = value | tables[str(region)] | {"region": region}
         names = [field.name for field in fields(cls)]
         if missing := [name for name in names if name not in found]:
-            raise UserError(f"{path} lacks {missing[0]!r}: make it again with `{made_by}`.")
+            raise UserError(
+                f"{path} lacks {missing[0]!r}: make it again with `{made_by}{SETTINGS}`."
+            )
         stored = {name: found[name] for name in names}
         return cls(**{**stored, "quantiles": tuple(stored["quantiles"])})
 
@@ -114,6 +116,6 @@ def thresholds_of(config: Config, data: str, region: int) -> Thresholds:
     if (thresholds.dataset, thresholds.images_digest) != (source, digest):
         raise UserError(
             f"{path} was measured on other images than those of {source}: measure it again with "
-            f"`d2it calibrate {source}`, or set data.{data}.thresholds_from."
+            f"`d2it calibrate {source}{SETTINGS}`, or set data.{data}.thresholds_from."
         )
     return thresholds

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from d2it.config import Config, paths, recipe
-from d2it.errors import UserError
+from d2it.errors import SETTINGS, UserError
 from d2it.files import canonical_digest, file_digest, read_format, write_json
 
 FORMAT, VERSION = "d2it-images", 1
@@ -55,7 +55,9 @@ def check_files(folder: Path, splits: dict[str, Any]) -> None:
             state = (
                 "is missing" if found is None else f"has {found} bytes instead of {entry['bytes']}"
             )
-            raise UserError(f"{path} {state}: delete {folder} and run `{_made_by(folder)}`.")
+            raise UserError(
+                f"{path} {state}: delete {folder} and run `{_made_by(folder)}{SETTINGS}`."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +117,6 @@ def open_images(config: Config, data: str, split: str) -> PackedImages:
     if read_manifest(folder)["recipe_digest"] != wanted:
         raise UserError(
             f"{folder} was packed with other settings than data.{data} has now: "
-            f"run `d2it prepare {data}`."
+            f"run `d2it prepare {data}{SETTINGS}`."
         )
     return PackedImages.open(folder, split)

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from d2it.config.run import Run
 from d2it.errors import UserError
+from d2it.jobs.last_word import show_end
 from d2it.runs.plan import Plan, make_plan
 
 if TYPE_CHECKING:
     import submitit
 
-SHOWN = 20  # lines of a failed process's log
 GRACE = 5.0  # seconds that processes have to end in after one of them has failed
 POLL = 0.2  # seconds between two looks at what a job left
 YEAR = 365 * 24 * 60  # minutes
@@ -67,7 +67,7 @@ class LocalJob(Job):
         try:
             self.train(make_plan(self.run))
         except UserError as error:
-            return {"error": str(error)}
+            return {"error": error.sentence}
         except Stopped as stopped:
             return {"stopped": stopped.signum}
         return {}
@@ -175,13 +175,6 @@ def follow(plan: Plan) -> Iterator[Any]:
         yield show
     finally:
         show()
-
-
-def show_end(log: Path) -> None:
-    """The last lines of a failed process's log."""
-    if log.is_file():
-        lines = log.read_text(errors="replace").splitlines(keepends=True)
-        print("".join(lines[-SHOWN:]), file=sys.stderr)
 
 
 def _settle(plan: Plan, submitted: "submitit.Job[Any]") -> None:

@@ -5,13 +5,11 @@ and by its comment, the folder where each job leaves how it ended. So whoever wa
 the same command finds the array in the queue, and computes nothing twice. No torch is imported.
 """
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,11 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from d2it.config.paths import runs_folder
 from d2it.errors import UserError
-from d2it.files import canonical_digest, locked, remove_folder, write_json
-from d2it.jobs import slurm
-from d2it.jobs.local import show_end
+from d2it.files import canonical_digest, locked, remove_folder
+from d2it.jobs import last_word, slurm
 from d2it.jobs.submit import leave, logs_of, submit
-from d2it.shares import SHOWN, explain
 
 if TYPE_CHECKING:
     from d2it.jobs.launcher import Launcher, Resources
@@ -45,24 +41,17 @@ class PartJob:
 
     def __call__(self) -> None:
         own = ["--processes", "1"] if self.part == END else ["--shard", self.part]
-        environment = {"D2IT_THREADS": str(self.threads)} | os.environ
         command = [sys.executable, "-m", "d2it", *self.words, *own]
-        last: deque[str] = deque(maxlen=SHOWN)
-        with subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stderr is not None
-            for line in process.stderr:
-                print(line, end="", file=sys.stderr, flush=True)
-                last.append(line.rstrip("\n"))
-        while process.returncode in (-signal.SIGUSR2, -signal.SIGTERM):
+        word = _word(self.folder, self.part)
+        environment = {"D2IT_THREADS": str(self.threads)} | os.environ | {last_word.FILE: str(word)}
+        code = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL).returncode
+        while code in (-signal.SIGUSR2, -signal.SIGTERM):
             time.sleep(1)  # at its limit or preempted: Slurm requeues and ends us, or only ends us
-        word: dict[str, Any] = {"error": None}
-        if process.returncode:
+        if code and not word.exists():
             who = f"Part {self.part} on {os.environ['SLURMD_NODENAME']} (logs: {self.folder})"
-            error, shown = explain(who, process.returncode, list(last))
-            word = {"error": error, "shown": shown}
-        write_json(_word(self.folder, self.part), word)
+            last_word.leave(word, last_word.died(who, code), died=True)
+        elif not code:
+            last_word.leave(word, None)
 
     def checkpoint(self) -> Any:
         from submitit.helpers import DelayedSubmission
@@ -98,13 +87,10 @@ def _word(folder: Path, part: str) -> Path:
     return folder / f"{part.replace('/', '-of-')}.json"
 
 
-def _words(folder: Path, parts: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _words(folder: Path, parts: Iterable[str]) -> dict[str, last_word.Word]:
     """What the jobs of these parts have left."""
-    found = {}
-    for part in parts:
-        with suppress(FileNotFoundError):
-            found[part] = json.loads(_word(folder, part).read_text())
-    return found
+    found = {part: last_word.read(_word(folder, part)) for part in parts}
+    return {part: word for part, word in found.items() if word}
 
 
 def _live(folder: Path) -> str | None:
@@ -149,7 +135,7 @@ def _run(folder: Path, work: Sequence[PartJob], resources: "Resources", every: f
             ended, how = _how([job.job_id for job in missing.values()], every)
             if missing.keys() & _words(folder, parts).keys() or not folder.exists():
                 continue  # files of other hosts may be seen late
-            show_end(JobPaths(logs_of(folder), ended, 0).stderr)
+            last_word.show_end(JobPaths(logs_of(folder), ended, 0).stderr)
             raise UserError(
                 f"Slurm ended {folder.name} before {', '.join(missing)} was finished: job "
                 f"{ended} {how} (logs: {folder}): the same command goes on from the units that "
@@ -160,10 +146,10 @@ def _run(folder: Path, work: Sequence[PartJob], resources: "Resources", every: f
             with suppress(slurm.Silent):  # jobs go on while their controller is busy
                 live = _live(folder) is not None
             asked = time.monotonic()
-    for word in words.values():
+    for job, word in zip(jobs, words.values(), strict=True):
         if word["error"]:
-            for line in word["shown"]:
-                print(line, file=sys.stderr)
+            if "died" in word:
+                last_word.show_end(job.paths.stderr)
             raise UserError(word["error"])
     return True
 

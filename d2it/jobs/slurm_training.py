@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from d2it.errors import UserError
 from d2it.files import write_json
 from d2it.jobs import slurm
-from d2it.jobs.local import Job, follow, show_end
+from d2it.jobs.last_word import show_end
+from d2it.jobs.local import Job, follow
 from d2it.jobs.submit import WARNED, leave, logs_of, submit
 from d2it.runs.lease import await_free
 from d2it.runs.plan import Plan, make_plan

@@ -4,17 +4,17 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import IO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
 from d2it.errors import UserError
+from d2it.jobs import last_word
 from d2it.jobs.launcher import load_launcher
 from d2it.machine.gpus import visible_gpus
-from d2it.shares import WORKER, Share, explain
+from d2it.shares import WORKER, Share
 
 
 def spread(arguments: argparse.Namespace, stage: str, has_units: bool = True) -> bool:
@@ -38,43 +38,47 @@ def spread(arguments: argparse.Namespace, stage: str, has_units: bool = True) ->
         raise UserError(f"--processes is {count}, but must be at least 1.")
     if count == 1 or not has_units:
         return False
-    with ExitStack() as stack:
-        logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(count)]
+    shares = [Share(i + 1, count) for i in range(count)]
+    with TemporaryDirectory() as folder:
         read, write = os.pipe()
-        shares = [Share(i + 1, count) for i in range(count)]
-        workers = [_start(arguments.words, *pair, write) for pair in zip(shares, logs, strict=True)]
+        workers = {share: _start(arguments.words, share, Path(folder), write) for share in shares}
         os.close(write)
         try:
             with open(read) as reports, tqdm(unit="image", desc=stage, disable=None) as bar:
                 for line in reports:  # until the last of them has ended
                     bar.update(int(line) if line.strip().isdigit() else 0)
-            codes = [worker.wait() for worker in workers]
+            codes = {share: worker.wait() for share, worker in workers.items()}
         finally:
-            for worker in workers:
+            for worker in workers.values():
                 worker.kill()
-        for share, code, log in zip(shares, codes, logs, strict=True):
+        for share, code in codes.items():
             if code:
-                log.seek(0)
-                who = f"Process {share.part} of {share.parts}"
-                told, shown = explain(who, code, log.read().splitlines())
-                for line in shown:
-                    print(line, file=sys.stderr)
-                raise UserError(told)
+                word = last_word.read(_place(Path(folder), share, "json"))
+                if word is not None:
+                    raise UserError(word["error"])
+                last_word.show_end(_place(Path(folder), share, "log"))
+                raise last_word.died(f"Process {share.part} of {share.parts}", code)
     return False
 
 
+def _place(folder: Path, share: Share, suffix: str) -> Path:
+    return folder / f"{share.part}.{suffix}"
+
+
 def _start(
-    words: Sequence[str], share: Share, log: IO[str], write: int
+    words: Sequence[str], share: Share, folder: Path, write: int
 ) -> "subprocess.Popen[bytes]":
-    environment = os.environ | {WORKER: "1"}
+    last = {last_word.FILE: str(_place(folder, share, "json"))}
+    environment = os.environ | {WORKER: "1"} | last
     gpus = visible_gpus()
     if gpus:  # one each, in turn
         environment["CUDA_VISIBLE_DEVICES"] = gpus[(share.part - 1) % len(gpus)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "d2it", *words, "--shard", str(share)],
-        stdin=subprocess.PIPE,
-        stdout=write,
-        stderr=log,
-        env=environment,
-        start_new_session=True,  # Ctrl-C is ours, and ends them
-    )
+    with open(_place(folder, share, "log"), "w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "d2it", *words, "--shard", str(share)],
+            stdin=subprocess.PIPE,
+            stdout=write,
+            stderr=log,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is ours, and ends them
+        )

@@ -17,7 +17,7 @@ from torch import Tensor
 from d2it.config.recipe import digest, ratio_key
 from d2it.config.run import Run
 from d2it.config.schema import Ratio
-from d2it.errors import UserError
+from d2it.errors import SETTINGS, UserError
 from d2it.files import read_format
 from d2it.grains.maps import grain_map, route
 from d2it.models.dvae import sample
@@ -58,7 +58,7 @@ class Latents:
         if ((self.labels < 0) | (self.labels >= known)).any():
             raise UserError(
                 f"{folder} has labels outside 0..{known - 1}, those of its {self.classes} classes: "
-                f"delete it and run `d2it encode {folder.name}`."
+                f"delete it and run `d2it encode {folder.name}{SETTINGS}`."
             )
 
     @classmethod
@@ -83,7 +83,7 @@ class Latents:
             ):
                 raise UserError(
                     f"{path} is missing or damaged: delete {self.folder} and run "
-                    f"`d2it encode {self.folder.name}`."
+                    f"`d2it encode {self.folder.name}{SETTINGS}`."
                 )
             arrays[ending] = np.memmap(path, dtype, "r", shape=shape)
         return arrays
@@ -105,9 +105,10 @@ class Latents:
         if key not in self.header["ratios"]:
             name, keys = self.folder.name, [*self.header["ratios"], key]
             every = ",".join(f"[{key}]" if "," in key else key for key in keys)
+            ratios = shlex.quote(f"runs.dvae.{name}.ratios=[{every}]")
             raise UserError(
                 f"{self.folder} was not measured at ratio {key}: run "
-                f"`d2it encode {name} {shlex.quote(f'runs.dvae.{name}.ratios=[{every}]')}`."
+                f"`d2it encode {name}{SETTINGS} {ratios}`."
             )
         return self.header["ratios"][key]
 
@@ -198,7 +199,7 @@ def open_latents(dvae: Run, split: str) -> Latents:
     latents = Latents.open(folder, split)
     if latents.header["recipe_digest"] != digest(dvae.latents_recipe):
         raise UserError(
-            f"{folder} was made with other settings than {name} has now: run `d2it train {name}` "
-            f"and `d2it encode {name}`."
+            f"{folder} was made with other settings than {name} has now: run "
+            f"`d2it train {name}{SETTINGS}` and `d2it encode {name}{SETTINGS}`."
         )
     return latents

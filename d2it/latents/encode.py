@@ -17,7 +17,7 @@ from d2it.config.ratios import at_least
 from d2it.config.recipe import digest, ratio_key
 from d2it.config.run import Run
 from d2it.config.schema import Ratio
-from d2it.errors import UserError
+from d2it.errors import SETTINGS, UserError
 from d2it.files import (
     atomic_path,
     folder_files,
@@ -88,13 +88,13 @@ def identity(dvae: Run) -> Header:
     if model["recipe_digest"] != dvae.digest:
         raise UserError(
             f"{dvae.model} was trained with other settings than {name} has now: "
-            f"run `d2it train {name}`."
+            f"run `d2it train {name}{SETTINGS}`."
         )
     images = open_images(dvae.config, dvae.data, "train")
     if model["inputs"].get("images") != images.digest:
         raise UserError(
             f"{name} was trained on other images than those in {images.folder}: "
-            f"run `d2it train {name}` again."
+            f"run `d2it train {name}{SETTINGS}` again."
         )
     recipe, shape = dvae.latents_recipe, model["architecture"]
     return {

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2it.clock import milestone
-from d2it.errors import UserError
+from d2it.errors import SETTINGS, UserError
 from d2it.files import (
     atomic_folder,
     canonical_digest,
@@ -112,7 +112,7 @@ def weights_name(header: dict[str, Any], at: float = 1.0, weights: str | float =
             if f"{stem}.safetensors" not in header["files"]:
                 raise UserError(
                     f"No average of relative width {weights:g} was published: give it as `weights` "
-                    "of an evaluation of the run, and repeat `d2it train`."
+                    f"of an evaluation of the run, and repeat `d2it train{SETTINGS}`."
                 )
             return stem
         return "model" if weights == "ema" else "raw"
@@ -128,7 +128,7 @@ def load_weights(folder: Path | str, weights: str = "model") -> "dict[str, Tenso
     folder = Path(folder)
     path = folder / f"{weights}.safetensors"
     recorded = read_model(folder)["files"].get(path.name)
-    again = f"make it again with `d2it train {folder.name}`"
+    again = f"make it again with `d2it train {folder.name}{SETTINGS}`"
     return read_tensors(path, recorded and recorded["sha256"], again)
 
 
@@ -151,7 +151,7 @@ def load_model(folder: Path | str, weights: str = "model") -> "nn.Module":
     """The network with the weights of `<weights>.safetensors`: on the CPU, frozen, evaluating."""
     header = read_model(folder)
     network = empty_network(header["kind"], header["architecture"])
-    again = f"make it again with `d2it train {Path(folder).name}`"
+    again = f"make it again with `d2it train {Path(folder).name}{SETTINGS}`"
     fill(network, load_weights(folder, weights), f"The weights in {folder}", again)
     return network.eval().requires_grad_(False)
 

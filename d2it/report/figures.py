@@ -27,7 +27,7 @@ from d2it.config.recipe import ratio_key
 from d2it.config.run import run_of
 from d2it.config.schema import Config
 from d2it.config.study import Curves, Ratios, Samples, Study, at_scale, heading, item_of
-from d2it.errors import UserError
+from d2it.errors import SETTINGS, UserError
 from d2it.files import atomic_path, read_format, read_json
 from d2it.grains.overlay import COARSE, FINE, overlay
 from d2it.report.results import (
@@ -111,7 +111,9 @@ def read_gallery(item: Samples, config: Config) -> Gallery:
     maps = read_json(folder / "maps.json", made_by=made_by).get(item.gallery, [])
     files = [folder / f"{item.gallery}-{i}.png" for i in range(len(maps))]
     if not files or not all(file.is_file() for file in files):
-        raise UserError(f"{folder} lacks {item.gallery} samples: make it again with `{made_by}`.")
+        raise UserError(
+            f"{folder} lacks {item.gallery} samples: make it again with `{made_by}{SETTINGS}`."
+        )
     pictures = [np.asarray(Image.open(file).convert("RGB")) for file in files]
     return Gallery(pictures, np.asarray(maps), header["classes"][item.gallery])
 

@@ -10,7 +10,7 @@ from d2it.config.recipe import ratio_key, thresholds_source
 from d2it.config.run import Run
 from d2it.config.schema import Training
 from d2it.cost.memory import Need, need_of
-from d2it.errors import UserError
+from d2it.errors import SETTINGS, UserError
 from d2it.files import canonical_digest, read_json
 from d2it.grains.thresholds import thresholds_of
 
@@ -97,7 +97,7 @@ def _inputs(run: Run) -> dict[str, str]:
         command, manifest = f"d2it encode {run.dvae.name}", run.latents
     manifest = manifest / "manifest.json"
     if not manifest.is_file():
-        raise UserError(f"{manifest} is missing: make it with `{command}`.")
+        raise UserError(f"{manifest} is missing: make it with `{command}{SETTINGS}`.")
     ratio = "" if kind == "dvae" else ratio_key(run.ratio)
     inputs = {manifest.as_posix(): _content(manifest, ratio, command)}
     if "thresholds" in run.recipe["inputs"]:

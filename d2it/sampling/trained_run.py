@@ -10,7 +10,7 @@ from d2it.clock import milestone
 from d2it.config import paths
 from d2it.config.run import Run
 from d2it.config.schema import Measured, Ratio
-from d2it.errors import UserError
+from d2it.errors import SETTINGS, UserError
 from d2it.grains.maps import random_map
 from d2it.grains.thresholds import constant_cuts
 from d2it.images.packed import read_manifest
@@ -26,7 +26,7 @@ def trained(run: Run) -> dict[str, Any]:
     if header["recipe_digest"] != run.digest:
         raise UserError(
             f"{run.model} was trained with other settings than {run.name} has now: "
-            f"run `d2it train {run.name}`."
+            f"run `d2it train {run.name}{SETTINGS}`."
         )
     return header
 
@@ -109,7 +109,7 @@ class Painter(Pipeline):
         if maps.latents.header["dvae_digest"] != dvae.sha256:
             raise UserError(
                 f"The latents of {name} were made with other weights than it has now: "
-                f"run `d2it encode {name}` and train {run.name} again."
+                f"run `d2it encode {name}{SETTINGS}` and train {run.name} again."
             )
         super().__init__(
             run.kind,

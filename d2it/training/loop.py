@@ -121,7 +121,7 @@ def _alone(accelerator: Accelerator, plan: Plan, wait: bool) -> Iterator[None]:
                 stack.enter_context(lease(plan.folder, wait))
                 claim(plan)
             except UserError as error:
-                refusal = [str(error)]
+                refusal = [error.sentence]
         if accelerator.num_processes > 1:
             broadcast_object_list(refusal)
         if refusal[0] is not None:
