@@ -65,7 +65,7 @@ def dvae_step(config: Any, seen: int) -> Callable[[], None]:
     from d2it.clock import Order
     from d2it.config.run import run_of
     from d2it.runs.plan import make_plan
-    from d2it.training.batches import Feed
+    from d2it.training.batches import Batches
     from d2it.training.loop import make_accelerator
     from d2it.training.tasks import make_task
     from d2it.training.trainer import Trainer
@@ -74,9 +74,11 @@ def dvae_step(config: Any, seen: int) -> Callable[[], None]:
     plan, task = make_plan(run), make_task(run)
     trainer, settings = Trainer(plan, task, make_accelerator(plan, "cpu")), plan.training
     order = Order(plan.seed, task.size)
-    feed = Feed(task, order, plan.seed, settings.batch, settings.shards, trainer.mine, pin=False)
-    feed.start(seen, seen + 10**9)
-    return lambda: trainer.step(feed.take(), seen)
+    batches = Batches(
+        task, order, plan.seed, settings.batch, settings.shards, trainer.mine, pin=False
+    )
+    batches.start(seen, seen + 10**9)
+    return lambda: trainer.step(batches.take(), seen)
 
 
 def network_of(config: Any, run: str) -> tuple[Any, dict[str, Any]]:

@@ -3,7 +3,7 @@
     python -m benchmarks.training [--device cuda]
 
 All candidates learn from the same latents, in turns, in one process. Ours go through the real
-loop's feed and trainer: posterior, mirroring, noise, loss, clipping, AdamW, average, masks. The
+loop's batches and trainer: posterior, mirroring, noise, loss, clipping, AdamW, average, masks. The
 peer is the loop that DiT was published with: DataLoader, one AdamW step, an average parameter by
 parameter, `loss.item()`, in fp32, on a GPU in TF32, whatever ours computes in. "Equal dtype and
 compile" takes those waits away, and gives it our `precision`, on a GPU compiled blocks too.
@@ -41,9 +41,9 @@ from d2it.machine.gpus import find_gpu
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dit import DiT
 from d2it.runs.plan import Plan
-from d2it.training.batches import Feed
+from d2it.training.batches import Batches
 from d2it.training.loop import make_accelerator
-from d2it.training.task import Player, Task
+from d2it.training.task import Learner, Task
 from d2it.training.trainer import Trainer
 from d2it.training.transformers import CodesTask, ContentTask, DitTask
 
@@ -96,7 +96,7 @@ def task_of(
     task.normaliser = 1.0 if content else None
     task.flip, task.classes, task.label_dropout = True, CLASSES, training.label_dropout
     task.schedule, task.shared_noise = Schedule(), True
-    task.players = [Player(kind, network, training, training.learning_rate)]
+    task.learners = [Learner(kind, network, training, training.learning_rate)]
     return task
 
 
@@ -114,18 +114,18 @@ def ours(
 
 
 def stepping(plan: Plan, task: Task, device: str) -> tuple[Trainer, Callable[[], None]]:
-    """The trainer of a task, and what does its next step from the feed that training has."""
+    """The trainer of a task, and what does its next step from the batches that training has."""
     accelerator, training = make_accelerator(plan, device), plan.training
     trainer = Trainer(plan, task, accelerator)
     order = Order(plan.seed, task.size)
     pin = accelerator.device.type != "cpu"
-    feed = Feed(task, order, plan.seed, training.batch, training.shards, trainer.mine, pin)
-    feed.start(0, 10**9)
+    batches = Batches(task, order, plan.seed, training.batch, training.shards, trainer.mine, pin)
+    batches.start(0, 10**9)
     seen = 0
 
     def step() -> None:
         nonlocal seen
-        trainer.step(feed.take(), seen)
+        trainer.step(batches.take(), seen)
         seen += training.batch
 
     return trainer, step

@@ -3,7 +3,7 @@
     python tests/golden.py --write    # after a change that is meant to change numbers
 
 writes tests/golden/losses.json. Both losses of the DVAE are kept; its discriminator plays from step
-10 on. The second stage trains on the latents that tests/test_second_stage.py draws, not on the
+10 on. The second stage trains on the latents that tests/test_transformers.py draws, not on the
 DVAE's: one stage's change does not show in the others.
 """
 
@@ -25,7 +25,7 @@ from d2it.images.prepare import prepare
 from d2it.runs.plan import make_plan
 from d2it.training.loop import train
 from d2it.training.tasks import make_task
-from tests.test_second_stage import TWO, write_latents
+from tests.test_transformers import TWO, write_latents
 from tests.tiny_world import FEW_PHOTOS, WEIGHTS
 
 FILE = Path(__file__).parent / "golden" / "losses.json"
@@ -56,14 +56,14 @@ def golden_world() -> Config:
 
 
 def first_losses(config: Config, run: str, steps: int = STEPS) -> Losses:
-    """Every player's loss in each of the first steps of `run`, by the real training loop."""
+    """Every learner's loss in each of the first steps of `run`, by the real training loop."""
     plan = make_plan(run_of(config, run))
     training = dataclasses.replace(plan.training, images=steps * BATCH)
     plan = dataclasses.replace(plan, training=training, milestones=())
     task = make_task(run_of(config, run))
     generator = torch.Generator().manual_seed(0)
-    for player in task.players:
-        for parameter in player.module.parameters():
+    for learner in task.learners:
+        for parameter in learner.module.parameters():
             if parameter.requires_grad and not parameter.any():
                 # gates, heads and B_r begin at zero, where what lies behind them does not show
                 torch.nn.init.normal_(parameter, std=0.3, generator=generator)
@@ -86,7 +86,7 @@ def main() -> None:
         found = {run_of(config, run).kind: first_losses(config, run) for run in RUNS}
     rounded = {
         kind: {
-            player: [float(f"{value:.6g}") for value in losses] for player, losses in one.items()
+            learner: [float(f"{value:.6g}") for value in losses] for learner, losses in one.items()
         }
         for kind, one in found.items()
     }

@@ -16,13 +16,13 @@ from d2it.config.run import run_of
 from d2it.grains.calibrate import calibrate
 from d2it.images.prepare import prepare
 from d2it.runs.plan import make_plan
-from d2it.training.batches import Feed
+from d2it.training.batches import Batches
 from d2it.training.loop import make_accelerator
 from d2it.training.task import Task
 from d2it.training.tasks import make_task
 from d2it.training.trainer import Trainer
 from tests.chosen_device import chosen
-from tests.test_second_stage import THREE, TWO, write_latents
+from tests.test_transformers import THREE, TWO, write_latents
 from tests.tiny_world import FEW_PHOTOS, enter
 
 Batch = dict[str, Tensor]
@@ -77,8 +77,8 @@ class Outcome:
 def stirred(task: Task) -> Task:
     """With random numbers where networks begin with zeros, behind which nothing would show."""
     generator = torch.Generator().manual_seed(0)
-    for player in task.players:
-        for parameter in player.module.parameters():
+    for learner in task.learners:
+        for parameter in learner.module.parameters():
             if parameter.requires_grad and not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.3, generator=generator)
     return task
@@ -91,12 +91,12 @@ def with_training(config: Config, run: str, **changes: object) -> Config:
     return dataclasses.replace(config, training=table)
 
 
-def feed_of(trainer: Trainer, pin: bool, begin: int = 0) -> Feed:
+def batches_of(trainer: Trainer, pin: bool, begin: int = 0) -> Batches:
     plan, task = trainer.plan, trainer.task
     order = Order(plan.seed, task.size)
-    feed = Feed(task, order, plan.seed, BATCH, plan.training.shards, trainer.mine, pin)
-    feed.start(begin, STEPS * BATCH)
-    return feed
+    batches = Batches(task, order, plan.seed, BATCH, plan.training.shards, trainer.mine, pin)
+    batches.start(begin, STEPS * BATCH)
+    return batches
 
 
 def train(
@@ -114,13 +114,13 @@ def make_trainer(config: Config, run: str) -> Trainer:
 
 
 def take_steps(trainer: Trainer, watch: Watch = unwatched) -> Outcome:
-    waits, feed = [], feed_of(trainer, pin=trainer.device.type != "cpu")
+    waits, batches = [], batches_of(trainer, pin=trainer.device.type != "cpu")
     for images in range(0, STEPS * BATCH, BATCH):
-        shards = feed.take()
+        shards = batches.take()
         with watch(trainer, images) as found:
             trainer.step(shards, images)
         waits.append(found)
-    feed.close()
+    batches.close()
     assert int(trainer.first_bad) < 0
     contents = trainer.contents()
     state = {

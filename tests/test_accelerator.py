@@ -25,8 +25,8 @@ from tests import steps, tiny_run
 from tests.simulated import Mixed, Wait
 from tests.steps import Batch, Outcome, assert_close, assert_equal
 from tests.steps import config as config  # the fixture
-from tests.test_second_stage import change
 from tests.test_training import fingerprint
+from tests.test_transformers import change
 
 SWITCHES = dict(
     positions="fixed", grain_loss=True, normalise_loss=True, bias="global", heads=3,
@@ -137,10 +137,10 @@ def test_a_state_of_a_real_run_is_taken_up_there(config, tmp_path, run):
     """What the saver has written after two steps is followed by the third, to the bit."""
 
     def go_on(trainer: Trainer, begin: int, end: int) -> None:
-        feed = steps.feed_of(trainer, pin=True, begin=begin)
+        batches = steps.batches_of(trainer, pin=True, begin=begin)
         for images in range(begin, end, steps.BATCH):
-            trainer.step(feed.take(), images)
-        feed.close()
+            trainer.step(batches.take(), images)
+        batches.close()
 
     images, folder = 2 * steps.BATCH, tmp_path / "state"
     with simulated.chosen():
@@ -167,8 +167,8 @@ def planted(config: Config, fault: Callable[[Batch, Batch], None]) -> Outcome:
         plan, task = make_plan(run_of(config, "dit_b")), make_task(run_of(config, "dit_b"))
         honest = task.loss
 
-        def loss(player, networks, batch, images_seen):
-            value, logs = honest(player, networks, batch, images_seen)
+        def loss(learner, networks, batch, images_seen):
+            value, logs = honest(learner, networks, batch, images_seen)
             fault(batch, logs)
             return value, logs
 

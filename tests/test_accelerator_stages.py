@@ -30,7 +30,7 @@ from d2it.machine.device import choose_device
 from d2it.models import inception
 from d2it.models.inception import DIMENSIONS
 from d2it.sampling.pipeline import Drawn
-from d2it.sampling.trained_run import Painter
+from d2it.sampling.trained_run import RunPipeline
 from d2it.sampling.write import Request, write_samples
 from tests import tiny_world
 from tests.simulated import Wait
@@ -119,20 +119,20 @@ def test_evaluations_are_the_cpus(config, run):
     assert there == here
 
 
-def painter_of(config: Config, run: str, measured: dict[str, Any], **sampling: Any) -> Painter:
+def pipeline_of(config: Config, run: str, measured: dict[str, Any], **sampling: Any) -> RunPipeline:
     sampling_there = dataclasses.replace(config.sampling, **sampling)
     config = dataclasses.replace(config, sampling=sampling_there)
-    return Painter(run_of(config, run), Measured(**measured), choose_device())
+    return RunPipeline(run_of(config, run), Measured(**measured), choose_device())
 
 
-def draw_there(painter: Painter) -> tuple[Drawn, list[int], list[Wait]]:
+def draw_there(pipeline: RunPipeline) -> tuple[Drawn, list[int], list[Wait]]:
     """Two blocks, the number of waits before each call of a network, and all waits."""
     marks: list[int] = []
     with simulated.waits() as found:
-        for part in (painter.maps.grain, painter.network):
+        for part in (pipeline.maps.grain, pipeline.network):
             if part is not None:
                 part.network.register_forward_pre_hook(lambda *_: marks.append(len(found)))
-        return painter.draw(0, np.arange(8)), marks, found
+        return pipeline.draw(0, np.arange(8)), marks, found
 
 
 @pytest.mark.parametrize(
@@ -150,14 +150,14 @@ def test_samples_are_the_cpus_and_waited_for_at_the_end_of_a_block(config, run, 
     """Each block: whether it is finite, and its pixels. Where a network draws its maps, for these
     too, to know how many windows there are: the only wait between calls of networks.
     """
-    theirs = painter_of(config, run, measured, **sampling).draw(0, np.arange(8))
+    theirs = pipeline_of(config, run, measured, **sampling).draw(0, np.arange(8))
     with simulated.chosen():
-        painter = painter_of(config, run, measured, **sampling)
-        ours, marks, found = draw_there(painter)
+        pipeline = pipeline_of(config, run, measured, **sampling)
+        ours, marks, found = draw_there(pipeline)
     for name in ("images", "maps", "labels"):
         assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
     first, second = marks[: len(marks) // 2], marks[len(marks) // 2 :]
-    looks = int(painter.maps.grain is not None)
+    looks = int(pipeline.maps.grain is not None)
     assert first[-1] - first[0] == second[-1] - second[0] == looks, found
     copy = "copy to the CPU"
     assert [wait.what for wait in found] == 2 * [*[copy] * looks, "item", copy]
@@ -165,8 +165,8 @@ def test_samples_are_the_cpus_and_waited_for_at_the_end_of_a_block(config, run, 
 
 def test_blocks_are_compiled_for_sampling_where_it_is_asked_for(config):
     def compiled(**sampling: Any) -> list[bool]:
-        painter = painter_of(config, "d2it_b", {}, **sampling)
-        parts = (painter.network, painter.maps.grain, painter.dvae)
+        pipeline = pipeline_of(config, "d2it_b", {}, **sampling)
+        parts = (pipeline.network, pipeline.maps.grain, pipeline.dvae)
         return [
             any(module._compiled_call_impl is not None for module in part.network.modules())
             for part in parts
@@ -181,20 +181,20 @@ def test_blocks_are_compiled_for_sampling_where_it_is_asked_for(config):
 
 
 def test_samples_in_bf16(config):
-    theirs = painter_of(config, "d2it_b", {"maps": "truth"}).draw(0, np.arange(8))
+    theirs = pipeline_of(config, "d2it_b", {"maps": "truth"}).draw(0, np.arange(8))
     with simulated.chosen():
-        painter = painter_of(config, "d2it_b", {"maps": "truth"}, precision="bf16")
-        ours, *_ = draw_there(painter)
+        pipeline = pipeline_of(config, "d2it_b", {"maps": "truth"}, precision="bf16")
+        ours, *_ = draw_there(pipeline)
     apart = ours.images.astype(float) - theirs.images
     assert 0 < np.abs(apart).mean() < 8
 
 
 def test_a_folder_of_features_is_the_cpus(config):
-    """By the painter's own command, which keeps no image."""
+    """By the pipeline's own command, which keeps no image."""
     request = Request(0, range(2, 6), None, None, "features", "clean")
-    write_samples(painter_of(config, "d2it_b", {}), request, Path("cpu"))
+    write_samples(pipeline_of(config, "d2it_b", {}), request, Path("cpu"))
     with simulated.chosen():
-        write_samples(painter_of(config, "d2it_b", {}), request, Path("there"))
+        write_samples(pipeline_of(config, "d2it_b", {}), request, Path("there"))
     for name in ("features.npy", "maps.npy", "grid.png"):
         assert Path("there", name).read_bytes() == Path("cpu", name).read_bytes(), name
 

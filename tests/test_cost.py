@@ -187,9 +187,9 @@ def test_the_command_prints_the_named_models():
     assert "D²iT-XL paper_params" in text.stdout and "138.37" in text.stdout
 
 
-@pytest.mark.parametrize("trunk", ["alex", "vgg"])
+@pytest.mark.parametrize("backbone", ["alex", "vgg"])
 @pytest.mark.parametrize("playing", [False, True])
-def test_a_training_step_of_the_dvae(trunk, playing):
+def test_a_training_step_of_the_dvae(backbone, playing):
     """The task's own losses, forward and backward, counted on the meta device."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -211,12 +211,12 @@ def test_a_training_step_of_the_dvae(trunk, playing):
 
     config = load(overrides=["scale=smoke"])
     shape = architecture(run_of(config, "dvae"))
-    judge = {"channels": 32, "layers": 2, "norm_groups": 8}
+    critic = {"channels": 32, "layers": 2, "norm_groups": 8}
     with torch.device("meta"):
         task = object.__new__(DvaeTask)
-        task.dvae, task.lpips, task.loss_settings = Dvae(**shape), Lpips(trunk), config.dvae_loss
-        network = Discriminator(**judge)
-    layers = discriminator(**judge, size=shape["size"])
+        task.dvae, task.lpips, task.loss_settings = Dvae(**shape), Lpips(backbone), config.dvae_loss
+        network = Discriminator(**critic)
+    layers = discriminator(**critic, size=shape["size"])
     assert sum(c.trainable for c in layers) == sum(p.numel() for p in network.parameters())
     with torch.device("meta"), Counter() as counter:
         x = torch.zeros(1, 3, shape["size"], shape["size"])
@@ -232,5 +232,5 @@ def test_a_training_step_of_the_dvae(trunk, playing):
             loss, _ = task._discriminator_loss(network, x, copy.detach())
             loss.backward()
     # attention takes 2 to 2.5 times as much backward, by kernel; it is a small part
-    expected = dvae_step(shape, judge, trunk, playing)
+    expected = dvae_step(shape, critic, backbone, playing)
     assert counter.flops / 2 == pytest.approx(expected, rel=2e-3)

@@ -77,3 +77,9 @@ def test_the_cluster_page_names_every_launcher_field_and_every_state_of_a_run():
     named = {word for row in re.findall(r"^\| (`.+?) \|", text, re.M) for word in row.split("`")}
     assert {field.name for kind in (Launcher, Resources) for field in fields(kind)} <= named
     assert {"pending", "starting", "running", "stopped", "failed", "finished"} <= named
+
+
+def test_a_link_that_names_a_file_leads_to_it():
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for name, link in re.findall(r"\[`?(\w+\.py)`?\]\(([^)#]+)\)", page.read_text()):
+            assert Path(link).name == name, f"{page.name}: {name} is a link to {link}"

@@ -26,7 +26,7 @@ from d2it.files import folder_files, read_json
 from d2it.images.packed import open_images
 from d2it.machine.device import choose_device
 from d2it.models.inception import Inception
-from d2it.sampling.trained_run import Painter
+from d2it.sampling.trained_run import RunPipeline
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUNS = ["grain", "d2it_b", "dit_b"]
@@ -80,14 +80,16 @@ def test_other_shards_and_a_kill_change_nothing(
     forget(config)
     real, begun = samples.one_shard, []
 
-    def killed(judge, painter, unit, advance):
+    def killed(evaluator, pipeline, unit, advance):
         begun.append(unit.span.start)
         if begun == [0, 16]:
             raise KeyboardInterrupt
-        return real(judge, painter, unit, advance)
+        return real(evaluator, pipeline, unit, advance)
 
     monkeypatch.setattr(samples, "one_shard", killed)
-    monkeypatch.setitem(EVALUATORS, "content", lambda judge: samples.samples(judge, shard=16))
+    monkeypatch.setitem(
+        EVALUATORS, "content", lambda evaluator: samples.samples(evaluator, shard=16)
+    )
     with pytest.raises(KeyboardInterrupt):
         evaluate(run_of(config, RUN))
     assert not paths.evaluation(config, RUN).exists()
@@ -142,7 +144,7 @@ def test_gallery(config: Config, first: dict[str, bytes]) -> None:
 
 
 def test_pictures_shown_are_the_images_drawn(config: Config, first: dict[str, bytes]) -> None:
-    drawn = Painter(run_of(config, RUN), Measured(), choose_device()).draw(0, np.arange(8))
+    drawn = RunPipeline(run_of(config, RUN), Measured(), choose_device()).draw(0, np.arange(8))
     files = [paths.gallery(config, RUN) / f"main-{i}.png" for i in range(8)]
     assert np.array_equal(drawn.images, [np.asarray(Image.open(file)) for file in files])
 

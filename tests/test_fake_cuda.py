@@ -25,9 +25,9 @@ from d2it.models.inception import repeatable
 from d2it.runs.plan import make_plan
 from d2it.training.tasks import make_task
 from d2it.training.trainer import Trainer
-from tests.steps import BATCH, STEPS, feed_of, make_trainer, stirred, with_training
+from tests.steps import BATCH, STEPS, batches_of, make_trainer, stirred, with_training
 from tests.steps import config as config  # the fixture
-from tests.test_second_stage import change
+from tests.test_transformers import change
 
 CUDA = torch.device("cuda", 0)
 SHAPE: dict[str, Any] = dict(width=32, heads=2, classes=3)
@@ -105,15 +105,15 @@ def trainer_of(config: Config, run: str, mode: FakeTensorMode, **changes: Any) -
         lpips.to = lambda device: lpips  # it is there; a fake parameter cannot be put there twice
     with mode:
         trainer = Trainer(plan, task, gpu)
-    for player in trainer.players.values():
-        LEARNING.extend(player.module.parameters())
+    for learner in trainer.learners.values():
+        LEARNING.extend(learner.module.parameters())
     return trainer
 
 
 def shards_of(trainer: Trainer, mode: FakeTensorMode) -> list[dict[str, Tensor]]:
-    feed = feed_of(trainer, pin=False)
-    shards = feed.take()
-    feed.close()
+    batches = batches_of(trainer, pin=False)
+    shards = batches.take()
+    batches.close()
     return [{name: mode.from_tensor(t) for name, t in shard.items()} for shard in shards]
 
 
@@ -145,8 +145,8 @@ def test_faults_in_a_step_are_noticed(config, mode, fault):
         "item": lambda batch, logs: logs["mse_1"].item(),
     }
 
-    def loss(player, networks, batch, images_seen):
-        value, logs = honest(player, networks, batch, images_seen)
+    def loss(learner, networks, batch, images_seen):
+        value, logs = honest(learner, networks, batch, images_seen)
         faults[fault](batch, logs)
         return value, logs
 
@@ -208,10 +208,10 @@ def test_a_compiled_block_is_one_graph_for_any_number_of_windows(config):
     torch._dynamo.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()
-    feed = feed_of(trainer, pin=False)
+    batches = batches_of(trainer, pin=False)
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         for images in range(0, STEPS * BATCH, BATCH):
-            trainer.step(feed.take(), images)
-    feed.close()
+            trainer.step(batches.take(), images)
+    batches.close()
     assert not counters["graph_break"] and 0 < counters["stats"]["unique_graphs"] <= 16
     torch._dynamo.reset()

@@ -28,14 +28,14 @@ SLICES = {  # ours → the lpips package's: index of each convolution in torchvi
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("trunk", ["alex", "vgg"])
-def test_lpips_equals_the_package(trunk):
+@pytest.mark.parametrize("backbone", ["alex", "vgg"])
+def test_lpips_equals_the_package(backbone):
     import lpips
 
-    ours = Lpips.load(trunk)
-    theirs = lpips.LPIPS(net=trunk, pretrained=False, pnet_rand=True, verbose=False)
-    stored, renamed = load_file(weights_file(f"lpips_{trunk}")), {}
-    for i, (index, part) in enumerate(SLICES[trunk]):
+    ours = Lpips.load(backbone)
+    theirs = lpips.LPIPS(net=backbone, pretrained=False, pnet_rand=True, verbose=False)
+    stored, renamed = load_file(weights_file(f"lpips_{backbone}")), {}
+    for i, (index, part) in enumerate(SLICES[backbone]):
         for kind in ("weight", "bias"):
             renamed[f"net.slice{part}.{index}.{kind}"] = stored[f"conv{i}.{kind}"]
     for i in range(5):
@@ -108,7 +108,7 @@ def batch_of(task, n: int, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def networks_of(task, frozen: str) -> dict[str, torch.nn.Module]:
-    networks = {player.name: player.module for player in task.players}
+    networks = {learner.name: learner.module for learner in task.learners}
     networks[frozen].requires_grad_(False)
     return networks
 
@@ -136,11 +136,11 @@ def test_a_shard_is_a_slice(chain):
         {key: value[part] for key, value in batch.items()} for part in (slice(2), slice(2, 4))
     ]
 
-    def losses(player: str, images_seen: int) -> tuple[float, float]:
-        networks = networks_of(task, DISCRIMINATOR if player == GENERATOR else GENERATOR)
-        if player == DISCRIMINATOR:  # each judges a reconstruction that the generator has left
+    def losses(learner: str, images_seen: int) -> tuple[float, float]:
+        networks = networks_of(task, DISCRIMINATOR if learner == GENERATOR else GENERATOR)
+        if learner == DISCRIMINATOR:  # each judges a reconstruction that the generator has left
             task.to_judge.extend([made, *made.split(2)])
-        found = [task.loss(player, networks, b, images_seen)[0].item() for b in (batch, *halves)]
+        found = [task.loss(learner, networks, b, images_seen)[0].item() for b in (batch, *halves)]
         return found[0], sum(found[1:]) / 2
 
     whole, mean = losses(GENERATOR, 0)

@@ -35,7 +35,7 @@ from d2it.models.dit import DiT
 from d2it.runs.plan import Plan
 from d2it.training import loop
 from d2it.training.dvae import DvaeTask
-from d2it.training.task import Player
+from d2it.training.task import Learner
 from d2it.training.trainer import Trainer
 from tests.tiny_world import OVERRIDES, enter
 from tests.traced_memory import (
@@ -110,9 +110,9 @@ def test_the_most_that_a_step_of_a_transformer_holds(scale, run, checkpointing):
 @pytest.mark.parametrize("scale", ["smoke", "paper"])
 def test_the_most_that_a_step_of_the_dvae_holds(scale, checkpointing):
     config = CONFIGS[scale]
-    shape, trunk = architecture(run_of(config, "dvae")), config.dvae_loss.perceptual
+    shape, backbone = architecture(run_of(config, "dvae")), config.dvae_loss.perceptual
     training = Training(2 * N, 2 * N, 1e-4, checkpointing=checkpointing)
-    memory = training_memory("dvae", shape, training, trunk=trunk)
+    memory = training_memory("dvae", shape, training, backbone=backbone)
     count = parameters("dvae", shape)["trainable"]
     counted = 2 * FULL * count + memory.activations + memory.temporary
     assert near(counted, peak_of_dvae(config, shape, N, checkpointing), scale)
@@ -122,12 +122,12 @@ class Squares:
     """A task around one network."""
 
     def __init__(self, network: DiT, training: Training) -> None:
-        self.players = [Player("dit", network, training, 1e-4)]
+        self.learners = [Learner("dit", network, training, 1e-4)]
 
     def loss(
-        self, player: str, networks: dict[str, Any], batch: dict[str, Tensor], images_seen: int
+        self, learner: str, networks: dict[str, Any], batch: dict[str, Tensor], images_seen: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        return networks[player](batch["x"], batch["t"]).square().mean(), {}
+        return networks[learner](batch["x"], batch["t"]).square().mean(), {}
 
 
 def test_states_are_those_that_a_trainer_holds():
@@ -257,10 +257,10 @@ def test_a_full_memory_is_one_sentence_and_the_same_command_goes_on(
     enter(Path(shutil.copytree(prepared, tmp_path / "work")), monkeypatch)
     command, loss = [*TRAIN, f"training.dvae.checkpointing={checkpointing}"], DvaeTask.loss
 
-    def full(task, player, networks, batch, images_seen):
+    def full(task, learner, networks, batch, images_seen):
         if images_seen == 8:
             raise error
-        return loss(task, player, networks, batch, images_seen)
+        return loss(task, learner, networks, batch, images_seen)
 
     with monkeypatch.context() as patch:
         patch.setattr(DvaeTask, "loss", full)

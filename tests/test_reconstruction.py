@@ -75,13 +75,13 @@ def test_reconstruct_whatever_the_block(images, monkeypatch):
     monkeypatch.setattr(reconstruction, "BLOCK", 2)
     difference = whole.astype(int) - reconstruct(model, images, maps.numpy())
     assert abs(difference).max() <= 1
-    judge = Lpips("alex")  # untrained
-    found = reconstruction_metrics(images, whole, 640.0, judge)
+    network = Lpips("alex")  # untrained
+    found = reconstruction_metrics(images, whole, 640.0, network)
     assert set(found) == {"psnr", "ssim", "lpips", "baseline_psnr"}
     pair = (torch.from_numpy(x).permute(0, 3, 1, 2) / 127.5 - 1 for x in (images, whole))
     with torch.no_grad():
-        assert found["lpips"] == pytest.approx(float(judge(*pair).mean()), rel=1e-5)
-    assert lpips(judge, images, images).tolist() == [0.0] * len(images)
+        assert found["lpips"] == pytest.approx(float(network(*pair).mean()), rel=1e-5)
+    assert lpips(network, images, images).tolist() == [0.0] * len(images)
     assert found["baseline_psnr"] == pytest.approx(
         psnr(images, bicubic_baseline(images, 640)).mean()
     )

@@ -17,9 +17,9 @@ from d2it.config.recipe import (
 from d2it.config.run import run_of
 from d2it.errors import UserError
 from d2it.runs.plan import make_plan
-from d2it.training.batches import Feed
+from d2it.training.batches import Batches
 from d2it.training.tasks import make_task
-from tests.test_second_stage import TWO, write_latents
+from tests.test_transformers import TWO, write_latents
 
 
 def repeated(config: Config, *runs: str) -> Config:
@@ -46,7 +46,7 @@ def first_batch(config: Config, run: str) -> dict[str, torch.Tensor]:
     """What a run is shown in its first step, through the loop's own plan and feed."""
     plan, task = make_plan(run_of(config, run)), make_task(run_of(config, run))
     order = Order(plan.seed, task.size)
-    feed = Feed(task, order, plan.seed, 8, 1, range(1), pin=False, noise=plan.noise)
+    feed = Batches(task, order, plan.seed, 8, 1, range(1), pin=False, noise=plan.noise)
     feed.start(0, 8)
     try:
         return feed.take()[0]
@@ -64,10 +64,12 @@ def test_another_seed_sees_others_and_starts_from_other_weights(config):
     first, second = first_batch(config, "d2it_b"), first_batch(config, "d2it_b_s1")
     for name in ("t", "noise", "entropy"):
         assert not torch.equal(first[name], second[name]), name
-    networks = [make_task(run_of(config, run)).players[0].module for run in ("d2it_b", "d2it_b_s1")]
+    networks = [
+        make_task(run_of(config, run)).learners[0].module for run in ("d2it_b", "d2it_b_s1")
+    ]
     weights = [torch.cat([p.flatten() for p in n.parameters()]) for n in networks]
     assert not torch.equal(*weights)
-    again = make_task(run_of(config, "d2it_b_s1")).players[0].module
+    again = make_task(run_of(config, "d2it_b_s1")).learners[0].module
     assert all(map(torch.equal, networks[1].parameters(), again.parameters()))
 
 

@@ -101,13 +101,13 @@ def test_an_evaluation_that_both_ask_for_is_drawn_once(config, monkeypatch):
     forget(config)
     for name in NAMES:
         launch(run_of(config, name), load_launcher("local"))
-    drawn, draw = [], samples.Painter.draw
+    drawn, draw = [], samples.RunPipeline.draw
 
     def noted(self, *rest):
         drawn.append(rest)
         return draw(self, *rest)
 
-    monkeypatch.setattr(samples.Painter, "draw", noted)
+    monkeypatch.setattr(samples.RunPipeline, "draw", noted)
     first, second = (run_of(config, name) for name in NAMES)
     evaluate(first)
     once = len(drawn)

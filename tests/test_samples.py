@@ -226,7 +226,7 @@ BAD = {
     "no process": (["--processes", "0"], "at least 1"),
     "unknown run": (["--run", "d2it_xl_clases"], "did you mean 'd2it_xl_classes'"),
     "untrained run": (["--run", "d2it_l"], "make it with `d2it train d2it_l scale=smoke data"),
-    "not a painter": (["--run", "dvae"], "only content and DiT runs"),
+    "not a pipeline": (["--run", "dvae"], "only content and DiT runs"),
     "a folder of something else": (["--run", "data"], "data is not an exported folder"),
     "settings of an exported folder": (["--run", "exported"], "leave out"),
     "class without classes": (["--run", DIT, "--class", "1"], "knows no classes"),

@@ -16,7 +16,7 @@ from d2it.errors import UserError
 from d2it.files import file_digest, read_json, write_json
 from d2it.grains.maps import copy_within
 from d2it.sampling.pipeline import Drawn
-from d2it.sampling.trained_run import Maps, Painter
+from d2it.sampling.trained_run import Maps, RunPipeline
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUNS = ["grain", "grain_classes", "d2it_l", "d2it_b_r0", "dit_b", "d2it_xl_classes"]
@@ -31,8 +31,8 @@ def config(tmp_path_factory: pytest.TempPathFactory):
         yield build_world(RUNS)
 
 
-def painter(config: Config, run: str, **measured: object) -> Painter:
-    return Painter(run_of(config, run), Measured(**measured), DEVICE)
+def pipeline(config: Config, run: str, **measured: object) -> RunPipeline:
+    return RunPipeline(run_of(config, run), Measured(**measured), DEVICE)
 
 
 def same(a: Drawn, b: Drawn) -> bool:
@@ -43,16 +43,16 @@ def same(a: Drawn, b: Drawn) -> bool:
 
 @pytest.mark.parametrize("run", ["d2it_l", "d2it_b_r0", "dit_b", "d2it_xl_classes"])
 def test_any_part_in_any_order_is_the_same(config: Config, run: str) -> None:
-    every = painter(config, run).draw(0, np.arange(12))
+    every = pipeline(config, run).draw(0, np.arange(12))
     assert every.images.shape == (12, 64, 64, 3) and every.images.dtype == np.uint8
     some = np.array([9, 2, 11, 3, 2])
-    assert same(painter(config, run).draw(0, some), every[some])
+    assert same(pipeline(config, run).draw(0, some), every[some])
     assert len(np.unique(every.images, axis=0)) == 12
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_maps_too_depend_on_seed_and_index_alone(config: Config, source: str) -> None:
-    one = painter(config, "d2it_l", maps=source)
+    one = pipeline(config, "d2it_l", maps=source)
     every = one.draw(0, np.arange(8))
     assert same(one.draw(0, np.array([6])), every[[6]])
     other = one.draw(1, np.arange(8))
@@ -62,14 +62,14 @@ def test_maps_too_depend_on_seed_and_index_alone(config: Config, source: str) ->
 
 def test_ancestral_noise_is_keyed_as_well(config: Config) -> None:
     ancestral = replace(config, sampling=replace(config.sampling, sampler="ddpm", steps=3))
-    one = painter(ancestral, "d2it_l")
+    one = pipeline(ancestral, "d2it_l")
     assert same(one.draw(0, np.array([5])), one.draw(0, np.arange(8))[[5]])
-    assert not same(one.draw(0, np.array([5])), painter(config, "d2it_l").draw(0, np.array([5])))
+    assert not same(one.draw(0, np.array([5])), pipeline(config, "d2it_l").draw(0, np.array([5])))
 
 
-def in_precision(config: Config, run: str, precision: str, **measured: object) -> Painter:
+def in_precision(config: Config, run: str, precision: str, **measured: object) -> RunPipeline:
     sampling = replace(config.sampling, precision=precision)
-    return painter(replace(config, sampling=sampling), run, **measured)
+    return pipeline(replace(config, sampling=sampling), run, **measured)
 
 
 @pytest.mark.parametrize(("run", "guidance"), [("d2it_l", 1.0), ("d2it_xl_classes", 1.5)])
@@ -103,7 +103,7 @@ def test_tf32_is_on_for_the_transformers_alone(config: Config, monkeypatch) -> N
     drawn = one.draw(0, np.arange(4))
     assert seen == {("map", "high"), ("content", "high"), ("pixels", "highest")}
     assert torch.get_float32_matmul_precision() == "highest"
-    assert same(drawn, painter(config, "d2it_l").draw(0, np.arange(4)))
+    assert same(drawn, pipeline(config, "d2it_l").draw(0, np.arange(4)))
 
 
 def test_recipes_name_the_precision_only_where_it_is_not_fp32(config: Config) -> None:
@@ -115,7 +115,7 @@ def test_recipes_name_the_precision_only_where_it_is_not_fp32(config: Config) ->
 
 def test_sources_of_maps_differ_in_maps_alone(config: Config) -> None:
     """The noise is the same, so evaluations are paired: equal maps give equal images."""
-    predicted, random, truth = (painter(config, "d2it_l", maps=source) for source in SOURCES)
+    predicted, random, truth = (pipeline(config, "d2it_l", maps=source) for source in SOURCES)
     given = predicted.draw(0, np.arange(4))
     assert not np.array_equal(given.maps, random.draw(0, np.arange(4)).maps)
     assert same(
@@ -139,27 +139,27 @@ def test_random_maps_have_the_ratio_and_no_more(config: Config) -> None:
 
 
 def test_constant_maps(config: Config) -> None:
-    assert not painter(config, "d2it_b_r0").draw(0, np.arange(4)).maps.any()
-    assert painter(config, "dit_b").draw(0, np.arange(4)).maps.all()
+    assert not pipeline(config, "d2it_b_r0").draw(0, np.arange(4)).maps.any()
+    assert pipeline(config, "dit_b").draw(0, np.arange(4)).maps.all()
 
 
 def test_classes_are_balanced(config: Config) -> None:
-    drawn = painter(config, "d2it_xl_classes").draw(0, np.arange(12))
+    drawn = pipeline(config, "d2it_xl_classes").draw(0, np.arange(12))
     assert drawn.labels.tolist() == [i % 7 for i in range(12)]
-    assert not painter(config, "d2it_l").draw(0, np.arange(12)).labels.any()
+    assert not pipeline(config, "d2it_l").draw(0, np.arange(12)).labels.any()
 
 
 def test_guidance_and_milestones_change_the_images(config: Config) -> None:
-    plain = painter(config, "d2it_xl_classes").draw(0, np.arange(4))
+    plain = pipeline(config, "d2it_xl_classes").draw(0, np.arange(4))
     for different in ({"guidance": 2.0}, {"at": 0.5}, {"weights": "raw"}):
-        drawn = painter(config, "d2it_xl_classes", **different).draw(0, np.arange(4))
+        drawn = pipeline(config, "d2it_xl_classes", **different).draw(0, np.arange(4))
         assert np.array_equal(drawn.maps, plain.maps)
         assert not np.array_equal(drawn.images, plain.images)
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_cells_of_a_coarse_code_stay_equal(config: Config, shared: bool) -> None:
-    one, indices = painter(config, "d2it_l"), np.arange(4)
+    one, indices = pipeline(config, "d2it_l"), np.arange(4)
     one.diffusion = replace(config.diffusion, shared_noise=shared)
     maps = one.maps.draw(0, indices, None)
     z = one._latents(0, indices, indices, maps)
@@ -169,14 +169,14 @@ def test_cells_of_a_coarse_code_stay_equal(config: Config, shared: bool) -> None
 
 def test_refusals(config: Config) -> None:
     with pytest.raises(UserError, match="only content and DiT runs"):
-        painter(config, "grain")
+        pipeline(config, "grain")
     with pytest.raises(UserError, match="Guidance needs a class-conditional network"):
-        painter(config, "d2it_l", guidance=1.5).draw(0, np.arange(4))
+        pipeline(config, "d2it_l", guidance=1.5).draw(0, np.arange(4))
     with pytest.raises(UserError, match="name one as `grain`"):
         Maps(run_of(config, "dvae"), 0.5, "predicted", None, DEVICE)
     other = load(overrides=[*OVERRIDES, "seed=5"])
     with pytest.raises(UserError, match="other settings than d2it_l has now"):
-        painter(other, "d2it_l")
+        pipeline(other, "d2it_l")
 
 
 def damage(model: Path, change) -> None:
@@ -191,7 +191,7 @@ def damage(model: Path, change) -> None:
 def test_diverged_networks_and_foreign_latents(config: Config) -> None:
     damage(paths.model(config, "dit_b"), lambda value: value * torch.nan)
     with pytest.raises(UserError, match="not finite"):
-        painter(config, "dit_b").draw(0, np.arange(4))
+        pipeline(config, "dit_b").draw(0, np.arange(4))
     damage(paths.model(config, "dvae"), lambda value: value * 1.01)
     with pytest.raises(UserError, match="run `d2it encode dvae`"):
-        painter(config, "d2it_l")
+        pipeline(config, "d2it_l")

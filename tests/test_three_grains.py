@@ -19,7 +19,7 @@ from d2it.grains.maps import cell_weights, copy_within, random_map, reached_shar
 from d2it.latents.cache import Latents
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dvae import Dvae
-from d2it.sampling.trained_run import Painter
+from d2it.sampling.trained_run import RunPipeline
 from tests.tiny_world import OVERRIDES, enter
 
 TINY = [
@@ -85,11 +85,11 @@ def test_every_evaluation_speaks_of_every_grain(config: Config) -> None:
 
 
 def test_samples_depend_on_seed_and_index_alone_and_codes_stay_equal(config: Config) -> None:
-    painter = Painter(run_of(config, "d2it_b_three"), Measured(maps="truth"), "cpu")
-    every = painter.draw(0, np.arange(8))
-    assert np.array_equal(painter.draw(0, np.array([6])).images, every.images[[6]])
+    pipeline = RunPipeline(run_of(config, "d2it_b_three"), Measured(maps="truth"), "cpu")
+    every = pipeline.draw(0, np.arange(8))
+    assert np.array_equal(pipeline.draw(0, np.array([6])).images, every.images[[6]])
     maps = torch.from_numpy(every.maps)
-    z = painter._latents(0, np.arange(8), every.labels, maps)
+    z = pipeline._latents(0, np.arange(8), every.labels, maps)
     assert torch.equal(z, copy_within(z, maps, 3))
 
 

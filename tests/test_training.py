@@ -244,14 +244,14 @@ def test_masked_updates_leave_everything_as_it_was(tmp_path: Path) -> None:
     plan = tiny_run.tiny_plan(tmp_path, milestones=())
     task = tiny_run.TinyTask(plan.training, fail_at=320)
     loop = Loop(plan, task, make_accelerator(plan, "cpu"), 0.0)
-    loop.feed.start(0, 640)
+    loop.batches.start(0, 640)
     before = None
     for images in range(0, 640, 16):
         if images == 320:
             contents = loop.trainer.contents()
             before = {(s, k): t.clone() for s, ts in contents.items() for k, t in ts.items()}
-        loop.trainer.step(loop.feed.take(), images)
-    loop.feed.close()
+        loop.trainer.step(loop.batches.take(), images)
+    loop.batches.close()
     assert before is not None and int(loop.trainer.first_bad) == 20
     for stem, tensors in loop.trainer.contents().items():
         for name, tensor in tensors.items():
@@ -438,7 +438,7 @@ def test_published_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert store.weights_name(header, weights="raw") == "raw"
     assert store.weights_name(header, at=208 / 640) == "milestone-208"
     task = tiny_run.TinyTask(plan.training)
-    task.players[0].module.load_state_dict(store.load_weights(tmp_path / "model", "milestone-208"))
+    task.learners[0].module.load_state_dict(store.load_weights(tmp_path / "model", "milestone-208"))
     flip(tmp_path / "model" / "model.safetensors")
     with pytest.raises(UserError, match="is damaged"):
         store.load_weights(tmp_path / "model")
@@ -504,7 +504,7 @@ def test_a_compiler_that_fails_is_not_called_missing(tmp_path, monkeypatch):
     def failing(module, inputs):
         raise ValueError("no such lowering")
 
-    def loss(player, networks, batch, images_seen):
+    def loss(learner, networks, batch, images_seen):
         return torch.compile(lambda x: x.sin(), backend=failing)(torch.ones(8))
 
     plan = tiny_run.tiny_plan(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""A training run of milliseconds with all a real one has: two players, drawn noise, milestones.
+"""A training run of milliseconds with all a real one has: two learners, drawn noise, milestones.
 
     python tests/tiny_run.py FOLDER images=640 [fail_at=320] [pause=0.01] [half_life=100] ...
 
@@ -22,7 +22,7 @@ from d2it.config.schema import Training
 from d2it.errors import UserError
 from d2it.files import write_json
 from d2it.runs.plan import Plan
-from d2it.training.task import Player
+from d2it.training.task import Learner
 
 SEED = 3
 TRAINING = Training(
@@ -52,9 +52,9 @@ class TinyTask:
         model = nn.Sequential(nn.Linear(8, 32), nn.LayerNorm(32), nn.SiLU(), nn.Linear(32, 8))
         critic = nn.Sequential(nn.Linear(8, 16), nn.SiLU(), nn.Linear(16, 1))
         rate = training.learning_rate
-        self.players = [
-            Player("model", model, training, rate),
-            Player("critic", critic, training, rate / 2),
+        self.learners = [
+            Learner("model", model, training, rate),
+            Learner("critic", critic, training, rate / 2),
         ]
         self.items = torch.randn(self.size, 8, generator=torch.Generator().manual_seed(SEED))
         self.architecture, self.recipe = {"width": 32}, {"stage": "tiny"}
@@ -68,9 +68,9 @@ class TinyTask:
     def draw(self, generator: torch.Generator, n: int, images_seen: int) -> dict[str, torch.Tensor]:
         return {"noise": torch.randn(n, 8, generator=generator)}
 
-    def loss(self, player, networks, batch, images_seen):
+    def loss(self, learner, networks, batch, images_seen):
         noisy = batch["x"] + 0.1 * batch["noise"]
-        if player == "critic":
+        if learner == "critic":
             if images_seen < 160:
                 return None, {}
             with torch.no_grad():

@@ -156,13 +156,13 @@ def peak_of_dvae(config: Config, shape: dict[str, Any], n: int, checkpointing: b
         task = object.__new__(DvaeTask)
         task.dvae, task.loss_settings = network, config.dvae_loss
         task.lpips = Lpips(config.dvae_loss.perceptual)
-        judge = Discriminator(
+        critic = Discriminator(
             model.discriminator_channels, model.discriminator_layers, model.norm_groups
         )
-        judge.requires_grad_(False)
+        critic.requires_grad_(False)
         for _ in range(2):
             copy, moments = network(x, map, noises)
-            loss, _ = task._generator_loss(judge, x, copy, moments, map)
+            loss, _ = task._generator_loss(critic, x, copy, moments, map)
             del copy, moments
             loss.backward()
             del loss

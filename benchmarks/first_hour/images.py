@@ -23,7 +23,7 @@ from d2it.files import read_json
 from d2it.latents.cache import Latents
 from d2it.latents.encode import encode
 from d2it.machine.device import choose_device
-from d2it.sampling.trained_run import Painter
+from d2it.sampling.trained_run import RunPipeline
 from d2it.sampling.write import Request, write_samples
 
 
@@ -55,9 +55,9 @@ def sampled(setting: Setting) -> Found:
     config, out = setting.config, Path("samples")
 
     def draw() -> None:
-        painter = Painter(run_of(config, DRAWN), GUIDED, choose_device())
-        request = Request(0, range(setting.images), None, None, "png", painter.protocol)
-        write_samples(painter, request, out)
+        pipeline = RunPipeline(run_of(config, DRAWN), GUIDED, choose_device())
+        request = Request(0, range(setting.images), None, None, "png", pipeline.protocol)
+        write_samples(pipeline, request, out)
 
     seconds = timed(draw)
     pictures = [np.asarray(Image.open(path)) for path in sorted(out.glob("0*.png"))]

@@ -51,8 +51,8 @@ def verdict(setting: Setting, run: str, bad: int, apart: int) -> str:
 def differing(trainer: Trainer) -> int:
     """How many tensors of the networks are not the first process's, in any process."""
     apart = 0
-    for player in trainer.players.values():
-        for tensor in player.module.state_dict().values():
+    for learner in trainer.learners.values():
+        for tensor in learner.module.state_dict().values():
             first = tensor.clone()
             distributed.broadcast(first, 0)
             equal = torch.equal(first, tensor)

@@ -146,11 +146,11 @@ def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
         from d2it.config.run import run_of
         from d2it.config.schema import Measured
         from d2it.machine.device import choose_device
-        from d2it.sampling.trained_run import Painter
+        from d2it.sampling.trained_run import RunPipeline
 
         run = run_of(load_config(arguments.params, arguments.overrides), arguments.run)
         measured = Measured(weights=weights_of(arguments.weights or "ema"))
-        pipeline = Painter(run, measured, choose_device())
+        pipeline = RunPipeline(run, measured, choose_device())
     sampling = pipeline.sampling
     pipeline.sampling = replace(
         sampling,

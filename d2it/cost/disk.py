@@ -10,7 +10,7 @@ from typing import Any
 from d2it.config import paths
 from d2it.config.run import Run
 from d2it.cost.macs import discriminator
-from d2it.models.architecture import judge_shape
+from d2it.models.architecture import discriminator_shape
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ def states(run: Run, count: dict[str, int]) -> dict[str, Disk]:
     snapshots, power = (end // every, 8 * count["trainable"]) if every else (0, 0)
     weights = 4 * count["total"]
     # averaged, raw, two moments of AdamW, perhaps two power averages; a discriminator with its own
-    judge = 0
+    critic = 0
     if run.kind == "dvae":
-        layers = discriminator(**judge_shape(run.config), size=run.dataset.size)
-        judge = sum(layer.trainable for layer in layers)
-    state = 2 * weights + 8 * count["trainable"] + power + 12 * judge
+        layers = discriminator(**discriminator_shape(run.config), size=run.dataset.size)
+        critic = sum(layer.trainable for layer in layers)
+    state = 2 * weights + 8 * count["trainable"] + power + 12 * critic
     log = 300 * (end // training.log_images) if training.log_images else 300 * end // training.batch
     return {
         "states": Disk(

@@ -11,7 +11,7 @@ from typing import Any
 
 from d2it.config.ratios import at_least, finest, half_finest
 from d2it.config.schema import Ratio
-from d2it.models.lpips_layers import TRUNKS
+from d2it.models.lpips_layers import BACKBONES
 
 FREQUENCIES = 256  # of a timestep's embedding
 
@@ -298,9 +298,9 @@ def discriminator(channels: int, layers: int, norm_groups: int, size: int) -> li
     return costs
 
 
-def lpips(trunk: str, size: int) -> tuple[float, float]:
+def lpips(backbone: str, size: int) -> tuple[float, float]:
     """MACs of the features of one image, and of comparing those of two."""
-    network = TRUNKS[trunk]
+    network = BACKBONES[backbone]
     features = compared = 0.0
     for i, (inputs, outputs, kernel, stride, padding) in enumerate(network.convolutions):
         if i in network.pooled:
@@ -313,7 +313,7 @@ def lpips(trunk: str, size: int) -> tuple[float, float]:
 
 
 def dvae_step(
-    architecture: dict[str, Any], judge: dict[str, Any], trunk: str, playing: bool
+    architecture: dict[str, Any], critic: dict[str, Any], backbone: str, playing: bool
 ) -> float:
     """MACs of training on one image, forward and backward; `playing`: with the discriminator.
 
@@ -322,11 +322,11 @@ def dvae_step(
     """
     size, channels = architecture["size"], architecture["channels"]
     first = conv(3, channels, size).macs
-    features, compared = lpips(trunk, size)
+    features, compared = lpips(backbone, size)
     total = 3 * dvae(**architecture).macs - first  # the generator
     total += 3 * features + 2 * compared  # of the photograph; of its copy, there and back
     if playing:
-        layers = discriminator(**judge, size=size)
+        layers = discriminator(**critic, size=size)
         whole = sum(layer.macs for layer in layers)
         total += 2 * whole  # frozen, for the generator
         total += 2 * (3 * whole - layers[0].macs)  # its own turn: photograph and copy

@@ -22,8 +22,8 @@ from d2it.config.run import Run
 from d2it.config.schema import Training
 from d2it.cost.macs import discriminator, parameters
 from d2it.errors import UserError
-from d2it.models.architecture import architecture, judge_shape
-from d2it.models.lpips_layers import TRUNKS
+from d2it.models.architecture import architecture, discriminator_shape
+from d2it.models.lpips_layers import BACKBONES
 
 FULL, BF16, INDEX = 4, 2, 8  # bytes of an fp32, a bf16 and an int64 number
 # Assumed, not measured: CUDA's context, buffers of NCCL and cuBLAS, workspaces of cuDNN.
@@ -84,13 +84,13 @@ class Need:
 
 def need_of(run: Run) -> Need:
     config, kind, shape, training = run.config, run.kind, architecture(run), run.training
-    judge, trunk = 0, None
+    critic, backbone = 0, None
     if kind == "dvae":
-        layers = discriminator(**judge_shape(config), size=shape["size"])
-        judge, trunk = sum(layer.trainable for layer in layers), config.dvae_loss.perceptual
-    now = training_memory(kind, shape, training, judge, trunk)
+        layers = discriminator(**discriminator_shape(config), size=shape["size"])
+        critic, backbone = sum(layer.trainable for layer in layers), config.dvae_loss.perceptual
+    now = training_memory(kind, shape, training, critic, backbone)
     less = replace(training, checkpointing=True)
-    spare = now if less == training else training_memory(kind, shape, less, judge, trunk)
+    spare = now if less == training else training_memory(kind, shape, less, critic, backbone)
     return Need(run.name, kind, now, spare)
 
 
@@ -119,25 +119,25 @@ def training_memory(
     kind: str,
     architecture: dict[str, Any],
     training: Training,
-    judge: int = 0,
-    trunk: str | None = None,
+    critic: int = 0,
+    backbone: str | None = None,
 ) -> Memory:
     """Of one process that trains this network.
 
     A step computes batch / shards images at a time, however many processes share the shards.
-    judge: parameters of the discriminator; trunk: of LPIPS.
+    critic: parameters of the discriminator; backbone: of LPIPS.
     """
     count, images = parameters(kind, architecture), training.batch // training.shards
     bf16 = training.precision == "bf16"
     found = kept(kind, architecture, BF16 if bf16 else FULL, training.checkpointing)
     beside = 2 * found.widest + found.again
-    if trunk is not None:
-        beside = max(beside, perceptual(trunk, architecture["size"]))
+    if backbone is not None:
+        beside = max(beside, perceptual(backbone, architecture["size"]))
     fixed = count["total"] - count["trainable"]
     averages = (training.ema_half_life > 0) + 2 * (training.snapshot_images > 0)
     # parameters, gradients, AdamW's two moments, and DDP's buckets of gradients, which one process
     # alone does without
-    states = 5 * (count["trainable"] + judge) + averages * count["trainable"]
+    states = 5 * (count["trainable"] + critic) + averages * count["trainable"]
     return Memory(
         states=FULL * (states + (1 + averages) * fixed),
         casts=BF16 * count["trainable"] if bf16 else 0,
@@ -291,11 +291,11 @@ def dvae(
     return Kept(total + sum(read for read, _ in stages) + last, again - last, widest)
 
 
-def perceptual(trunk: str, size: int) -> float:
+def perceptual(backbone: str, size: int) -> float:
     """LPIPS of a photograph's copy, in fp32: each layer's ReLU, what is pooled and from where, and,
     where features are compared, both of unit length, their difference and its square.
     """
-    network, total = TRUNKS[trunk], 0.0
+    network, total = BACKBONES[backbone], 0.0
     for i, (inputs, outputs, kernel, stride, padding) in enumerate(network.convolutions):
         if i in network.pooled:
             window, step = network.pooled[i]

@@ -24,7 +24,7 @@ from d2it.cost.rate import Rate
 from d2it.errors import SETTINGS, UserError
 from d2it.files import read_json
 from d2it.machine.gpus import Gpu
-from d2it.models.architecture import architecture, judge_shape
+from d2it.models.architecture import architecture, discriminator_shape
 from d2it.sources.table import find_source
 
 INCEPTION = 5.71e9  # MACs of Inception-v3 at 299 px
@@ -222,8 +222,10 @@ def sampling_hours(run: Run, forward: float, rate: Rate) -> float:
 
 def _dvae_price(run: Run, price: Price, rate: Rate) -> Price:
     config, training, loss = run.config, run.training, run.config.dvae_loss
-    shape, judge = architecture(run), judge_shape(config)
-    alone, played = (dvae_step(shape, judge, loss.perceptual, playing) for playing in (False, True))
+    shape, critic = architecture(run), discriminator_shape(config)
+    alone, played = (
+        dvae_step(shape, critic, loss.perceptual, playing) for playing in (False, True)
+    )
     quiet = min(loss.gan_start, price.images)
     steps = alone * quiet + played * (price.images - quiet)
     steps += again(training, price.gmacs * 1e9) * price.images

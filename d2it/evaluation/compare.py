@@ -32,7 +32,7 @@ def compare(
     neighbours: int,
     device: Device,
 ) -> dict[str, float]:
-    """The metrics `names` of samples (Judge.features) against the reference."""
+    """The metrics `names` of samples (Evaluator.features) against the reference."""
     features = samples["features"]
     found: dict[str, float] = {}
     if "fid" in names:

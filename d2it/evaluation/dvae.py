@@ -13,7 +13,7 @@ from d2it.config.recipe import ratio_key
 from d2it.config.schema import Ratio
 from d2it.errors import UserError
 from d2it.evaluation.compare import rank_deficient
-from d2it.evaluation.measure import PICTURES, Evaluated, Judge
+from d2it.evaluation.measure import PICTURES, Evaluated, Evaluator
 from d2it.evaluation.metrics import Gaussian, frechet_distance
 from d2it.evaluation.reconstruction import numbers_per_image, reconstruct, reconstruction_metrics
 from d2it.grains.entropy import entropy_map
@@ -28,21 +28,25 @@ from d2it.sampling.trained_run import load_part
 CHUNK = 16 * BLOCK  # images in memory at once
 
 
-def first_stage(judge: Judge) -> dict[str, Evaluated]:
+def first_stage(evaluator: Evaluator) -> dict[str, Evaluated]:
     """rFID against the very images that were coded, PSNR, SSIM and LPIPS, by ratio."""
-    coder = Coder(judge)
-    ratios = {ratio_key(ratio): ratio for ratio in judge.run.spec.ratios}
+    coder = Coder(evaluator)
+    ratios = {ratio_key(ratio): ratio for ratio in evaluator.run.spec.ratios}
     return {f"r{key}": coder.evaluate(f"r{key}", ratio) for key, ratio in ratios.items()}
 
 
 class Coder:
     """Codes and decodes the first `evaluation.n` held-out images."""
 
-    def __init__(self, judge: Judge) -> None:
-        self.judge, self.config, self.n = judge, judge.config, judge.config.evaluation.n
-        self.part = load_part(judge.run, judge.device)
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator, self.config, self.n = (
+            evaluator,
+            evaluator.config,
+            evaluator.config.evaluation.n,
+        )
+        self.part = load_part(evaluator.run, evaluator.device)
         self.region = self.part.architecture["factors"][0]
-        self.images = judged_images(judge, self.n)
+        self.images = judged_images(evaluator, self.n)
 
     def evaluate(self, label: str, ratio: Ratio) -> Evaluated:
         recipe = self.recipe(ratio)
@@ -53,35 +57,35 @@ class Coder:
             features, sums, shown = [], dict[str, float](), []
             for indices, images in self.chunks(label):
                 coded = reconstruct(self.part.network, images, maps[indices])
-                features.append(self.judge.extractor(coded))
+                features.append(self.evaluator.extractor(coded))
                 found = reconstruction_metrics(images, coded, numbers, self.perceptual)
                 for name, value in found.items():
                     sums[name] = sums.get(name, 0.0) + value * len(images)
                 labels = self.images.labels[indices]
                 shown.append(Drawn(coded, maps[indices].numpy(), labels)[:PICTURES])
-            coded_as = Gaussian.of(np.concatenate(features), self.judge.device)
+            coded_as = Gaussian.of(np.concatenate(features), self.evaluator.device)
             metrics = {name: value / self.n for name, value in sums.items()}
             metrics["rfid"] = frechet_distance(coded_as, self.originals)
             shares = reached_shares(maps, len(self.part.architecture["factors"]))
             metrics |= {name: share.item() for name, share in shares.items()}
             return Evaluated(metrics, dict.fromkeys(metrics), recipe, shown[0])
 
-        return self.judge.remember(label, recipe, compute)
+        return self.evaluator.remember(label, recipe, compute)
 
     @cached_property
     def perceptual(self) -> Lpips:
-        """With the trunk of the training's loss: the one that is fetched for it."""
-        return Lpips.load(self.config.dvae_loss.perceptual).to(self.judge.device)
+        """With the backbone of the training's loss: the one that is fetched for it."""
+        return Lpips.load(self.config.dvae_loss.perceptual).to(self.evaluator.device)
 
     @cached_property
     def originals(self) -> Gaussian:
         chunks = self.chunks("originals")
-        features = [self.judge.extractor(images) for _, images in chunks]
-        return Gaussian.of(np.concatenate(features), self.judge.device)
+        features = [self.evaluator.extractor(images) for _, images in chunks]
+        return Gaussian.of(np.concatenate(features), self.evaluator.device)
 
     def chunks(self, what: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(indices, images) in turn, with a progress bar."""
-        name = f"{self.judge.run.name} {what}"
+        name = f"{self.evaluator.run.name} {what}"
         with tqdm(total=self.n, unit="image", desc=name, disable=None) as bar:
             for start in range(0, self.n, CHUNK):
                 indices = np.arange(start, min(start + CHUNK, self.n))
@@ -90,14 +94,14 @@ class Coder:
 
     def maps(self, images: np.ndarray, ratio: Ratio) -> Tensor:
         """Each image's own grain map (n, h, w)."""
-        config, data = self.config, self.judge.run.data
+        config, data = self.config, self.evaluator.run.data
         entropy = entropy_map(torch.from_numpy(images), self.region, config.sigma, config.bins)
         return grain_map(entropy, cuts_of(config, data, self.region, ratio))
 
     def recipe(self, ratio: Ratio) -> dict[str, Any]:
-        data = self.judge.run.data
+        data = self.evaluator.run.data
         constant = constant_cuts(ratio) is not None
-        return self.judge.protocol | {
+        return self.evaluator.protocol | {
             "n": self.n,
             "lpips": self.config.dvae_loss.perceptual,
             "ratio": ratio,
@@ -113,11 +117,11 @@ class Coder:
         }
 
 
-def judged_images(judge: Judge, n: int) -> PackedImages:
+def judged_images(evaluator: Evaluator, n: int) -> PackedImages:
     """The held-out images; where a data set has none (FFHQ's 70,000 train), the training images."""
-    data = judge.run.data
-    test = open_images(judge.config, data, "test")
-    images = test if len(test) else open_images(judge.config, data, "train")
+    data = evaluator.run.data
+    test = open_images(evaluator.config, data, "test")
+    images = test if len(test) else open_images(evaluator.config, data, "train")
     if len(images) < n:
         raise UserError(
             f"{data} has {len(images)} {images.split} images, but evaluation.n asks for {n}: raise "

@@ -8,7 +8,7 @@ from d2it.cost.macs import gmacs, parameters
 from d2it.evaluation.dvae import first_stage
 from d2it.evaluation.gallery import write_gallery
 from d2it.evaluation.grain import grain_maps
-from d2it.evaluation.measure import Evaluated, Judge
+from d2it.evaluation.measure import Evaluated, Evaluator
 from d2it.evaluation.samples import of_one_map, samples, share_of_samples
 from d2it.files import write_json
 from d2it.sampling.trained_run import trained
@@ -16,7 +16,7 @@ from d2it.shares import Share
 
 FORMAT, VERSION = "d2it-evaluation", 1
 
-EVALUATORS: dict[str, Callable[[Judge], dict[str, Evaluated]]] = {
+EVALUATORS: dict[str, Callable[[Evaluator], dict[str, Evaluated]]] = {
     "dvae": first_stage,
     "grain": grain_maps,
     "content": samples,
@@ -31,14 +31,14 @@ def evaluate(run: Run, share: Share | None = None) -> list[str]:
     before a kill is read from the run folder. Returns what all of it was computed on.
     """
     header = trained(run)  # before anything slow
-    judge = Judge(run)
+    evaluator = Evaluator(run)
     if share is not None:
         if run.kind in ("content", "dit"):
-            share_of_samples(judge, share)
+            share_of_samples(evaluator, share)
         return []
-    found = EVALUATORS[run.kind](judge)
+    found = EVALUATORS[run.kind](evaluator)
     pictures = {label: one.pictures for label, one in found.items()}
-    write_gallery(run, pictures | of_one_map(judge, pictures))
+    write_gallery(run, pictures | of_one_map(evaluator, pictures))
     evaluations = {label: one.entry for label, one in found.items()}
     write_json(run.evaluation, describe(run, header, evaluations))
     return sorted({device for one in found.values() for device in one.devices})

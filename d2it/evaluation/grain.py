@@ -8,19 +8,19 @@ from torch import Tensor
 
 from d2it.config.recipe import precision_recipe
 from d2it.evaluation.compare import over_seeds
-from d2it.evaluation.measure import PICTURES, Evaluated, Judge
+from d2it.evaluation.measure import PICTURES, Evaluated, Evaluator
 from d2it.grains.maps import neighbour_agreement, reached_shares
 from d2it.machine.device import arithmetic
 from d2it.sampling.pipeline import Drawn, Part
 from d2it.sampling.trained_run import Maps
 
 
-def grain_maps(judge: Judge) -> dict[str, Evaluated]:
+def grain_maps(evaluator: Evaluator) -> dict[str, Evaluated]:
     """Shares of the finer grains and agreement of neighbours: of drawn maps, and of the data's."""
-    run = judge.run
-    maps = Maps(run.dvae, run.ratio, "predicted", run, judge.device)
+    run = evaluator.run
+    maps = Maps(run.dvae, run.ratio, "predicted", run, evaluator.device)
     assert maps.grain is not None  # the configuration refuses grain runs of constant maps
-    recipe = recipe_of(judge, maps.grain)
+    recipe = recipe_of(evaluator, maps.grain)
     classes = maps.grain.architecture["classes"]
 
     def compute() -> Evaluated:
@@ -34,11 +34,11 @@ def grain_maps(judge: Judge) -> dict[str, Evaluated]:
         nothing = dict.fromkeys(data)
         return Evaluated(metrics | data, spread | nothing, recipe, Drawn(no_images, shown, labels))
 
-    return {"main": judge.remember("main", recipe, compute)}
+    return {"main": evaluator.remember("main", recipe, compute)}
 
 
-def recipe_of(judge: Judge, grain: Part) -> dict[str, Any]:
-    config = judge.config
+def recipe_of(evaluator: Evaluator, grain: Part) -> dict[str, Any]:
+    config = evaluator.config
     return precision_recipe(config.sampling) | {
         "n": config.evaluation.n,
         "seeds": config.evaluation.seeds,

@@ -39,7 +39,7 @@ class Evaluated:
         return {"metrics": self.metrics, "spread": self.spread, "recipe": self.recipe}
 
 
-class Judge:
+class Evaluator:
     """The feature extractor and the reference of one run, loaded when first needed."""
 
     def __init__(self, run: Run) -> None:

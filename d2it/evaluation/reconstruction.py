@@ -80,16 +80,16 @@ def _windows(side: int) -> Tensor:
 
 
 @torch.no_grad()
-def lpips(judge: Lpips, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def lpips(network: Lpips, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Perceptual distance per image, of uint8 images (N, H, W, 3). (N,)"""
-    device = judge.shift.device
+    device = network.shift.device
     done = []
     for start in range(0, len(a), BLOCK):
         pair = (
             to_network(torch.from_numpy(np.ascontiguousarray(x[start : start + BLOCK])).to(device))
             for x in (a, b)
         )
-        done.append(judge(*pair).cpu().numpy())
+        done.append(network(*pair).cpu().numpy())
     return np.concatenate(done)
 
 
@@ -111,12 +111,12 @@ def _there_and_back(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def reconstruction_metrics(
-    images: np.ndarray, reconstructions: np.ndarray, numbers: float, judge: Lpips
+    images: np.ndarray, reconstructions: np.ndarray, numbers: float, network: Lpips
 ) -> dict[str, float]:
     """Means over images: psnr, ssim, lpips, and the psnr of resizing at equal code size."""
     return {
         "psnr": float(psnr(images, reconstructions).mean()),
-        "ssim": float(ssim(images, reconstructions, judge.shift.device).mean()),
-        "lpips": float(lpips(judge, images, reconstructions).mean()),
+        "ssim": float(ssim(images, reconstructions, network.shift.device).mean()),
+        "lpips": float(lpips(network, images, reconstructions).mean()),
         "baseline_psnr": float(psnr(images, bicubic_baseline(images, numbers)).mean()),
     }

@@ -11,7 +11,7 @@ from d2it.config.protocols import OF_RUNS
 from d2it.config.recipe import precision_recipe, ratio_key
 from d2it.config.schema import Measured, Ratio
 from d2it.evaluation.compare import compare, missing, over_seeds, rank_deficient
-from d2it.evaluation.measure import PICTURES, Evaluated, Judge
+from d2it.evaluation.measure import PICTURES, Evaluated, Evaluator
 from d2it.evaluation.neighbours import nearest_distance
 from d2it.evaluation.noise_error import epsilon_error
 from d2it.files import require_space
@@ -21,7 +21,7 @@ from d2it.grains.thresholds import constant_cuts
 from d2it.latents.cache import Latents
 from d2it.models.inception import BLOCK, DIMENSIONS, SPATIAL, Head
 from d2it.sampling.pipeline import Drawn, schedule_of
-from d2it.sampling.trained_run import Painter
+from d2it.sampling.trained_run import RunPipeline
 from d2it.shares import Share
 from d2it.units import Advance, Arrays, Unit, Units, divide, joined
 
@@ -30,84 +30,90 @@ ERRORS = 1024  # held-out images whose noise is predicted, at most
 OF_ONE_MAP = 8  # images at most
 
 
-def samples(judge: Judge, shard: int = SHARD) -> dict[str, Evaluated]:
+def samples(evaluator: Evaluator, shard: int = SHARD) -> dict[str, Evaluated]:
     """Every evaluation of the run, by label."""
     return {
-        label: evaluate_samples(judge, label, measured, shard)
-        for label, measured in judge.run.evaluations.items()
+        label: evaluate_samples(evaluator, label, measured, shard)
+        for label, measured in evaluator.run.evaluations.items()
     }
 
 
-def units_of(judge: Judge, label: str, recipe: dict[str, Any], shard: int) -> Units:
+def units_of(evaluator: Evaluator, label: str, recipe: dict[str, Any], shard: int) -> Units:
     """Those of one evaluation, seed by seed."""
-    n, block = recipe["n"], step_of(judge)
+    n, block = recipe["n"], step_of(evaluator)
     seeds = [divide(str(seed), range(n), shard, block) for seed in recipe["seeds"]]
-    return Units(judge.folder(label, recipe), recipe, list(chain.from_iterable(seeds)))
+    return Units(evaluator.folder(label, recipe), recipe, list(chain.from_iterable(seeds)))
 
 
-def step_of(judge: Judge) -> int:
+def step_of(evaluator: Evaluator) -> int:
     """Images of whole blocks of sampling and of features."""
-    return math.lcm(judge.config.sampling.block, BLOCK)
+    return math.lcm(evaluator.config.sampling.block, BLOCK)
 
 
-def share_of_samples(judge: Judge, share: Share, shard: int = SHARD) -> None:
+def share_of_samples(evaluator: Evaluator, share: Share, shard: int = SHARD) -> None:
     """Compute one share of the units of all evaluations of the run."""
     before = 0
-    for label, one in judge.run.evaluations.items():
-        painter = Painter(judge.run, one, judge.device)
-        recipe = recipe_of(judge, painter, one.n or judge.config.evaluation.n)
-        if judge.is_known(label, recipe):
+    for label, one in evaluator.run.evaluations.items():
+        pipeline = RunPipeline(evaluator.run, one, evaluator.device)
+        recipe = recipe_of(evaluator, pipeline, one.n or evaluator.config.evaluation.n)
+        if evaluator.is_known(label, recipe):
             continue
-        units = units_of(judge, label, recipe, shard)
-        compute_units(judge, painter, label, units, share, before)
+        units = units_of(evaluator, label, recipe, shard)
+        compute_units(evaluator, pipeline, label, units, share, before)
         before += len(units.all)
 
 
-def evaluate_samples(judge: Judge, label: str, measured: Measured, shard: int = SHARD) -> Evaluated:
-    painter = Painter(judge.run, measured, judge.device)
-    settings = judge.config.evaluation
+def evaluate_samples(
+    evaluator: Evaluator, label: str, measured: Measured, shard: int = SHARD
+) -> Evaluated:
+    pipeline = RunPipeline(evaluator.run, measured, evaluator.device)
+    settings = evaluator.config.evaluation
     n = measured.n or settings.n
-    recipe = recipe_of(judge, painter, n)
-    units = units_of(judge, label, recipe, shard)
+    recipe = recipe_of(evaluator, pipeline, n)
+    units = units_of(evaluator, label, recipe, shard)
 
     def compute() -> Evaluated:
         require_space(units.folder, 4 * (DIMENSIONS + SPATIAL) * n * len(settings.seeds))
-        compute_units(judge, painter, label, units)
-        names = [name for name in judge.metrics if name not in (*recipe["missing"], *OF_RUNS)]
+        compute_units(evaluator, pipeline, label, units)
+        names = [name for name in evaluator.metrics if name not in (*recipe["missing"], *OF_RUNS)]
         found, pictures = [], []
         for seed in settings.seeds:
             drawn = joined([units.load(unit) for unit in units.all if unit.series == str(seed)])
-            metrics = compare(names, drawn, judge.reference, settings.neighbours, judge.device)
-            if "nearest" in judge.metrics:  # 1: as far from the training images as unseen ones are
+            metrics = compare(
+                names, drawn, evaluator.reference, settings.neighbours, evaluator.device
+            )
+            if (
+                "nearest" in evaluator.metrics
+            ):  # 1: as far from the training images as unseen ones are
                 distance = nearest_distance(
-                    drawn["features"], judge.reference.features, judge.device
+                    drawn["features"], evaluator.reference.features, evaluator.device
                 )
-                metrics["nearest"] = distance / judge.held_out_distance
+                metrics["nearest"] = distance / evaluator.held_out_distance
             if "obedience" in drawn:
                 metrics["obedience"] = float(drawn["obedience"].mean())
             found.append(metrics)
             pictures.append(Drawn(drawn["images"], drawn["maps"], drawn["labels"]))
         metrics, spread = over_seeds(found)
-        held_out = noise_errors(judge, painter, recipe["epsilon_images"])
+        held_out = noise_errors(evaluator, pipeline, recipe["epsilon_images"])
         nothing = dict.fromkeys(held_out)
-        devices = units.devices(f"Evaluation {label} of {judge.run.name}")
+        devices = units.devices(f"Evaluation {label} of {evaluator.run.name}")
         return Evaluated(metrics | held_out, spread | nothing, recipe, pictures[0], devices)
 
-    evaluated = judge.remember(label, recipe, compute)
+    evaluated = evaluator.remember(label, recipe, compute)
     units.remove()
     return evaluated
 
 
-def recipe_of(judge: Judge, painter: Painter, n: int) -> dict[str, Any]:
+def recipe_of(evaluator: Evaluator, pipeline: RunPipeline, n: int) -> dict[str, Any]:
     """All that decides the numbers, digests of weights included."""
-    sampling, settings = judge.config.sampling, judge.config.evaluation
-    measured, reference, grain = painter.measured, judge.reference, painter.maps.grain
-    recipe = judge.protocol | {
+    sampling, settings = evaluator.config.sampling, evaluator.config.evaluation
+    measured, reference, grain = pipeline.measured, evaluator.reference, pipeline.maps.grain
+    recipe = evaluator.protocol | {
         "n": n,
         "seeds": settings.seeds,
-        "metrics": judge.metrics,
-        "missing": missing(judge.metrics),
-        "inception_head_sha256": Head.sha256() if "inception_score" in judge.metrics else None,
+        "metrics": evaluator.metrics,
+        "missing": missing(evaluator.metrics),
+        "inception_head_sha256": Head.sha256() if "inception_score" in evaluator.metrics else None,
         "neighbours": settings.neighbours,
         "sampler": sampling.sampler,
         "steps": sampling.steps,
@@ -115,49 +121,49 @@ def recipe_of(judge: Judge, painter: Painter, n: int) -> dict[str, Any]:
         "block": sampling.block,
         "guidance": measured.guidance,
         "guided_channels": sampling.guided_channels,
-        "maps": painter.maps.source if judge.run.kind == "content" else None,
+        "maps": pipeline.maps.source if evaluator.run.kind == "content" else None,
         "grain_steps": sampling.grain_steps if grain else None,
         "at": measured.at,
-        "images": painter.network.images,
+        "images": pipeline.network.images,
         "weights": measured.weights,
-        "weights_sha256": painter.network.sha256,
-        "dvae_sha256": painter.dvae.sha256,
+        "weights_sha256": pipeline.network.sha256,
+        "dvae_sha256": pipeline.dvae.sha256,
         "grain_sha256": grain.sha256 if grain else None,
-        "latent_scale": painter.scale,
-        "epsilon_images": min(n, ERRORS, painter.maps.latents.header["splits"]["test"]["count"]),
-        "reference": judge.run.data,
+        "latent_scale": pipeline.scale,
+        "epsilon_images": min(n, ERRORS, pipeline.maps.latents.header["splits"]["test"]["count"]),
+        "reference": evaluator.run.data,
         "reference_n": len(reference.features),
         "reference_digest": reference.digest,
         "rank_deficient": rank_deficient(n, len(reference.features)),
     }
     recipe |= precision_recipe(sampling)
-    regions = regions_of(judge, painter)
+    regions = regions_of(evaluator, pipeline)
     return recipe if regions is None else recipe | {"epsilon_regions": regions}
 
 
 def compute_units(
-    judge: Judge,
-    painter: Painter,
+    evaluator: Evaluator,
+    pipeline: RunPipeline,
     label: str,
     units: Units,
     share: Share | None = None,
     before: int = 0,
 ) -> None:
     def one(unit: Unit, advance: Advance) -> Arrays:
-        return one_shard(judge, painter, unit, advance)
+        return one_shard(evaluator, pipeline, unit, advance)
 
-    units.compute(one, judge.device, f"{judge.run.name} {label}", share, before)
+    units.compute(one, evaluator.device, f"{evaluator.run.name} {label}", share, before)
 
 
-def one_shard(judge: Judge, painter: Painter, unit: Unit, advance: Advance) -> Arrays:
+def one_shard(evaluator: Evaluator, pipeline: RunPipeline, unit: Unit, advance: Advance) -> Arrays:
     """Features, and what else is kept, of the images of a unit."""
-    blocks, step = [], step_of(judge)
+    blocks, step = [], step_of(evaluator)
     for start in range(unit.span.start, unit.span.stop, step):
         indices = np.arange(start, min(start + step, unit.span.stop))
-        drawn = painter.draw(int(unit.series), indices)
-        block = judge.features(drawn.images)
-        if judge.run.kind == "content" and painter.maps.cuts is None:
-            block["obedience"] = obedience(judge, painter, drawn)
+        drawn = pipeline.draw(int(unit.series), indices)
+        block = evaluator.features(drawn.images)
+        if evaluator.run.kind == "content" and pipeline.maps.cuts is None:
+            block["obedience"] = obedience(evaluator, pipeline, drawn)
         shown = drawn[: max(0, PICTURES - start)]
         block |= {"images": shown.images, "maps": shown.maps, "labels": shown.labels}
         blocks.append(block)
@@ -165,59 +171,59 @@ def one_shard(judge: Judge, painter: Painter, unit: Unit, advance: Advance) -> A
     return joined(blocks)
 
 
-def obedience(judge: Judge, painter: Painter, drawn: Drawn) -> np.ndarray:
+def obedience(evaluator: Evaluator, pipeline: RunPipeline, drawn: Drawn) -> np.ndarray:
     """Share of each image's regions whose own thresholded entropy is the grain that was asked for.
 
     (n,) float64: what Figure 3 shows, as a number.
     """
-    config, latents = judge.config, painter.maps.latents
-    images = torch.from_numpy(drawn.images).to(judge.device)
+    config, latents = evaluator.config, pipeline.maps.latents
+    images = torch.from_numpy(drawn.images).to(evaluator.device)
     entropy = entropy_map(images, latents.factors[0], config.sigma, config.bins)
-    found = grain_map(entropy, latents.cuts(painter.maps.ratio))
+    found = grain_map(entropy, latents.cuts(pipeline.maps.ratio))
     agree = found.cpu() == torch.from_numpy(drawn.maps)
     return agree.double().mean((1, 2)).numpy()
 
 
-def regions_of(judge: Judge, painter: Painter) -> Ratio | None:
+def regions_of(evaluator: Evaluator, pipeline: RunPipeline) -> Ratio | None:
     """The ratio whose regions a DiT's errors are told apart by, where its latents know it."""
-    known, ratio = painter.maps.latents.header["ratios"], judge.config.ratio
-    return ratio if judge.run.kind == "dit" and ratio_key(ratio) in known else None
+    known, ratio = pipeline.maps.latents.header["ratios"], evaluator.config.ratio
+    return ratio if evaluator.run.kind == "dit" and ratio_key(ratio) in known else None
 
 
-def noise_errors(judge: Judge, painter: Painter, n: int) -> dict[str, float]:
+def noise_errors(evaluator: Evaluator, pipeline: RunPipeline, n: int) -> dict[str, float]:
     """Errors of the predicted noise on held-out images; 1 is the error of predicting none.
 
     A DiT's are also told apart by the regions that are coarse and fine at the main ratio, so that
     they can be compared with a D²iT's.
     """
-    config, ratio, known = judge.config, painter.maps.ratio, judge.noise_errors
-    if not n or painter.network.sha256 in known:
-        return known.get(painter.network.sha256, {})
-    held_out = Latents.open(painter.maps.latents.folder, "test")
+    config, ratio, known = evaluator.config, pipeline.maps.ratio, evaluator.noise_errors
+    if not n or pipeline.network.sha256 in known:
+        return known.get(pipeline.network.sha256, {})
+    held_out = Latents.open(pipeline.maps.latents.folder, "test")
     found = epsilon_error(
-        painter.network.network,
+        pipeline.network.network,
         held_out,
         ratio,
         schedule_of(config.diffusion),
         n,
         seed=config.evaluation.seeds[0],
         shared_noise=config.diffusion.shared_noise,
-        regions=regions_of(judge, painter),
+        regions=regions_of(evaluator, pipeline),
     )
-    known[painter.network.sha256] = {k: error for k, error in found.items() if error is not None}
-    return known[painter.network.sha256]
+    known[pipeline.network.sha256] = {k: error for k, error in found.items() if error is not None}
+    return known[pipeline.network.sha256]
 
 
-def of_one_map(judge: Judge, pictures: dict[str, Drawn]) -> dict[str, Drawn]:
+def of_one_map(evaluator: Evaluator, pictures: dict[str, Drawn]) -> dict[str, Drawn]:
     """Figure 3: several images for one map. Nothing where a run's maps are constant."""
-    run = judge.run
+    run = evaluator.run
     if run.kind != "content" or constant_cuts(run.ratio) is not None:
         return {}
     label = "main" if "main" in pictures else next(iter(pictures))
     shown = pictures[label]
-    painter = Painter(run, run.evaluations[label], judge.device)
+    pipeline = RunPipeline(run, run.evaluations[label], evaluator.device)
     # the map that has most of both grains
     levels = shown.maps.reshape(len(shown.maps), -1)
     chosen = shown.maps[levels.var(1).argmax()]
     indices = np.arange(min(OF_ONE_MAP, len(shown.images)))
-    return {"one_map": painter.draw(judge.config.evaluation.seeds[0], indices, chosen)}
+    return {"one_map": pipeline.draw(evaluator.config.evaluation.seeds[0], indices, chosen)}

@@ -43,7 +43,7 @@ def num_classes(run: Run) -> int:
     return run.dataset.classes
 
 
-def judge_shape(config: Config) -> dict[str, int]:
+def discriminator_shape(config: Config) -> dict[str, int]:
     """The discriminator's constructor arguments."""
     model = config.model.dvae
     return {

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2it.models.lpips_layers import TRUNKS
+from d2it.models.lpips_layers import BACKBONES
 
 
 class Lpips(nn.Module):
@@ -13,13 +13,13 @@ class Lpips(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, trunk: str) -> None:
+    def __init__(self, backbone: str) -> None:
         super().__init__()
-        self.trunk = TRUNKS[trunk]
-        for i, (inputs, outputs, kernel, stride, padding) in enumerate(self.trunk.convolutions):
+        self.backbone = BACKBONES[backbone]
+        for i, (inputs, outputs, kernel, stride, padding) in enumerate(self.backbone.convolutions):
             self.add_module(f"conv{i}", nn.Conv2d(inputs, outputs, kernel, stride, padding))
-        for i, layer in enumerate(self.trunk.read):
-            width = self.trunk.convolutions[layer][1]
+        for i, layer in enumerate(self.backbone.read):
+            width = self.backbone.convolutions[layer][1]
             self.add_module(f"lin{i}", nn.Conv2d(width, 1, 1, bias=False))
         # ImageNet's mean and standard deviation, for inputs in [-1, 1]
         shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
@@ -30,25 +30,25 @@ class Lpips(nn.Module):
         self.requires_grad_(False).eval()
 
     @classmethod
-    def load(cls, trunk: str) -> "Lpips":
+    def load(cls, backbone: str) -> "Lpips":
         """With the published weights, fetched beforehand by `d2it fetch`."""
         from safetensors.torch import load_file
 
         from d2it.sources.fetch import weights_file
 
-        model = cls(trunk)
-        model.load_state_dict(load_file(weights_file(f"lpips_{trunk}")))
+        model = cls(backbone)
+        model.load_state_dict(load_file(weights_file(f"lpips_{backbone}")))
         return model
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Unit-length features of each layer that is read, (N, C_l, h_l, w_l)."""
         x = (x - self.shift) / self.scale
         found = []
-        for i in range(len(self.trunk.convolutions)):
-            if i in self.trunk.pooled:
-                x = F.max_pool2d(x, *self.trunk.pooled[i])
+        for i in range(len(self.backbone.convolutions)):
+            if i in self.backbone.pooled:
+                x = F.max_pool2d(x, *self.backbone.pooled[i])
             x = F.relu(self.get_submodule(f"conv{i}")(x))
-            if i in self.trunk.read:
+            if i in self.backbone.read:
                 # vector_norm has a zero gradient at zero, where sqrt(sum of squares) has none
                 found.append(x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10))
         return found

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Trunk(NamedTuple):
+class Backbone(NamedTuple):
     """A torchvision feature extractor up to the last layer that LPIPS reads."""
 
     convolutions: list[tuple[int, int, int, int, int]]  # inputs, outputs, kernel, stride, padding
@@ -11,7 +11,7 @@ class Trunk(NamedTuple):
     read: list[int]  # convolutions whose ReLU outputs are compared
 
 
-ALEX = Trunk(
+ALEX = Backbone(
     [
         (3, 64, 11, 4, 2),
         (64, 192, 5, 1, 2),
@@ -23,9 +23,9 @@ ALEX = Trunk(
     [0, 1, 2, 3, 4],
 )
 VGG_WIDTHS = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-VGG = Trunk(
+VGG = Backbone(
     [(a, b, 3, 1, 1) for a, b in zip(VGG_WIDTHS, VGG_WIDTHS[1:], strict=False)],
     {2: (2, 2), 4: (2, 2), 7: (2, 2), 10: (2, 2)},
     [1, 3, 6, 9, 12],
 )
-TRUNKS = {"alex": ALEX, "vgg": VGG}
+BACKBONES = {"alex": ALEX, "vgg": VGG}

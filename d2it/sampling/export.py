@@ -26,7 +26,7 @@ from d2it.machine.device import choose_device
 from d2it.models.store import empty_network, fill, read_model, read_tensors, weights_name
 from d2it.sampling.model_card import card
 from d2it.sampling.pipeline import GrainMaps, Part, Pipeline, schedule_of
-from d2it.sampling.trained_run import Painter
+from d2it.sampling.trained_run import RunPipeline
 
 FORMAT, VERSION = "d2it-pipeline", 2
 HEADER = "pipeline.json"
@@ -36,17 +36,17 @@ def export(run: Run, folder: Path, measured: Measured) -> None:
     """Write the folder of a run, at once."""
     if folder.exists() and not is_pipeline(folder) and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} holds something else: name a new folder.")
-    painter = Painter(run, measured, choose_device())
+    pipeline = RunPipeline(run, measured, choose_device())
     images = read_manifest(paths.images(run.config, run.data))
     used = {
         "network": (run, weights_name(read_model(run.model), 1.0, measured.weights)),
         "dvae": (run.dvae, "model"),
     }
-    if painter.maps.grain and run.grain:
+    if pipeline.maps.grain and run.grain:
         used["grain"] = (run.grain, "model")
     sources = {n: used_run.model / f"{stem}.safetensors" for n, (used_run, stem) in used.items()}
     require_space(folder, sum(path.stat().st_size for path in sources.values()))
-    header = describe(painter, run.name, images["classes"])
+    header = describe(pipeline, run.name, images["classes"])
     header["networks"] = {
         name: network(read_model(source.model), source.name) for name, (source, _) in used.items()
     }
@@ -58,28 +58,28 @@ def export(run: Run, folder: Path, measured: Measured) -> None:
         (temporary / "README.md").write_text(card(run.config, header, images))
 
 
-def describe(painter: Painter, run: str, classes: list[str]) -> dict[str, Any]:
+def describe(pipeline: RunPipeline, run: str, classes: list[str]) -> dict[str, Any]:
     """All of the header that says how images are drawn."""
-    maps, config = painter.maps, painter.config
+    maps, config = pipeline.maps, pipeline.config
     return {
         "format": FORMAT,
         "version": VERSION,
         "scale": config.name,
         "run": run,
-        "kind": painter.kind,
+        "kind": pipeline.kind,
         "ratio": maps.ratio,
         # of the entropies (nats) between grains: what the training's own maps were made by
         "cuts": [str(cut) for cut in maps.latents.cuts(maps.ratio)],
         "sigma": config.sigma,
         "bins": config.bins,
         "regions": maps.side,
-        "latent_scale": painter.scale,
-        "classes": classes if painter.network.architecture["classes"] else [],
-        "diffusion": asdict(painter.diffusion),
-        "sampling": sampling_recipe(painter.sampling),
-        "guidance": painter.guidance,
-        "weights": painter.measured.weights,
-        "protocol": painter.protocol,
+        "latent_scale": pipeline.scale,
+        "classes": classes if pipeline.network.architecture["classes"] else [],
+        "diffusion": asdict(pipeline.diffusion),
+        "sampling": sampling_recipe(pipeline.sampling),
+        "guidance": pipeline.guidance,
+        "weights": pipeline.measured.weights,
+        "protocol": pipeline.protocol,
     }
 
 

@@ -91,7 +91,7 @@ class Maps(GrainMaps):
         return self.latents.maps(self.ratio, np.array([image]), mirrored)
 
 
-class Painter(Pipeline):
+class RunPipeline(Pipeline):
     """Draws the images of one content or DiT run as one of its evaluations asks."""
 
     maps: Maps

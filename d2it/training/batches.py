@@ -20,7 +20,7 @@ AHEAD = 2  # steps, each in a thread of its own
 Shards = list[dict[str, Tensor]]
 
 
-class Feed:
+class Batches:
     """The shards of this process, step after step, each a function of images seen alone."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Feed:
         # one thread of arithmetic in each: the number of threads can change a sum's last bit
         threads = torch.get_num_threads()
         self.pool = ThreadPoolExecutor(
-            AHEAD, "feed", initializer=lambda: torch.set_num_threads(threads)
+            AHEAD, "batches", initializer=lambda: torch.set_num_threads(threads)
         )
         self.pending: deque[Future[Shards]] = deque()
 

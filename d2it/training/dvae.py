@@ -25,7 +25,7 @@ from d2it.training.dvae_loss import (
     hinge_generator,
     kl_per_value,
 )
-from d2it.training.task import Player
+from d2it.training.task import Learner
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 
@@ -58,9 +58,9 @@ class DvaeTask:
         )
         rate = training.learning_rate
         second_rate = self.loss_settings.discriminator_learning_rate or rate
-        self.players = [
-            Player(GENERATOR, self.dvae, training, rate),
-            Player(DISCRIMINATOR, discriminator, training, second_rate),
+        self.learners = [
+            Learner(GENERATOR, self.dvae, training, rate),
+            Learner(DISCRIMINATOR, discriminator, training, second_rate),
         ]
         self.lpips = Lpips.load(self.loss_settings.perceptual)
         self.to_judge: deque[Tensor] = deque()  # reconstructions, in the order of the shards
@@ -85,7 +85,7 @@ class DvaeTask:
 
     def loss(
         self,
-        player: str,
+        learner: str,
         networks: dict[str, nn.Module],
         batch: dict[str, Tensor],
         images_seen: int,
@@ -95,7 +95,7 @@ class DvaeTask:
             batch["mirrored"][:, None, None, None], batch["images"].flip(2), batch["images"]
         )
         x = to_network(images)
-        if player == DISCRIMINATOR:
+        if learner == DISCRIMINATOR:
             if not playing:
                 return None, {}
             return self._discriminator_loss(networks[DISCRIMINATOR], x, self.to_judge.popleft())

@@ -62,7 +62,7 @@ class Sums:
             self.tables[key][:, :, mine] = table[:, :, mine].to(self.device)
 
 
-class Journal:
+class RunLog:
     """Files of the run folder and the terminal. `active` in one process only."""
 
     def __init__(self, folder: Path, title: str, images: int, active: bool):

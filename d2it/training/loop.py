@@ -42,8 +42,8 @@ from d2it.runs.plan import Plan
 from d2it.runs.publish import write_done
 from d2it.runs.record import claim, record_start
 from d2it.runs.signals import Stalled, Stop, Stopped, stall_timeout
-from d2it.training.batches import Feed
-from d2it.training.log import Journal, Sums, memory_bytes, peak_of, utilisation
+from d2it.training.batches import Batches
+from d2it.training.log import RunLog, Sums, memory_bytes, peak_of, utilisation
 from d2it.training.room import able_to_compile, check_room, enough_room
 from d2it.training.saver import Contents, Saver
 from d2it.training.task import Task
@@ -135,12 +135,12 @@ class Loop:
     def __init__(self, plan: Plan, task: Task, accelerator: Accelerator, began: float):
         self.plan, self.task, self.accelerator, self.began = plan, task, accelerator, began
         self.main = accelerator.is_main_process
-        self.journal = Journal(plan.folder, plan.run, plan.images, self.main)
+        self.log = RunLog(plan.folder, plan.run, plan.images, self.main)
         self.tracker = Tracker(accelerator, self._warn)
         with enough_room(plan):
             self.trainer = Trainer(plan, task, accelerator)
         training = plan.training
-        self.feed = Feed(
+        self.batches = Batches(
             task,
             Order(plan.seed, task.size),
             plan.seed,
@@ -175,25 +175,25 @@ class Loop:
                 torch=torch.__version__,
                 accelerate=accelerate.__version__,
             )
-        self.journal.start(start)
+        self.log.start(start)
         self.tracker.start(self.plan, start)
         for note in self.task.notes if start == 0 else ():
-            self.journal.say(note)
+            self.log.say(note)
         try:
             with self.stop, enough_room(self.plan):
                 self._loop(start)
         except Exception as error:
             if not isinstance(error, (Stopped, UserError)):  # what becomes of it may be a sentence
-                self.journal.say("".join(traceback.format_exception(error)), terminal=False)
+                self.log.say("".join(traceback.format_exception(error)), terminal=False)
             if not isinstance(error, Stopped):  # `d2it status` shows it
                 told = " ".join(str(error).split()) or type(error).__name__
-                self.journal.say(f"error: {told}", terminal=False)
+                self.log.say(f"error: {told}", terminal=False)
             raise
         finally:
-            self.feed.close()
+            self.batches.close()
             self.saver.close()
             self.tracker.finish()
-            self.journal.close()
+            self.log.close()
         if self.main:
             write_done(
                 self.plan,
@@ -226,22 +226,22 @@ class Loop:
         self.trainer.restore(taken)
         self.final = taken.header["final"]
         if chosen[0] < plan.images:
-            self.journal.say(f"resumed at {chosen[0]}/{plan.images} images")
+            self.log.say(f"resumed at {chosen[0]}/{plan.images} images")
         return chosen[0]
 
     def _warn(self, sentence: str) -> None:
-        self.journal.say(f"warning: {sentence}")
+        self.log.say(f"warning: {sentence}")
 
     def _loop(self, images: int) -> None:
         plan, batch = self.plan, self.plan.training.batch
-        self.feed.start(images, plan.images)
+        self.batches.start(images, plan.images)
         self._reset_interval(images)
         first = True
         while images < plan.images:
-            self.trainer.step(self.feed.take(), images)
+            self.trainer.step(self.batches.take(), images)
             images += batch
             if first:
-                self.journal.say(
+                self.log.say(
                     f"first step after {time.perf_counter() - self.began:.1f} s", terminal=False
                 )
                 first = False
@@ -257,16 +257,14 @@ class Loop:
                 self._save(images)
             if ended or signum:
                 self.saver.wait()
-            self.journal.step(images)
+            self.log.step(images)
             if signum and not ended:
-                self.journal.say(
-                    f"stopped at {images}/{plan.images} images; the same command goes on"
-                )
+                self.log.say(f"stopped at {images}/{plan.images} images; the same command goes on")
                 raise Stopped(signum)
 
     def _reset_interval(self, images: int) -> None:
         self.interval = (time.perf_counter(), images)
-        self.feed.waited = 0.0
+        self.batches.waited = 0.0
 
     def _log(self, images: int, aligned: bool) -> None:
         """A line of metrics.jsonl: means since the last one, over all shards."""
@@ -285,10 +283,10 @@ class Loop:
             "learning_rate": self.trainer.learning_rate(published, images),
             "images_per_second": round(rate, 2),
             **utilisation(rate * self.task.flops, self.peak),
-            "data_wait": round(self.feed.waited / seconds, 4),
+            "data_wait": round(self.batches.waited / seconds, 4),
             "memory_bytes": memory_bytes(self.accelerator.device),
         }
-        self.journal.metrics(line, means.get(f"loss/{published}"))
+        self.log.metrics(line, means.get(f"loss/{published}"))
         self.tracker.send(line)
         self._reset_interval(images)
 
@@ -301,9 +299,9 @@ class Loop:
         batch = self.plan.training.batch
         path = self.plan.folder / f"bad-step-{bad}.json"
         if self.main:
-            indices = self.feed.order.indices(bad * batch, batch)
+            indices = self.batches.order.indices(bad * batch, batch)
             write_json(path, {"step": bad, "images": bad * batch, "indices": indices.tolist()})
-        self.journal.say(f"loss or gradient not finite in step {bad}", terminal=False)
+        self.log.say(f"loss or gradient not finite in step {bad}", terminal=False)
         raise UserError(
             f"The loss or a gradient of {self.plan.run} is not finite in step {bad} (its items are "
             f"in {path}): the last good state is in {self.plan.state}; try a lower learning rate, "

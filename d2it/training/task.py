@@ -1,6 +1,6 @@
 """What a kind of run tells the training loop: its networks, data, randomness and losses.
 
-The loop (engine.py) knows nothing of images or grains; a task nothing of processes or devices.
+The loop (loop.py) knows nothing of images or grains; a task nothing of processes or devices.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from d2it.config.schema import Training
 
 
 @dataclass
-class Player:
+class Learner:
     """One network with an optimiser of its own, e.g. the DVAE or its discriminator."""
 
     name: str
@@ -26,20 +26,20 @@ class Task(Protocol):
     """One kind of run. Data and randomness are functions of the index and of images seen: never of
     the process, of the global generator or of what was called before.
 
-    In a step, the losses of all players are computed in order, then all players are updated.
-    `players[0]` is averaged (EMA) and published. Every trainable parameter of a player takes part
+    In a step, the losses of all learners are computed in order, then all learners are updated.
+    `learners[0]` is averaged (EMA) and published. Every trainable parameter of a learner takes part
     in each of its losses.
     """
 
     kind: str
-    players: list[Player]
+    learners: list[Learner]
     size: int  # training items; the order of an epoch is a permutation of range(size)
-    architecture: dict[str, Any]  # constructor arguments of players[0].module
+    architecture: dict[str, Any]  # constructor arguments of learners[0].module
     recipe: dict[str, Any]
     inputs: dict[str, str]  # name → content digest of what it was trained on
     extra: dict[str, Any]  # more for model.json
     notes: list[str]  # what the log is to say when a run begins
-    flops: float  # of training players[0] on one image: d2it.models.cost.training_flops
+    flops: float  # of training learners[0] on one image: d2it.cost.macs.training_flops
 
     def fetch(self, indices: np.ndarray) -> dict[str, Tensor]:
         """CPU tensors of these items, first dimension len(indices). Called ahead in a thread."""
@@ -54,15 +54,15 @@ class Task(Protocol):
 
     def loss(
         self,
-        player: str,
+        learner: str,
         networks: dict[str, nn.Module],
         batch: dict[str, Tensor],
         images_seen: int,
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Loss (a scalar; None: this player rests in this step) of one shard, and scalars to log.
+        """Loss (a scalar; None: this learner rests in this step) of one shard, and scalars to log.
 
-        `networks[player]` is wrapped for its gradients to be shared between processes: call it, not
-        its parts. The other networks are plain and frozen during this call. Shards are of equal
+        `networks[learner]` is wrapped for its gradients to be shared between processes: call it,
+        not its parts. The other networks are plain and frozen during this call. Shards are of equal
         size, so a mean over the shard is right; any other normaliser is a constant.
         """
         ...

@@ -17,7 +17,7 @@ from d2it.training.batches import Shards
 from d2it.training.ema import Ema
 from d2it.training.log import Sums
 from d2it.training.post_hoc_ema import PowerAverages
-from d2it.training.task import Player, Task
+from d2it.training.task import Learner, Task
 
 
 class Trainer:
@@ -41,34 +41,34 @@ class Trainer:
         first = accelerator.process_index * self.local
         self.mine = range(first, first + self.local)
         self.device = accelerator.device
-        self.players = {player.name: player for player in task.players}
-        self.published = task.players[0]
-        self.wrapped = {name: self._prepare(player) for name, player in self.players.items()}
-        self.optimisers = {name: _optimiser(player) for name, player in self.players.items()}
+        self.learners = {learner.name: learner for learner in task.learners}
+        self.published = task.learners[0]
+        self.wrapped = {name: self._prepare(learner) for name, learner in self.learners.items()}
+        self.optimisers = {name: _optimiser(learner) for name, learner in self.learners.items()}
         self.ema = Ema(self.published.module, training.ema_half_life, training.batch)
         self.power = PowerAverages(self.published.module) if training.snapshot_images else None
         self.sums = Sums(shards, self.mine, self.device)
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=self.device)
 
-    def _prepare(self, player: Player) -> nn.Module:
-        if player.training.compile:
-            compile_on(self.device, player.module)
+    def _prepare(self, learner: Learner) -> nn.Module:
+        if learner.training.compile:
+            compile_on(self.device, learner.module)
         with warnings.catch_warnings():  # torch renamed `broadcast_buffers`; accelerate did not
             warnings.simplefilter("ignore", FutureWarning)
-            prepared: nn.Module = self.accelerator.prepare(player.module)
+            prepared: nn.Module = self.accelerator.prepare(learner.module)
         return prepared
 
     def step(self, shards: Shards, images: int) -> None:
-        """One update of every player from `images` seen on.
+        """One update of every learner from `images` seen on.
 
         Nothing here waits for the device, but for the number of windows where some are skipped.
         """
         batch = self.plan.training.batch
         terms: dict[str, Tensor] = {}
-        active = [name for name in self.players if self._backward(name, shards, images, terms)]
+        active = [name for name in self.learners if self._backward(name, shards, images, terms)]
         bad = torch.zeros((), dtype=torch.bool, device=self.device)
         for name in active:
-            norm = self._clip(self.players[name])
+            norm = self._clip(self.learners[name])
             bad |= ~torch.isfinite(norm)
             terms[f"grad_norm/{name}"] = norm.expand(self.local)
         # From the first bad step on all updates are masked: the weights before it stay. Averages go
@@ -89,9 +89,9 @@ class Trainer:
         self.sums.add(terms, 1 - masked)
 
     def _backward(self, name: str, shards: Shards, images: int, terms: dict[str, Tensor]) -> bool:
-        """Gradients of one player's loss, averaged over all shards; False if it rests now."""
+        """Gradients of one learner's loss, averaged over all shards; False if it rests now."""
         self.optimisers[name].zero_grad(set_to_none=True)
-        networks = {n: player.module for n, player in self.players.items()}
+        networks = {n: learner.module for n, learner in self.learners.items()}
         for n, module in networks.items():
             if len(networks) > 1:
                 module.requires_grad_(n == name)
@@ -116,28 +116,28 @@ class Trainer:
         shared: AbstractContextManager[None] = nullcontext()
         return shared if last else self.accelerator.no_sync(network)
 
-    def _clip(self, player: Player) -> Tensor:
+    def _clip(self, learner: Learner) -> Tensor:
         """The norm of the gradients, which are then clipped to the largest norm allowed."""
-        parameters = [p for p in player.module.parameters() if p.grad is not None]
+        parameters = [p for p in learner.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if player.training.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, player.training.clip, norm)
+        if learner.training.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, learner.training.clip, norm)
         return norm
 
     def learning_rate(self, name: str, images: int) -> float:
         """Constant, after a linear rise over the first `warmup` images."""
-        player = self.players[name]
-        warmup = player.training.warmup
-        return player.learning_rate * (min(1.0, images / warmup) if warmup else 1.0)
+        learner = self.learners[name]
+        warmup = learner.training.warmup
+        return learner.learning_rate * (min(1.0, images / warmup) if warmup else 1.0)
 
     def contents(self) -> dict[str, Tensors]:
         """All that the steps to come depend on, by file of the state. All processes call it."""
         rest: Tensors = {}
-        for name, player in self.players.items():
-            if player is not self.published:
-                rest |= {f"network/{name}/{k}": t for k, t in player.module.state_dict().items()}
+        for name, learner in self.learners.items():
+            if learner is not self.published:
+                rest |= {f"network/{name}/{k}": t for k, t in learner.module.state_dict().items()}
             states = self.optimisers[name].state
-            for key, parameter in player.module.named_parameters():
+            for key, parameter in learner.module.named_parameters():
                 moments = states.get(parameter, {})
                 rest |= {f"optimiser/{name}/{key}/{what}": t for what, t in moments.items()}
         tables = self.sums.total(self.accelerator.reduce)
@@ -158,10 +158,10 @@ class Trainer:
         self.ema.load_state_dict(state.tensors("model"))
         if self.power:
             self.power.load_state_dict(state.tensors(FILE))
-        for name, player in self.players.items():
-            if player is not self.published:
-                player.module.load_state_dict(dict(_below(rest, f"network/{name}/")))
-            for key, parameter in player.module.named_parameters():
+        for name, learner in self.learners.items():
+            if learner is not self.published:
+                learner.module.load_state_dict(dict(_below(rest, f"network/{name}/")))
+            for key, parameter in learner.module.named_parameters():
                 moments = dict(_below(rest, f"optimiser/{name}/{key}/"))
                 if moments:
                     self.optimisers[name].state[parameter] = {
@@ -174,11 +174,11 @@ def _below(tensors: Tensors, prefix: str) -> Iterator[tuple[str, Tensor]]:
     return ((k.removeprefix(prefix), t) for k, t in tensors.items() if k.startswith(prefix))
 
 
-def _optimiser(player: Player) -> torch.optim.AdamW:
-    training = player.training
+def _optimiser(learner: Learner) -> torch.optim.AdamW:
+    training = learner.training
     return torch.optim.AdamW(
-        player.module.parameters(),
-        lr=player.learning_rate,
+        learner.module.parameters(),
+        lr=learner.learning_rate,
         betas=training.betas,
         weight_decay=training.weight_decay,
         fused=True,

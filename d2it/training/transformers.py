@@ -18,7 +18,7 @@ from d2it.models.architecture import architecture
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dit import DiT
 from d2it.models.grain_transformer import GrainTransformer, grain_loss, one_hot
-from d2it.training.task import Player
+from d2it.training.task import Learner
 
 Batch = dict[str, Tensor]
 
@@ -46,7 +46,7 @@ class SecondStageTask:
         skips = self.architecture.get("skip_windows", False)
         self.flops = training_flops(self.kind, self.architecture, self.ratio if skips else None)
         network = self.builder(**self.architecture, checkpointing=training.checkpointing)
-        self.players = [Player(self.kind, network, training, training.learning_rate)]
+        self.learners = [Learner(self.kind, network, training, training.learning_rate)]
 
     def draw(self, generator: Generator, n: int, images_seen: int) -> Batch:
         """Time, mirroring, label dropout (n,), and noise in the shape of what is noised."""
@@ -83,12 +83,12 @@ class GrainTask(SecondStageTask):
         return {"map": self.latents.maps(self.ratio, indices), "label": labels}
 
     def loss(
-        self, player: str, networks: dict[str, nn.Module], batch: Batch, images_seen: int
+        self, learner: str, networks: dict[str, nn.Module], batch: Batch, images_seen: int
     ) -> tuple[Tensor, Batch]:
         map = mirror(batch["map"], batch["mirrored"])
         clean = one_hot(map, self.latents.grains)
         noisy = self.schedule.q_sample(clean, batch["t"], batch["noise"])
-        logits = networks[player](noisy, batch["t"], self.labels(batch))
+        logits = networks[learner](noisy, batch["t"], self.labels(batch))
         accuracy = (logits.detach().argmax(1) == map).float().mean()
         return grain_loss(logits, map), {"accuracy": accuracy}
 
@@ -116,7 +116,7 @@ class CodesTask(SecondStageTask):
         return drawn
 
     def loss(
-        self, player: str, networks: dict[str, nn.Module], batch: Batch, images_seen: int
+        self, learner: str, networks: dict[str, nn.Module], batch: Batch, images_seen: int
     ) -> tuple[Tensor, Batch]:
         grains = self.latents.grains
         posterior = [batch[f"posterior_{grain}"] for grain in range(grains)]
@@ -124,7 +124,7 @@ class CodesTask(SecondStageTask):
         # eps_i of Eq 11 is the noise of a code: a coarse region's cells share one, as its code
         noise = copy_within(batch["noise"], map, grains) if self.shared_noise else batch["noise"]
         zt = self.schedule.q_sample(z0, batch["t"], noise)
-        prediction = self.predict(networks[player], zt, batch["t"], self.labels(batch), map)
+        prediction = self.predict(networks[learner], zt, batch["t"], self.labels(batch), map)
         weights = cell_weights(map, grains) / self.normaliser if self.normaliser else None
         loss = noise_loss(self.schedule, prediction, z0, zt, batch["t"], noise, weights)
         return loss, grain_errors(prediction.detach(), noise, map, grains)

@@ -16,11 +16,11 @@ def between_micro_batches(images: int) -> None:
 
     loss = CodesTask.loss
 
-    def deadly(self, player, networks, batch, images_seen):
+    def deadly(self, learner, networks, batch, images_seen):
         self.calls = getattr(self, "calls", 0) + 1 if images_seen == images else 0
         if self.calls == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        return loss(self, player, networks, batch, images_seen)
+        return loss(self, learner, networks, batch, images_seen)
 
     CodesTask.loss = deadly
 

@@ -7,7 +7,7 @@ import torch
 
 from d2it.clock import Order
 from d2it.machine.device import send
-from d2it.training.batches import Feed
+from d2it.training.batches import Batches
 from tests.saved import saved_twice
 from tests.tiny_run import TRAINING, TinyTask
 
@@ -24,10 +24,10 @@ def test_a_state_is_copied_into_pinned_memory(tmp_path: Path, device: str) -> No
 @pytest.mark.parametrize("device", DEVICES)
 def test_batches_come_from_pinned_memory(device: str) -> None:
     task = TinyTask(TRAINING)
-    feed = Feed(task, Order(0, task.size), 0, 8, 2, range(2), pin=device != "cpu")
-    feed.start(0, 8)
-    shards = feed.take()
-    feed.close()
+    batches = Batches(task, Order(0, task.size), 0, 8, 2, range(2), pin=device != "cpu")
+    batches.start(0, 8)
+    shards = batches.take()
+    batches.close()
     assert {t.is_pinned() for shard in shards for t in shard.values()} == {device == "cuda"}
 
 

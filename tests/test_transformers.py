@@ -95,8 +95,8 @@ def batch_of(task, n: int = 16, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def loss_of(task, batch, network=None):
-    (player,) = task.players
-    return task.loss(player.name, {player.name: network or player.module}, dict(batch), 0)
+    (learner,) = task.learners
+    return task.loss(learner.name, {learner.name: network or learner.module}, dict(batch), 0)
 
 
 RUNS = ["grain", "grain_classes", "d2it_b", "d2it_b_classes", "dit_b", "dit_b_classes"]
@@ -105,27 +105,27 @@ RUNS = ["grain", "grain_classes", "d2it_b", "d2it_b_classes", "dit_b", "dit_b_cl
 @pytest.mark.parametrize("run", RUNS)
 def test_every_task_learns(there, run):
     task = make_task(run_of(there, run))
-    (player,) = task.players
-    optimiser = torch.optim.AdamW(player.module.parameters(), lr=3e-3)
+    (learner,) = task.learners
+    optimiser = torch.optim.AdamW(learner.module.parameters(), lr=3e-3)
     batch, losses = batch_of(task), []
     for _ in range(25):
         loss, logs = loss_of(task, batch)
         optimiser.zero_grad()
         loss.backward()
-        trainable = [p for p in player.module.parameters() if p.requires_grad]
+        trainable = [p for p in learner.module.parameters() if p.requires_grad]
         assert all(p.grad is not None for p in trainable)  # as gradient sharing demands
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
     assert all(value.dim() == 0 and not value.requires_grad for value in logs.values())
-    assert task.size == N and task.inputs["latents"] and player.name == task.kind
+    assert task.size == N and task.inputs["latents"] and learner.name == task.kind
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_a_shard_is_a_slice(there, run):
     """The loss of a batch is the mean of its halves': nothing else is shared within it."""
     task = make_task(run_of(there, run))
-    for parameter in task.players[0].module.parameters():
+    for parameter in task.learners[0].module.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.05)
     batch = batch_of(task)
@@ -136,7 +136,7 @@ def test_a_shard_is_a_slice(there, run):
 
 
 def test_same_configuration_same_start(there):
-    states = [make_task(run_of(there, "d2it_b")).players[0].module.state_dict() for _ in range(2)]
+    states = [make_task(run_of(there, "d2it_b")).learners[0].module.state_dict() for _ in range(2)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from d2it.clock import Order
-from d2it.training.batches import AHEAD, Feed
+from d2it.training.batches import AHEAD, Batches
 from tests.tiny_run import TRAINING, TinyTask
 
 
@@ -28,14 +28,14 @@ class Uneven(TinyTask):
 def test_steps_are_taken_in_order_and_no_more_than_a_few_wait() -> None:
     torch.set_num_threads(1)
     task, steps, batch = Uneven(), 12, 8
-    feed = Feed(task, Order(0, task.size), 0, batch, 2, range(1, 2), pin=False)
-    alone = [feed._prepare(images) for images in range(0, steps * batch, batch)]
+    batches = Batches(task, Order(0, task.size), 0, batch, 2, range(1, 2), pin=False)
+    alone = [batches._prepare(images) for images in range(0, steps * batch, batch)]
     task.calls, task.threads = 0, {}
-    feed.start(0, steps * batch)
+    batches.start(0, steps * batch)
     for taken, expected in enumerate(alone):
-        [shard] = feed.take()
+        [shard] = batches.take()
         assert all(torch.equal(shard[name], tensor) for name, tensor in expected[0].items())
         assert task.calls <= taken + 1 + AHEAD
-    feed.close()
+    batches.close()
     assert task.calls == steps
     assert list(task.threads.values()) == [1] * AHEAD and AHEAD > 1
