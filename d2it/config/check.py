@@ -107,10 +107,9 @@ def _require(condition: bool, sentence: str) -> None:
 
 
 def _known(name: str, choices: Collection[str], where: str, what: str) -> None:
-    near = nearest(name, list(choices))
-    _require(
-        name in choices, f"{where} names the {what} {name!r}, which this scale does not have{near}."
-    )
+    if name not in choices:
+        near = nearest(name, list(choices))
+        raise UserError(f"{where} names the {what} {name!r}, which this scale does not have{near}.")
 
 
 def _check_dvae(config: Config, dvae: DvaeRun, factors: list[int], where: str) -> None:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from d2it.errors import UserError
 from d2it.files import write_json
-from d2it.jobs import slurm
-from d2it.jobs.last_word import show_end
+from d2it.jobs import last_word, slurm
 from d2it.jobs.local import Job, follow
 from d2it.jobs.submit import WARNED, leave, logs_of, submit
 from d2it.runs.lease import await_free
@@ -49,13 +48,27 @@ class SlurmJob(Job):
 
     def __call__(self) -> dict[str, Any]:
         from submitit import JobEnvironment
+
+        from d2it.runs.signals import Stalled
+
+        here = JobEnvironment()
+        word = _word(here.paths)
+        for path in (here.paths.result_pickle, word):  # of a start before a requeue
+            path.unlink(missing_ok=True)
+        try:
+            return self._part(here)
+        except Stalled:  # it waited for one that died: that one's node may be down, all requeued
+            raise
+        except UserError as error:
+            last_word.leave(word, error)
+            raise
+
+    def _part(self, here: "submitit.JobEnvironment") -> dict[str, Any]:
         from submitit.helpers import TorchDistributedEnvironment
 
         from d2it.runs.signals import Stopped
 
-        here = JobEnvironment()
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit's, for Slurm's time limit
-        here.paths.result_pickle.unlink(missing_ok=True)  # of a start before a requeue
         plan = make_plan(self.run)
         if here.global_rank == 0:
             for half in here.paths.folder.glob(f"{here.job_id}_*.save_tmp"):
@@ -78,6 +91,11 @@ class SlurmJob(Job):
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _word(paths: "submitit.core.utils.JobPaths") -> Path:
+    """Where a process of a job leaves the UserError that ended it."""
+    return paths.result_pickle.with_suffix(".json")
 
 
 def count_starts(plan: Plan, job: str) -> None:
@@ -213,18 +231,13 @@ def _outcome(path: Path) -> tuple[str, Any]:
 
 
 def _sentence(submitted: "submitit.Job[Any]") -> str | None:
-    """The UserError that ended a process, but not that it waited for one that died: that one's
-    node may be down, and the job requeued."""
-    for rank in range(submitted.num_tasks):
-        outcome, trace = _outcome(submitted.task(rank).paths.result_pickle)
-        found = (
-            re.search(r"^d2it\.errors\.UserError: (.+)\Z", trace.strip(), re.M | re.S)
-            if (outcome == "error")
-            else None
-        )
-        if found:
-            return found[1]
-    return None
+    """What a user can mend, in the words of the first process that left any."""
+    words = (last_word.read(_word(task.paths)) for task in _tasks(submitted))
+    return next((str(word["error"]) for word in words if word), None)
+
+
+def _tasks(submitted: "submitit.Job[Any]") -> "list[submitit.Job[Any]]":
+    return [submitted.task(rank) for rank in range(submitted.num_tasks)]
 
 
 def _settle(plan: Plan, submitted: "submitit.Job[Any]", ended: slurm.Accounting | None) -> None:
@@ -232,14 +245,14 @@ def _settle(plan: Plan, submitted: "submitit.Job[Any]", ended: slurm.Accounting 
     sentence = _sentence(submitted)
     if sentence:
         raise UserError(sentence)
-    tasks = [submitted.task(rank) for rank in range(submitted.num_tasks)]
+    tasks = _tasks(submitted)
     outcomes = [_outcome(task.paths.result_pickle)[0] for task in tasks]
     if ended is None or outcomes[0] == "success":
         return
     # A process that was killed leaves nothing; the others then fail for want of it.
     rank = min(range(len(tasks)), key=lambda i: ["", "error", "success"].index(outcomes[i]))
     log = tasks[rank].paths.stderr
-    show_end(log)
+    last_word.show_end(log)
     raise UserError(
         f"Slurm job {submitted.job_id} of {plan.run} {ended} (its log: {log}): the same command "
         "goes on from the last saved state."
