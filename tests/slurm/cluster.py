@@ -186,6 +186,14 @@ class Cluster:
         self._start("slurmctld", "-D")
         self._await("slurmctld", lambda: "is UP" in self.run("scontrol", "ping", timeout=3))
 
+    def resume_nodes(self) -> None:
+        """A controller killed before it wrote down that a job runs starts it again: the node, which
+        has it, drains for a "Duplicate jobid", and all that come later would wait for it.
+        """
+        drained = self.run("sinfo", "--noheader", "--states=drain,draining", "--format=%n")
+        for node in set(drained.split()):
+            self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
     def start_node(self, node: str) -> None:
         (self.folder / f"spool-{node}").mkdir(exist_ok=True)
         self._start("slurmd", "-D", "-N", node)

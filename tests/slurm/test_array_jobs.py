@@ -93,7 +93,7 @@ def test_whoever_waits_is_killed(cluster: Cluster, config: Config, alone: bytes)
     process = start(shares=3)
     released(held, process, paths.runs_folder().resolve() / ".arrays" / "lock")
     units = run_of(config, RUN).folder
-    until(lambda: list(units.rglob("seed*.safetensors")), "no unit was computed")
+    until(lambda: list(units.rglob("*.parts/*.safetensors")), "no unit was computed")
     running = cluster.run("squeue", "--noheader", "--states=R", "--format=%i").split()
     assert len(running) <= 2
     process.kill()
@@ -103,8 +103,13 @@ def test_whoever_waits_is_killed(cluster: Cluster, config: Config, alone: bytes)
     assert not re.search(r"\| +torch$", said[0], re.M)
     assert "5 parts" not in said[1]
     assert paths.evaluation(config, RUN).read_bytes() == alone
-    named = cluster.run("sacct", "--noheader", "--allocations", "--format=JobName%50").split()
-    assert len([name for name in named if name.startswith("d2it-evaluate-")]) == 3 + 1
+
+    def submitted() -> int:
+        named = cluster.run("sacct", "--noheader", "--allocations", "--format=JobName%50").split()
+        return len([name for name in named if name.startswith("d2it-evaluate-")])
+
+    until(lambda: submitted() >= 3 + 1, "sacct, which is late, never knew the last job")
+    assert submitted() == 3 + 1
     assert [path.name for path in (paths.runs_folder() / ".arrays").iterdir()] == ["lock"]
 
 
