@@ -43,7 +43,9 @@ def section(path: Path) -> str:
     found = read_json(path, made_by="make bench")
     name, device = path.stem.rsplit("-", 1)
     source = Path(__file__).with_name(f"{name}.py")
-    paragraphs = (ast.get_docstring(ast.parse(source.read_text())) or "").split("\n\n")
+    paragraphs = (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").split(
+        "\n\n"
+    )
     prose = [text for text in paragraphs if not text.strip().startswith("python -m")]
     return "\n\n".join(
         [

@@ -156,15 +156,17 @@ def dry_run_points(folder: Path) -> Iterator[Point]:
     """Dry runs of the published scale in a new clone, with more D²iT-B runs than it has."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     scales = folder / "params" / "scale"
-    paper = yaml.safe_load((scales / "paper.yaml").read_text())
-    content = yaml.safe_load((folder / "params" / "experiment" / "d2it_b.yaml").read_text())
+    paper = yaml.safe_load((scales / "paper.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load(
+        (folder / "params" / "experiment" / "d2it_b.yaml").read_text(encoding="utf-8")
+    )
     runs = load(overrides=["scale=paper"]).runs
     own = sum(len(getattr(runs, kind)) for kind in KINDS)
     for more in RUNS:
         extra = {f"more_{i:04d}": content["content"]["d2it_b"] for i in range(more)}
         changed = paper["runs"] | {"content": paper["runs"]["content"] | extra}
         text = yaml.safe_dump(paper | {"runs": changed}, sort_keys=False, allow_unicode=True)
-        (scales / f"more{more}.yaml").write_text(f"# @package _global_\n{text}")
+        (scales / f"more{more}.yaml").write_text(f"# @package _global_\n{text}", encoding="utf-8")
         command = ["snakemake", "-n", "all", "all_evaluations", "--quiet", "--config"]
         call = functools.partial(
             subprocess.run,
@@ -189,7 +191,9 @@ def seconds_of_a_step(rank: int, processes: int, port: int, folder: str) -> None
     for _ in range(TIMED):
         step()
     if rank == 0:
-        Path(folder, "seconds").write_text(repr((time.perf_counter() - began) / TIMED))
+        Path(folder, "seconds").write_text(
+            repr((time.perf_counter() - began) / TIMED), encoding="utf-8"
+        )
 
 
 def process_rows(repeats: int) -> Iterator[dict[str, Any]]:
@@ -200,7 +204,7 @@ def process_rows(repeats: int) -> Iterator[dict[str, Any]]:
             with tempfile.TemporaryDirectory() as folder:
                 given = (count, free_port(), folder)
                 torch.multiprocessing.spawn(seconds_of_a_step, given, count)
-                spent.append(float(Path(folder, "seconds").read_text()))
+                spent.append(float(Path(folder, "seconds").read_text(encoding="utf-8")))
     for count, spent in rounds.items():
         what = {"cost": f"training step, D²iT, {SHARED} images", "over": "processes", "x": count}
         yield what | timed(spent)

@@ -68,7 +68,7 @@ def locked(path: Path | str) -> Iterator[IO[str]]:
     """Hold the lock file `path`, once nobody else on this machine does. kill -9 lets it go."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
 
@@ -90,7 +90,7 @@ def read_json(path: Path | str, *, made_by: str) -> Any:
     """The JSON in `path`; `made_by` is the command that a user runs when it is missing."""
     path = Path(path)
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: make it with `{made_by}{SETTINGS}`.") from None
     except (json.JSONDecodeError, UnicodeDecodeError):

@@ -54,7 +54,8 @@ def measured(config: Config, run: str) -> float | None:
     if not path.is_file():
         return None
     return statistics.median(
-        json.loads(line)["images_per_second"] for line in path.read_text().splitlines()
+        json.loads(line)["images_per_second"]
+        for line in path.read_text(encoding="utf-8").splitlines()
     )
 
 
@@ -106,7 +107,7 @@ def block(gpu: str) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpu", default="a100")
-    before, rest = PAGE.read_text().split("<!-- budget -->")
+    before, rest = PAGE.read_text(encoding="utf-8").split("<!-- budget -->")
     after = rest.split("<!-- /budget -->")[1]
     content = block(parser.parse_args().gpu)
     write_text(PAGE, f"{before}<!-- budget -->\n{content}<!-- /budget -->{after}")

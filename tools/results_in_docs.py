@@ -50,7 +50,7 @@ def claims() -> str:
 
 
 def write_claims() -> None:
-    before, rest = PAGE.read_text().split(BEGIN)
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     write_text(PAGE, f"{before}{BEGIN}\n{claims()}\n{END}{rest.split(END)[1]}")
 
 

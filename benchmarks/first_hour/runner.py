@@ -98,7 +98,7 @@ class Runner:
             "D2IT_WEIGHTS": str(paths.weights("").resolve()),
             "D2IT_RUNS": "runs",  # of the world
         }
-        with open(log, "w") as file:
+        with open(log, "w", encoding="utf-8") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.first_hour.checks", *words],
                 cwd=self.world,

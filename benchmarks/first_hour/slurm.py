@@ -70,7 +70,7 @@ def follow(job: "submitit.Job[Any]", every: float) -> int:
         known = slurm.accounting([job.job_id], every).get(job.job_id)
         over = result.exists() or (known is not None and not known.live)
         if job.paths.stdout.exists():
-            with open(job.paths.stdout) as file:
+            with open(job.paths.stdout, encoding="utf-8") as file:
                 file.seek(shown)
                 sys.stdout.write(file.read())
                 sys.stdout.flush()

@@ -29,5 +29,5 @@ def main(arguments: argparse.Namespace) -> None:
     from d2it.report.claims_page import write_claims
 
     path = write_claims(config)
-    print(path.read_text(), end="")
+    print(path.read_text(encoding="utf-8"), end="")
     print(f"\nWritten: {path}")

@@ -18,5 +18,5 @@ def main(arguments: argparse.Namespace) -> None:
     from d2it.report.tables import write_table
 
     paths = write_table(load_study(), f"table_{arguments.number}", config)
-    print(paths[1].read_text(), end="")
+    print(paths[1].read_text(encoding="utf-8"), end="")
     print("\nWritten: " + ", ".join(map(str, paths)))

@@ -100,7 +100,7 @@ def _dangling(error: Exception, composed: Any) -> str:
 
 def read_composed(path: Path | str) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(Path(path).read_text())
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing: compose it with `d2it config --write {path}`."

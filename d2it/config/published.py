@@ -11,7 +11,7 @@ def published(name: str) -> list[dict[str, str]]:
     for folder in (Path.cwd(), Path(__file__).parents[2]):
         path = folder / "data" / "published" / f"{name}.csv"
         if path.is_file():
-            with open(path, newline="") as file:
+            with open(path, encoding="utf-8", newline="") as file:
                 return list(csv.DictReader(file))
     raise UserError(
         f"data/published/{name}.csv was not found: run d2it from the root of the repository."

@@ -137,7 +137,7 @@ def make_recipe(
 
 def _source_digests(source: str) -> dict[str, str]:
     """sha256 of the files in data/sources.csv that belong to a data set."""
-    with open(sources_table(), newline="") as file:
+    with open(sources_table(), encoding="utf-8", newline="") as file:
         return {
             row["name"]: row["sha256"] for row in csv.DictReader(file) if row["group"] == source
         }

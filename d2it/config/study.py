@@ -103,7 +103,7 @@ FIGURES = tuple(name for name in ITEMS if name.startswith("figure"))
 def load_study(path: Path | None = None) -> Study:
     path = path or params_folder() / "study.yaml"
     try:
-        value = yaml.safe_load(path.read_text())
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
     try:

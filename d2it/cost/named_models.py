@@ -19,7 +19,9 @@ PAPER_PARAMS = {"heads_out": 3, "bias": "global"}  # reconstruction: gives 136, 
 
 def named_models() -> dict[str, tuple[str, dict[str, Any]]]:
     """Name -> kind and constructor arguments."""
-    value = yaml.safe_load((params_folder() / "model" / "paper256.yaml").read_text())
+    value = yaml.safe_load(
+        (params_folder() / "model" / "paper256.yaml").read_text(encoding="utf-8")
+    )
     model = build(Model, value, "model")
     models: dict[str, tuple[str, dict[str, Any]]] = {}
     for name, size in model.sizes.items():

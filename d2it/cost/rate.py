@@ -65,7 +65,7 @@ def measured_mfu(gpu: Gpu, results: Path) -> dict[Measured, float]:
     found: dict[Measured, float] = {}
     for path in (*sorted(results.glob("first-hour-*.json")), results / "training-cuda.json"):
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            found |= _shares(json.loads(path.read_text()), gpu)
+            found |= _shares(json.loads(path.read_text(encoding="utf-8")), gpu)
     return found
 
 

@@ -26,7 +26,7 @@ def leave(path: Path | str, error: UserError | None, **more: Any) -> None:
 
 def read(path: Path) -> Word | None:
     try:
-        word: Word = json.loads(path.read_text())
+        word: Word = json.loads(path.read_text(encoding="utf-8"))
         return word
     except FileNotFoundError:
         return None
@@ -41,5 +41,5 @@ def died(who: str, code: int) -> UserError:
 def show_end(log: Path) -> None:
     """The last lines of a failed process's log."""
     if log.is_file():
-        lines = log.read_text(errors="replace").splitlines(keepends=True)
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         print("".join(lines[-SHOWN:]), file=sys.stderr)

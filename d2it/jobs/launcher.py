@@ -57,7 +57,7 @@ def load_launcher(words: str | None = None) -> Launcher:
     folder = params_folder() / "launcher"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     try:
-        settings = yaml.safe_load(path.read_text())
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
         for change in changes:
             _set(settings, change)
         launcher = build(Launcher, settings, "")

@@ -75,7 +75,7 @@ class LocalJob(Job):
 
 def _end_with(alive: Path) -> None:
     """Stop, as if asked to, once the process that has locked `alive` is gone, be it by kill -9."""
-    with open(alive, "a") as file:
+    with open(alive, "a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         while True:  # submitit drops signals until training takes them
             os.kill(os.getpid(), signal.SIGTERM)
@@ -93,7 +93,7 @@ def run_here(plan: Plan, job: Job, processes: int, gpus: list[str]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     local = LocalJob(**vars(job), alive=(folder / "alive").resolve(), gpus=gpus)
-    with open(local.alive, "w") as alive:
+    with open(local.alive, "w", encoding="utf-8") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
         executor = submitit.AutoExecutor(folder.resolve(), cluster="local")
         executor.update_parameters(tasks_per_node=processes, timeout_min=YEAR)
@@ -165,7 +165,7 @@ def follow(plan: Plan) -> Iterator[Any]:
     def show() -> None:
         nonlocal place
         if path.is_file():
-            with open(path) as file:
+            with open(path, encoding="utf-8") as file:
                 file.seek(place)
                 for line in file:
                     print(f"{plan.run}: {line[20:]}", end="", file=sys.stderr)

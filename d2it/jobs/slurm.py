@@ -141,7 +141,7 @@ def _turn(folder: Path) -> Iterator[None]:
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = held.enter_context(open(folder / "lock", "a"))
+            lock = held.enter_context(open(folder / "lock", "a", encoding="utf-8"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise
@@ -170,7 +170,7 @@ def _answers(path: Path) -> dict[str, Any]:
     """The last that were left there, or that this process has kept."""
     own: dict[str, Any] = _own.get(path, {"asked": 0.0, "jobs": {}})
     try:
-        return min(json.loads(path.read_text()), own, key=_since)
+        return min(json.loads(path.read_text(encoding="utf-8")), own, key=_since)
     except (OSError, json.JSONDecodeError):
         return own
 

@@ -102,7 +102,7 @@ def count_starts(plan: Plan, job: str) -> None:
     """Bound the requeues of a job that never comes to save anything."""
     states = [int(path.name) for path in plan.state.glob("[0-9]*") if path.name.isdigit()]
     note, images = plan.folder / "submitit" / f"{job}_starts.json", max(states, default=0)
-    before = json.loads(note.read_text()) if note.is_file() else {}
+    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     starts = before["starts"] + 1 if before.get("images") == images else 1
     write_json(note, {"images": images, "starts": starts})
     if starts > FRUITLESS:

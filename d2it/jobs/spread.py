@@ -44,7 +44,10 @@ def spread(arguments: argparse.Namespace, stage: str, has_units: bool = True) ->
         workers = {share: _start(arguments.words, share, Path(folder), write) for share in shares}
         os.close(write)
         try:
-            with open(read) as reports, tqdm(unit="image", desc=stage, disable=None) as bar:
+            with (
+                open(read, encoding="utf-8") as reports,
+                tqdm(unit="image", desc=stage, disable=None) as bar,
+            ):
                 for line in reports:  # until the last of them has ended
                     bar.update(int(line) if line.strip().isdigit() else 0)
             codes = {share: worker.wait() for share, worker in workers.items()}
@@ -73,7 +76,7 @@ def _start(
     gpus = visible_gpus()
     if gpus:  # one each, in turn
         environment["CUDA_VISIBLE_DEVICES"] = gpus[(share.part - 1) % len(gpus)]
-    with open(_place(folder, share, "log"), "w") as log:
+    with open(_place(folder, share, "log"), "w", encoding="utf-8") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "d2it", *words, "--shard", str(share)],
             stdin=subprocess.PIPE,

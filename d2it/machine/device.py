@@ -157,7 +157,7 @@ def processor() -> str:
     """The CPU and the widest vectors that torch uses on it: another kind rounds otherwise."""
     name = platform.machine()
     with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         name = (models or [name])[0]
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}"

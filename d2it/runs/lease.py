@@ -35,7 +35,7 @@ def lease(folder: Path, wait: bool = False) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     heartbeat = folder / "heartbeat.json"
-    with open(folder / "lock", "a") as lock:
+    with open(folder / "lock", "a", encoding="utf-8") as lock:
         _acquire(lock.fileno(), heartbeat, wait)
         _beat(heartbeat, 0)
         ended = threading.Event()
@@ -65,7 +65,7 @@ def _beat(heartbeat: Path, count: int) -> None:
 def await_free(folder: Path, wait: bool) -> None:
     """Return once nobody holds the lease; the sentence of who does if that takes too long."""
     if folder.is_dir():
-        with open(folder / "lock", "a") as lock:
+        with open(folder / "lock", "a", encoding="utf-8") as lock:
             _acquire(lock.fileno(), folder / "heartbeat.json", wait)
 
 
@@ -75,7 +75,7 @@ def launching(folder: Path, wait: bool) -> Iterator[None]:
     before the first of them can hold the lease.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "launch.lock", "a") as lock:
+    with open(folder / "launch.lock", "a", encoding="utf-8") as lock:
         _acquire(lock.fileno(), folder / "heartbeat.json", wait)
         await_free(folder, wait)  # processes outlive a launcher that was killed
         yield
@@ -112,7 +112,7 @@ def _locked(lock: int) -> bool:
 
 def _read_heartbeat(path: Path) -> dict[str, Any] | None:
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return value
     except (FileNotFoundError, json.JSONDecodeError):
         return None

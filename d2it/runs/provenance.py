@@ -58,8 +58,11 @@ def training(run: Run) -> dict[str, Any] | None:
     """Devices, processes and seconds, as the run folder tells them; None: it was made elsewhere."""
     folder = run.folder
     try:
-        starts = json.loads((folder / "provenance.json").read_text())["starts"]
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        starts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["starts"]
+        lines = [
+            json.loads(line)
+            for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         return {
             "commits": _each(starts, "commit"),
             "devices": _each(starts, "device"),

@@ -55,7 +55,7 @@ def export(run: Run, folder: Path, measured: Measured) -> None:
             shutil.copyfile(source, temporary / f"{name}.safetensors")
         header["files"] = folder_files(temporary)
         write_json(temporary / HEADER, header)
-        (temporary / "README.md").write_text(card(run.config, header, images))
+        (temporary / "README.md").write_text(card(run.config, header, images), encoding="utf-8")
 
 
 def describe(pipeline: RunPipeline, run: str, classes: list[str]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def _metrics(config: Config, header: dict[str, Any]) -> str:
     """Of the evaluations of these very weights."""
     path = paths.evaluation(config, header["run"])
     sha256 = header["files"]["network.safetensors"]["sha256"]
-    found = json.loads(path.read_text())["evaluations"] if path.is_file() else {}
+    found = json.loads(path.read_text(encoding="utf-8"))["evaluations"] if path.is_file() else {}
     own = {k: e for k, e in found.items() if e["recipe"]["weights_sha256"] == sha256}
     if not own:
         command = f"d2it evaluate {header['run']} scale={header['scale']}"

@@ -64,7 +64,7 @@ class Source:
 
 def read_sources() -> dict[str, Source]:
     path = sources_table()
-    with open(path, newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         rows: list[dict[str, Any]] = list(csv.DictReader(file))
     try:
         sources = [Source(**{**row, "bytes": int(row["bytes"])}) for row in rows]

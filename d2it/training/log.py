@@ -77,7 +77,11 @@ class RunLog:
             return
         path = self.folder / "metrics.jsonl"
         if path.is_file():
-            lines = [line for line in path.read_text().splitlines() if _images(line, images)]
+            lines = [
+                line
+                for line in path.read_text(encoding="utf-8").splitlines()
+                if _images(line, images)
+            ]
             write_text(path, "".join(f"{line}\n" for line in lines))
         if self.terminal:
             self.bar = tqdm(
@@ -96,7 +100,7 @@ class RunLog:
     def metrics(self, line: dict[str, Any], loss: float | None) -> None:
         if not self.active:
             return
-        with open(self.folder / "metrics.jsonl", "a") as file:
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
         done, rate = line["images"], line["images_per_second"]
         shown = "" if loss is None else f"loss {loss:.4f}, "
@@ -110,7 +114,7 @@ class RunLog:
         """A line in log.txt and, unless the bar shows the same, on the terminal."""
         if not self.active:
             return
-        with open(self.folder / "log.txt", "a") as file:
+        with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         if terminal:
             with contextlib.suppress(OSError):  # whoever read our output is gone; training goes on

@@ -51,7 +51,7 @@ from d2it.training.tracking import Tracker, chosen_tracker
 from d2it.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from d2it.training.task import Task
+    pass
 
 
 def train(
