@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from benchmarks.common import RESULTS
-from d2it.commands.metrics import write_metrics
 from d2it.config import load
 from d2it.config.study import load_study
 from d2it.report.claims_page import write_claims
+from d2it.report.metrics import write_metrics
 from d2it.report.tables import write_table
 from tools.results_in_docs import BEGIN, END, PAGE, claims
 

@@ -1,17 +1,9 @@
 """d2it metrics [overrides]: gather what the paper prints of each run, for `dvc metrics diff`."""
 
 import argparse
-from pathlib import Path
 
 from d2it.commands.options import add_config_arguments
-from d2it.config import paths
 from d2it.config.load import load
-from d2it.config.run import runs_of
-from d2it.config.schema import Config
-from d2it.files import write_json
-from d2it.report.results import Result, result
-
-PRINTED = ("fid", "inception_score", "precision", "recall", "rfid")  # all else: evaluations/
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,23 +12,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    from d2it.report.metrics import write_metrics
+
     print(f"Written: {write_metrics(load(arguments.params, arguments.overrides))}")
-
-
-def write_metrics(config: Config) -> Path:
-    path = paths.metrics(config)
-    write_json(path, {run: found for run in runs_of(config) if (found := metrics_of(config, run))})
-    return path
-
-
-def metrics_of(config: Config, run: str) -> dict[str, dict[str, float]]:
-    """By evaluation and metric; grain runs have none that the paper prints."""
-    every = result(config, run, "*")
-    labels = every.tried if isinstance(every, Result) else ()
-    found = {label: result(config, run, label) for label in labels}
-    return {
-        label: shown
-        for label, one in found.items()
-        if isinstance(one, Result)
-        and (shown := {name: one.metrics[name] for name in PRINTED if name in one.metrics})
-    }

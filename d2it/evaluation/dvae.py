@@ -39,11 +39,8 @@ class Coder:
     """Codes and decodes the first `evaluation.n` held-out images."""
 
     def __init__(self, evaluator: Evaluator) -> None:
-        self.evaluator, self.config, self.n = (
-            evaluator,
-            evaluator.config,
-            evaluator.config.evaluation.n,
-        )
+        self.evaluator, self.config = evaluator, evaluator.config
+        self.n = self.config.evaluation.n
         self.part = load_part(evaluator.run, evaluator.device)
         self.region = self.part.architecture["factors"][0]
         self.images = judged_images(evaluator, self.n)

@@ -43,6 +43,7 @@ class PartJob:
         own = ["--processes", "1"] if self.part == END else ["--shard", self.part]
         command = [sys.executable, "-m", "d2it", *self.words, *own]
         word = _word(self.folder, self.part)
+        word.unlink(missing_ok=True)  # of a start before a requeue
         environment = {"D2IT_THREADS": str(self.threads)} | os.environ | {last_word.FILE: str(word)}
         code = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL).returncode
         while code in (-signal.SIGUSR2, -signal.SIGTERM):

@@ -125,7 +125,7 @@ class Effect:
 def load_claims(path: Path | None = None) -> Claims:
     path = path or params_folder() / "claims.yaml"
     try:
-        return build(Claims, yaml.safe_load(path.read_text()), "claims")
+        return build(Claims, yaml.safe_load(path.read_text(encoding="utf-8")), "claims")
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
     except UserError as error:
