@@ -1,18 +1,12 @@
 """Benchmarks: targets are judged rightly, fits find slopes, and pages are what the JSONs say."""
 
-import copy
 import json
 
 import pytest
 import scipy.stats
-import torch
 
 from benchmarks import curves, page
 from benchmarks.targets import Target, interval_of_median, targets
-from benchmarks.training import shapes
-from benchmarks.variants import FineAlone, randomised
-from d2it.grains.maps import to_grid
-from d2it.models.content_transformer import ContentTransformer
 
 
 def one_target(what: str) -> Target:
@@ -97,27 +91,3 @@ def test_fits_find_what_curves_were_made_of():
     cubic, linear = curves.fitted(rows)
     assert cubic["exponent"] == "3.00" and cubic["line"] == ""
     assert linear["line"] == "1.5 s + 4 ms each"
-
-
-def test_fine_codes_alone_are_another_visibility_and_the_same_where_all_are_fine():
-    torch.manual_seed(0)
-    _, content = shapes("cpu", "demo")
-    usual = randomised(ContentTransformer(**content))
-    for net in (alone := copy.deepcopy(usual)).refine:
-        net.__class__ = FineAlone
-    side = content["side"]
-    z, t, y = torch.randn(2, content["channels"], side, side), torch.tensor([3, 700]), None
-    fine = torch.ones(2, side // 2, side // 2, dtype=torch.long)
-    assert torch.allclose(alone(z, t, y, fine), usual(z, t, y, fine), atol=1e-5)
-    mixed = fine.clone()
-    mixed[:, ::2] = 0  # every window holds both
-    refine = [network.refine[0] for network in (usual, alone)]
-    c, noise = torch.randn(2, content["width"]), torch.randn_like(z)
-    coarse = to_grid(mixed, 2)[:, None] == 0
-    for net, sees in zip(refine, (True, False), strict=True):
-        told = [
-            net(noise, x, c, usual.grain, net.windows(mixed, False), False)
-            for x in (z, torch.where(coarse, -z, z))
-        ]
-        same = torch.allclose(*(torch.where(coarse, 0, one) for one in told), atol=1e-6)
-        assert same is not sees
