@@ -2,13 +2,13 @@
 
 An effect is the difference of a metric between two runs of the same training seed, which saw the
 same images in the same order. Its t-interval over the training seeds decides, at equal steps. The
-same is said at equal work, and at equal seconds where the runs' provenance tells them: the dearer
-one is taken when it had cost what the other one did, between the moments at which it was measured.
+same is said at equal work: the dearer one is taken when it had cost what the other one did, between
+the moments at which it was measured.
 """
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +31,6 @@ HIGHER_IS_BETTER = ("obedience", "precision", "psnr", "recall", "ssim")
 # What the same noise is predicted from: networks on other latents have another task, whatever their
 # errors. A D²iT's coarse regions hold one code and one noise each, which a DiT's never do.
 SAME_LATENTS = ("dvae_sha256", "latent_scale", "epsilon_images")
-STEADY = 1.1  # seeds do the same work: where their seconds differ by more, something else ran too
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,6 @@ class Effect:
     verdict: Verdict
     why: str = ""  # a seed lacks
     worked: AtEqual | None = None
-    timed: AtEqual | None = None  # in seconds
 
     @property
     def mean(self) -> float:
@@ -174,7 +172,6 @@ def effect(pair: Pair, level: float, config: Config) -> Effect:
     worse = (-high, -low) if pair.metric in HIGHER_IS_BETTER else (low, high)
     verdict = decide(*worse, margin, pair.expect)
     paired = [(a.header["run"], b.header["run"]) for a, b in found]
-    timed = all(steady(config, repeats_of(config, run)) for run, _ in pair.sides)
     return Effect(
         pair,
         len(seeds),
@@ -183,8 +180,7 @@ def effect(pair: Pair, level: float, config: Config) -> Effect:
         high,
         verdict,
         why,
-        worked=_at_equal(work, pair, paired, level, config),
-        timed=_at_equal(seconds, pair, paired, level, config) if timed else None,
+        worked=_at_equal_work(pair, paired, level, config),
     )
 
 
@@ -205,12 +201,8 @@ def _on_same_latents(first: Result, second: Result) -> bool:
     )
 
 
-def _at_equal(
-    cost: Callable[[Config, str], float | None],
-    pair: Pair,
-    paired: Sequence[tuple[str, str]],
-    level: float,
-    config: Config,
+def _at_equal_work(
+    pair: Pair, paired: Sequence[tuple[str, str]], level: float, config: Config
 ) -> AtEqual | None:
     """The dearer one is taken after the share of its training that costs what the other's did;
     None: it was not measured then, or the costs are not known, or equal.
@@ -219,7 +211,7 @@ def _at_equal(
         return None
     found: list[tuple[float, float]] = []
     for runs in paired:
-        costs = [known for run in runs if (known := cost(config, run))]
+        costs = [known for run in runs if (known := work(config, run))]
         if len(costs) < 2 or costs[0] == costs[1]:
             continue
         first, second = (
@@ -240,18 +232,6 @@ def work(config: Config, run: str) -> float | None:
     """Multiplications of the network that is compared, an image: both sides see as many."""
     found = result(config, run)
     return None if isinstance(found, Gap) else found.header.get("gmacs", {}).get("dense")
-
-
-def seconds(config: Config, run: str) -> float | None:
-    """Of the training of `run`, by its provenance."""
-    said = (provenance.of_run(run_of(config, run)) or {}).get("training")
-    return said["seconds"] if said and said["seconds"] > 0 else None
-
-
-def steady(config: Config, runs: Sequence[str]) -> bool:
-    """Whether the seeds of an experiment took the same time, as far as it is known."""
-    known = [time for run in runs if (time := seconds(config, run))]
-    return not known or max(known) <= STEADY * min(known)
 
 
 def _moment(config: Config, run: str, metric: str, share: float) -> float | None:

@@ -45,7 +45,6 @@ COLUMNS = [
     "difference",
     "difference, %",
     "at equal work, %",
-    "at equal seconds, %",
     "paper's, %",
     "seeds",
     "verdict",
@@ -88,16 +87,11 @@ RUN_SAYS = (
     "Differences are paired: both methods of a seed see the same images in the same order. What "
     "differs between seeds is the training of the content network or DiT: DVAE, grain network and"
     " the noise of maps and samples are the same for all. Nothing is corrected for seeds that were "
-    "added after a look at the others. Verdicts are at equal steps. {seconds} `GMACs`, "
+    "added after a look at the others. Verdicts are at equal steps. `GMACs`, "
     "first and second: of one pass, as it was computed; the grain network's are not in it. "
     "`nearest`, first and second: the distance of samples from the training images over that of "
     "held-out ones, here other crops of the same photographs; far below 1 is memorisation."
 )
-TIMED = (
-    "At equal seconds: the same, when it had taken as long as the other, where the seeds of each "
-    "took the same time."
-)
-UNTIMED = "At equal seconds nothing is known, for want of measured moments or of steady times."
 APART, SO_FAR = "†", " so far"
 BESIDE_SAYS = (
     "These decide no claim; *better* and *worse* are said of the first. `epsilon_error` is the "
@@ -143,7 +137,7 @@ def render(config: Config, claims: Claims) -> str:
         _how(config, claims, found),
         "## What was run",
         _table(COLUMNS, _lines(claims, found)),
-        f"{_in_short(claims, found)} {_in_full(found)}",
+        f"{_in_short(claims, found)} {RUN_SAYS}",
         *_beside(config, claims, found),
         *(["## Not run", "\n".join(waiting)] if waiting else []),
         "## Not for these runs to decide",
@@ -233,11 +227,6 @@ def _as_found(one: Effect) -> str:
     return f"{said.translate(str.maketrans('<>', '><'))}, against the paper"
 
 
-def _in_full(found: Found) -> str:
-    timed = any(one.timed for pairs in found.values() for one in pairs)
-    return RUN_SAYS.format(seconds=TIMED if timed else UNTIMED)
-
-
 def _how(config: Config, claims: Claims, found: Found, commits: bool = True) -> str:
     """Hardware, code, and how images were made and measured."""
     made = [one for pairs in found.values() for pair in pairs for one in pair.results]
@@ -291,8 +280,6 @@ def _line(one: Effect) -> dict[str, str]:
     drawn_by = [side.recipe.get("grain_sha256") for side in one.found[0]]
     if drawn_by[0] != drawn_by[1]:
         line["compared"] += f" {APART}"
-    if one.timed:
-        line["at equal seconds, %"] = _at_equal(one, one.timed)
     if one.worked:
         line["at equal work, %"] = _at_equal(one, one.worked)
     elif one.pair.of_whole_trainings and one.pair.run != one.pair.than and "GMACs" in line:
