@@ -3,15 +3,17 @@
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from d2it.files import read_json
 from d2it.machine.gpus import find_gpu
 
 Found = dict[str, Any]  # a benchmark's JSON
 Row = dict[str, Any]  # of it
-Spent = Callable[[Row], float]  # the seconds of a row in one of its rounds
 Sign = Literal["≥", "≤"]
 OURS, FAST = "DiT", "diffusers' DiT, equal dtype and compile"
 PUBLISHED = "diffusers' DiT, published loop"
@@ -28,14 +30,14 @@ class Target:
     sign: Sign
     wanted: float
     file: str  # below benchmarks/results/
-    value: Callable[[Found, Spent], float]
+    value: Callable[[Found], np.ndarray]  # round by round
 
     def row(self, results: Path) -> Row:
         row: Row = {"target": self.what, "wanted": f"{self.sign} {self.wanted:g}"}
         path = results / self.file
         found = read_json(path, made_by="make bench") if path.is_file() else {"rows": []}
         try:
-            values = self.by_round(found)
+            values = self.value(found).tolist()
         except IndexError:  # on this device, or in this precision
             return row | {"measured": "", "interval": "", "verdict": "not measured"}
         low, high = interval_of_median(values)
@@ -44,20 +46,6 @@ class Target:
             "interval": f"{low:.3g} – {high:.3g}",
             "verdict": self.verdict(low, high),
         }
-
-    def by_round(self, found: Found) -> list[float]:
-        """As many as the row with the fewest has that the value is of."""
-        asked: list[int] = []
-
-        def first(row: Row) -> float:
-            asked.append(len(row["rounds"]))
-            return float(row["rounds"][0])
-
-        self.value(found, first)
-        return [
-            self.value(found, lambda row, i=turn: float(row["rounds"][i]))
-            for turn in range(min(asked))
-        ]
 
     def verdict(self, low: float, high: float) -> str:
         worst, best = (low, high) if self.sign == "≥" else (-high, -low)
@@ -88,7 +76,7 @@ def targets() -> Iterator[Target]:
         "≥",
         10,
         "metrics-cpu.json",
-        lambda found, spent: over_metrics_peer(found, spent, "Fréchet distance, 4096 features"),
+        over_scipy,
     )
     for command, wanted in (("dry run of the paper's grid", 3), ("d2it --help", 0.5)):
         yield Target(
@@ -96,22 +84,21 @@ def targets() -> Iterator[Target]:
             "≤",
             wanted,
             "workflow-cpu.json",
-            lambda found, spent, command=command: spent(one(found, command=command)),
+            lambda found, command=command: np.array(one(found, command=command)["rounds"]),
         )
     for device, sizes in SIZES.items():
         for size, precision in sizes:
             yield from of_training(device, size, precision)
 
 
-def over_direct(found: Found, spent: Spent) -> float:
+def over_direct(found: Found) -> np.ndarray:
     ours, direct = (one(found, what=what) for what in ("d2it calibrate", "direct kernel density"))
-    return float(spent(direct) / direct["images"] * ours["images"] / spent(ours))
+    return ratios(direct["rounds"], ours["rounds"]) * (ours["images"] / direct["images"])
 
 
-def over_metrics_peer(found: Found, spent: Spent, what: str) -> float:
-    row = one(found, what=what)
-    ours, peer = ({"rounds": row["rounds"][side]} for side in ("ours", "peer"))
-    return spent(peer) / spent(ours)
+def over_scipy(found: Found) -> np.ndarray:
+    rounds = one(found, what="Fréchet distance, 4096 features")["rounds"]
+    return ratios(rounds["peer"], rounds["ours"])
 
 
 def of_training(device: str, size: str, precision: str) -> Iterator[Target]:
@@ -119,35 +106,40 @@ def of_training(device: str, size: str, precision: str) -> Iterator[Target]:
     where = f"{size} in {precision} on a {'CPU' if device == 'cpu' else 'GPU'}"
     loop = f"diffusers' in the published loop ({'fp32' if device == 'cpu' else 'TF32'})"
 
-    def add(what: str, sign: Sign, wanted: float, value: Callable[[Found, Spent], float]) -> Target:
+    def add(what: str, sign: Sign, wanted: float, value: Callable[[Found], np.ndarray]) -> Target:
         return Target(f"{what}, {where}", sign, wanted, file, value)
 
     def of(found: Found, network: str) -> Row:
         return one(found, network=network, size=size, precision=precision)
 
+    def over(found: Found, network: str) -> np.ndarray:
+        return ratios(of(found, network)["rounds"], of(found, OURS)["rounds"])
+
+    def over_bound(found: Found, network: str) -> np.ndarray:
+        bound = of(found, network)["gmacs"] / of(found, OURS)["gmacs"]
+        return over(found, network) / bound
+
     for windows in ("windows with fine regions", "all windows"):
-
-        def over_bound(found: Found, spent: Spent, network: str = f"D²iT, {windows}") -> float:
-            row, dit = of(found, network), of(found, OURS)
-            return float(spent(row) / spent(dit) * dit["gmacs"] / row["gmacs"])
-
-        yield add(f"training D²iT, {windows}, seconds over its MAC bound", "≤", 1.15, over_bound)
+        what = f"training D²iT, {windows}, seconds over its MAC bound"
+        yield add(what, "≤", 1.15, partial(over_bound, network=f"D²iT, {windows}"))
     for what, wanted, network in (
         ("diffusers' at equal dtype and compile", 1, FAST),
         (loop, 1.5, PUBLISHED),
     ):
-
-        def over_peer(found: Found, spent: Spent, network: str = network) -> float:
-            return spent(of(found, network)) / spent(of(found, OURS))
-
-        yield add(f"training DiT, speed over {what}", "≥", wanted, over_peer)
+        yield add(f"training DiT, speed over {what}", "≥", wanted, partial(over, network=network))
     if device == "cuda":
 
-        def mfu(found: Found, spent: Spent) -> float:
+        def mfu(found: Found) -> np.ndarray:
             row, peak = of(found, OURS), find_gpu(found["hardware"]["gpu"]).bf16
-            return float(row["tflops"] * row["seconds"] / spent(row) / peak)
+            return row["tflops"] * row["seconds"] / np.array(row["rounds"]) / peak
 
         yield add("training DiT, MFU", "≥", MFU[size], mfu)
+
+
+def ratios(these: Sequence[float], those: Sequence[float]) -> np.ndarray:
+    """Round by round, as they took turns: as many as the shorter has."""
+    turns = min(len(these), len(those))
+    return np.array(these[:turns]) / np.array(those[:turns])
 
 
 def one(found: Found, **wanted: str) -> Row:
