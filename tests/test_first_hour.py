@@ -15,11 +15,10 @@ import pytest
 
 from benchmarks import page
 from benchmarks.first_hour import __main__ as first_hour
-from benchmarks.first_hour import machine, processes, reduce, runner, slurm, steps, together
+from benchmarks.first_hour import machine, runner, slurm, steps, together
 from benchmarks.first_hour.machine import Device
-from benchmarks.first_hour.outcome import Found
 from benchmarks.first_hour.runner import Check, Done, Runner, checks_of
-from benchmarks.first_hour.setting import TRAINED, Setting, trained_runs
+from benchmarks.first_hour.setting import TRAINED, Found, Setting, trained_runs
 from d2it.cost.rate import rate_of
 from d2it.errors import UserError
 from d2it.machine.gpus import GPUS
@@ -168,9 +167,9 @@ def test_a_process_that_dies_ends_the_sum(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     began = time.monotonic()
-    found = reduce.reduced(Setting("no GPU", simulated=True))  # without images: nothing to plan
+    found = together.summed(Setting("no GPU", simulated=True))  # without images: nothing to plan
     assert found.verdict.startswith("wrong: a process died") and "NCCL_DEBUG" in found.verdict
-    assert time.monotonic() - began < processes.PATIENCE / 2
+    assert time.monotonic() - began < together.PATIENCE / 2
 
 
 def test_two_gpus_that_drift_apart_are_wrong():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import tests.simulated as simulated
 from benchmarks.common import ROOT
-from benchmarks.first_hour.suite import ON_GPU
+from benchmarks.first_hour.checks import ON_GPU
 from d2it.errors import UserError
 from d2it.machine.device import choose_device
 from tests.simulated import DEVICE, Mixed

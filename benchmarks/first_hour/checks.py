@@ -7,17 +7,25 @@ is what it found, or the sentence of a refusal.
 """
 
 import argparse
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.first_hour import images, machine, reduce, steps, suite, together, world
-from benchmarks.first_hour.outcome import Found
-from benchmarks.first_hour.setting import Setting
+from benchmarks.common import ROOT
+from benchmarks.first_hour import images, machine, steps, together, world
+from benchmarks.first_hour.setting import Found, Setting
 from d2it.cli import system_sentence
 from d2it.errors import UserError
 from d2it.files import write_json
+
+ON_GPU = ("-m", "gpu", "tests/gpu")
+# of the device itself; `make test` has those of the stages on it
+SIMULATED = ("tests/test_simulated.py",)
 
 
 def built(setting: Setting) -> Found:
@@ -25,15 +33,31 @@ def built(setting: Setting) -> Found:
     return Found(f"{2 * setting.images} images of noise, their latents, untrained networks")
 
 
+def tested(setting: Setting) -> Found:
+    """The project's own tests of this device."""
+    chosen = SIMULATED if setting.simulated else ON_GPU
+    command = [sys.executable, "-m", "pytest", "-q", *chosen]
+    environment = dict(os.environ)
+    environment.pop("ACCELERATE_TORCH_DEVICE", None)  # tests choose their own
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    print(done.stdout)
+    last = (done.stdout.strip().splitlines() or ["pytest said nothing"])[-1].strip("= ")
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
+    wrong = ""
+    if done.returncode:
+        wrong = f"{', '.join(failed) or last}: run `make test-gpu` and report what it says"
+    return Found(last, wrong=wrong)
+
+
 CHECKS: dict[str, Callable[..., Found]] = {
     "machine": machine.looked_at,
     "inputs": built,
-    "tests": suite.tested,
+    "tests": tested,
     "training": steps.train,
     "encoding": images.encoded,
     "sampling": images.sampled,
     "evaluation": images.evaluated,
-    "all-reduce": reduce.reduced,
+    "all-reduce": together.summed,
     "together": together.trained,
 }
 

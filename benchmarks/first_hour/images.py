@@ -11,8 +11,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.first_hour.outcome import START, Found, is_slow, spell
-from benchmarks.first_hour.setting import DRAWN, DVAE, GUIDED, Setting
+from benchmarks.first_hour.setting import (
+    DRAWN,
+    DVAE,
+    GUIDED,
+    START,
+    Found,
+    Setting,
+    is_slow,
+    spell,
+)
 from d2it.config import paths
 from d2it.config.protocols import asked
 from d2it.config.run import run_of

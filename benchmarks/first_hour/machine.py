@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.common import hardware
-from benchmarks.first_hour.outcome import Found
-from benchmarks.first_hour.setting import Setting
+from benchmarks.first_hour.setting import Found, Setting
 from d2it.errors import UserError
 from d2it.machine.device import cuda_error, has_cuda
 

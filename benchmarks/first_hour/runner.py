@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT
-from benchmarks.first_hour.outcome import START, Found
-from benchmarks.first_hour.setting import TOGETHER, Setting, trained_runs
+from benchmarks.first_hour.setting import START, TOGETHER, Found, Setting, trained_runs
 from d2it.config import paths
 from d2it.errors import UserError
 from d2it.files import read_json

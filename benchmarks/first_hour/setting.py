@@ -1,7 +1,8 @@
-"""At which sizes the checks run, and what `d2it plan` expects of them. No torch."""
+"""At which sizes the checks run, what `d2it plan` expects of them, and what they find. No torch."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from d2it.config import Config, load
 from d2it.config.protocols import METRICS, OF_RUNS
@@ -21,6 +22,9 @@ TRAINED = (
 DRAWN = "d2it_xl_classes"  # what is sampled and evaluated
 TOGETHER = (DVAE, "d2it_b_three")  # what two GPUs share
 GUIDED = Measured(guidance=1.5)  # how images are sampled; they are evaluated without guidance
+SLOWER = 1.25  # times the planned seconds: up to that a check is as fast as planned
+LARGER = 1.15  # times the planned memory
+START = 60.0  # seconds in which a process imports, loads and compiles: no plan knows of them
 
 
 @dataclass(frozen=True)
@@ -114,3 +118,35 @@ def configuration(scale: str, images: int) -> Config:
 def trained_runs(config: Config) -> list[str]:
     known = {run for kind in vars(config.runs).values() for run in kind}
     return [run for run in TRAINED if run in known]
+
+
+@dataclass(frozen=True)
+class Found:
+    measured: str
+    planned: str = ""
+    wrong: str = ""  # what to do
+    slower: bool = False
+    row: dict[str, Any] = field(default_factory=dict)  # of the JSON: what `d2it plan` reads
+    facts: dict[str, Any] = field(default_factory=dict)  # of the machine
+
+    @property
+    def verdict(self) -> str:
+        if self.wrong:
+            return f"wrong: {self.wrong}"
+        return "slower than planned" if self.slower else "right"
+
+
+def is_slow(setting: Setting, seconds: float, planned: float, start: float = 0.0) -> bool:
+    return setting.judged and seconds > SLOWER * planned + start
+
+
+def spell(seconds: float) -> str:
+    return f"{seconds:.3g} s"
+
+
+def not_finite(step: int, kind: str) -> str:
+    """What to do about a step whose loss or gradient is no number."""
+    return (
+        f"step {step} gave a loss or gradient that is not finite: set "
+        f"training.{kind}.precision=fp32, and report this"
+    )

@@ -3,8 +3,7 @@
 import time
 from typing import Any
 
-from benchmarks.first_hour.outcome import LARGER, Found, is_slow, spell
-from benchmarks.first_hour.setting import Setting
+from benchmarks.first_hour.setting import LARGER, Found, Setting, is_slow, not_finite, spell
 from benchmarks.training import stepping
 from d2it.config import Config
 from d2it.config.run import run_of
@@ -72,10 +71,7 @@ def judged(setting: Setting, row: dict[str, Any], bad: int) -> Found:
     planned, memory = setting.plan.step(run), price.memory_gb or 0.0
     wrong = ""
     if bad >= 0:
-        wrong = (
-            f"step {bad} gave a loss or gradient that is not finite: set "
-            f"training.{kind}.precision=fp32, and report this"
-        )
+        wrong = not_finite(bad, kind)
     elif row["memory_gb"] > LARGER * memory and not setting.simulated:
         wrong = (
             f"it takes {row['memory_gb']:.1f} GB where {memory:.1f} were planned: plan with that, "
