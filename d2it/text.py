@@ -1,7 +1,7 @@
-"""A table of short texts as Markdown and as LaTeX (booktabs)."""
+"""A table of short texts as Markdown, as LaTeX (booktabs) and for a terminal."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `d2it plan --help` needs no tables
@@ -69,6 +69,18 @@ def latex(frame: "pd.DataFrame", title: str, first: str, below: Sequence[str], l
 def escape(text: str) -> str:
     """`text` for LaTeX: its special characters, and the few that are not ASCII."""
     return re.sub("|".join(map(re.escape, LATEX)), lambda match: LATEX[match[0]], text)
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Lines for a terminal: columns of numbers to the right, those of `left` to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def amount(number: int) -> str:

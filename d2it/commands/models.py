@@ -4,6 +4,7 @@ import argparse
 import json
 
 from d2it.cost.named_models import models_table
+from d2it.text import aligned
 
 COLUMNS = {
     "model": "model",
@@ -33,13 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
         "each other grain."
     )
     cells = [list(COLUMNS.values())] + [[_text(row[key]) for key in COLUMNS] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
-    for line in cells:
-        name, *numbers = (
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        print("  ".join([name, *numbers]).rstrip())
+    print("\n".join(aligned(cells)))
 
 
 def _text(value: str | float | None) -> str:

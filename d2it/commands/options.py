@@ -28,14 +28,13 @@ def weights_of(text: str) -> Literal["ema", "raw"] | float:
         ) from None
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(
+    parser: argparse.ArgumentParser,
+    words: str = "key=value",
+    meaning: str = "Hydra overrides, e.g. scale=smoke ratio=0.7",
+) -> None:
     """--params and overrides, as every verb that reads the configuration takes them."""
     parser.add_argument(
         "--params", metavar="FILE", help="a composed configuration (default: compose params/)"
     )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="Hydra overrides, e.g. scale=smoke ratio=0.7",
-    )
+    parser.add_argument("overrides", nargs="*", metavar=words, help=meaning)

@@ -5,6 +5,7 @@ import json
 import textwrap
 from dataclasses import asdict
 
+from d2it.commands.options import add_config_arguments
 from d2it.config import Config
 from d2it.config.load import load
 from d2it.config.study import heading, load_study
@@ -12,7 +13,7 @@ from d2it.cost.disk import Disk
 from d2it.cost.plan import Plan, Price, plan
 from d2it.cost.rate import Rate, rate_of
 from d2it.machine.gpus import GPUS, find_gpu
-from d2it.text import amount
+from d2it.text import aligned, amount
 
 HEADINGS = (
     "run",
@@ -46,15 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="reached share of the GPU's peak, e.g. 0.4 (default: measured, else assumed)",
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
-    parser.add_argument(
-        "--params", metavar="FILE", help="a composed configuration (default: compose params/)"
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="target|key=value",
-        help="tables, figures, runs (default: every run), and Hydra overrides",
-    )
+    meaning = "tables, figures, runs (default: every run), and Hydra overrides"
+    add_config_arguments(parser, "target|key=value", meaning)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -114,15 +108,7 @@ def heading_lines(config: Config, rate: Rate) -> list[str]:
 def table(found: Plan) -> list[str]:
     rows = [HEADINGS, *(cells(price) for price in found.prices)]
     rows.append(("total", *[""] * 8, count(found.hours), *space(found.disk)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
-    lines = []
-    for row in rows:
-        name, *numbers = (
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join([name, *numbers]).rstrip())
-    return lines
+    return aligned(rows)
 
 
 def cells(price: Price) -> tuple[str, ...]:

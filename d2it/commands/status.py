@@ -15,7 +15,7 @@ from d2it.config.load import load
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.jobs.status import Status, statuses
-from d2it.text import amount
+from d2it.text import aligned, amount
 
 HEADINGS = ("run", "state", "images", "of", "done", "img/s", "left", "GPU h", "job", "node")
 LEFT = ("run", "state", "job", "node")  # aligned to the left; the others are numbers
@@ -91,14 +91,8 @@ def table(found: Sequence[Status], width: int) -> list[str]:
     """Lines of at most `width` columns, without the columns that no run fills."""
     rows = [HEADINGS, *(cells(status) for status in found)]
     shown = [i for i in range(len(HEADINGS)) if any(row[i] for row in rows[1:])]
-    widths = [max(len(row[i]) for row in rows) for i in shown]
-    lines = []
-    for row in rows:
-        aligned = [
-            row[i].ljust(w) if HEADINGS[i] in LEFT else row[i].rjust(w)
-            for i, w in zip(shown, widths, strict=True)
-        ]
-        lines.append("  ".join(aligned).rstrip()[:width])
+    left = [at for at, i in enumerate(shown) if HEADINGS[i] in LEFT]
+    lines = [line[:width] for line in aligned([[row[i] for i in shown] for row in rows], left)]
     foreign = [i for i, status in enumerate(found) if status.kind is None]
     if foreign:
         lines.insert(foreign[0] + 1, "other settings")

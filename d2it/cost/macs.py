@@ -220,19 +220,9 @@ def stage(inputs: int, outputs: int, blocks: int, side: int, attends: bool) -> C
     )
 
 
-def dvae(
-    factors: Sequence[int],
-    size: int,
-    latent_channels: int,
-    channels: int,
-    multipliers: Sequence[int],
-    res_blocks: int,
-    attention: Sequence[int],
-    norm_groups: int = 32,
-) -> Cost:
+def dvae(factors: Sequence[int], norm_groups: int = 32, **shape: Any) -> Cost:
     """Encoder with a head per factor, and decoder; MACs of encoding and decoding one image."""
-    shape = (size, latent_channels, channels, multipliers, res_blocks, attention)
-    return encoder(factors, *shape) + decoder(factors[-1], *shape)
+    return encoder(factors, **shape) + decoder(factors[-1], **shape)
 
 
 def encoder(

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import accelerate
 import torch
@@ -49,9 +49,6 @@ from d2it.training.saver import Contents, Saver
 from d2it.training.task import Task
 from d2it.training.tracking import Tracker, chosen_tracker
 from d2it.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    pass
 
 
 def train(

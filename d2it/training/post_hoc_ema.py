@@ -10,10 +10,7 @@ import torch
 from torch import nn
 
 from d2it.runs import state
-from d2it.runs.snapshots import (
-    WIDTHS,
-    exponent,
-)
+from d2it.runs.snapshots import WIDTHS, exponent
 
 
 class PowerAverages:
