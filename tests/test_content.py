@@ -15,6 +15,8 @@ FORMS = [
     dict(share_condition=False, qk_norm=True, learn_sigma=False),
     dict(grains=3, window=2, heads_out=3),
     dict(grains=3, window=2, bias="global", share_condition=False),
+    dict(fine_only=True, bias="none"),
+    dict(fine_only=True, grains=3, window=2),
 ]
 
 

@@ -84,6 +84,7 @@ def test_closed_forms_equal_the_networks_of_the_paper(models):
         {"learn_sigma": False},
         {"positions": "fixed"},
         {"bias": "global", "heads_out": 3},
+        {"bias": "none", "fine_only": True},
         {"share_condition": False, "classes": 0},
         {"qk_norm": True, "mlp_ratio": 3.0},
         {"layers": (12, 0)},

@@ -63,7 +63,7 @@ def every_code(map: torch.Tensor, k: int) -> list[torch.Tensor]:
 
 MISTAKES: list[tuple[str, object, str, Callable]] = [
     ("d2it_xl_classes", second_stage, "cell_weights", equal_weights),  # no alpha_i of Eq 11
-    ("d2it_xl_classes", PositionBias, "forward", no_bias),  # no B_r of Eq 10
+    ("d2it_xl_classes", PositionBias, "learned", no_bias),  # no B_r of Eq 10
     ("d2it_xl_classes", blocks, "modulate", no_shift),
     ("dit_xl_classes", blocks, "modulate", no_shift),
     ("grain_classes", blocks, "modulate", no_shift),

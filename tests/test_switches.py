@@ -10,6 +10,7 @@ import torch
 from d2it.errors import UserError
 from d2it.grains.maps import mean_within, to_grid
 from d2it.models.content_transformer import ContentTransformer
+from d2it.models.windows import to_windows
 from tests.test_content import SMALL, build, inputs
 
 
@@ -59,14 +60,51 @@ def test_without_refinenet_the_second_head_speaks_for_fine_regions_alone():
     assert torch.equal(ours[~fine], theirs[~fine]) and not (ours[fine] == theirs[fine]).any()
 
 
-def test_a_global_bias_is_another_matrix_and_no_bias_is_none():
+def test_a_global_bias_is_another_matrix_and_no_bias_is_one_of_zeros():
     plain = build()
-    other = switched(plain, bias="global")
-    assert changed(plain, other) == {"refine.0.biases.0.matrix", "refine.0.biases.1.matrix"}
+    other, none = switched(plain, bias="global"), switched(plain, bias="none")
+    matrices = {"refine.0.biases.0.matrix", "refine.0.biases.1.matrix"}
+    assert changed(plain, other) == changed(plain, none) == matrices
+    assert not torch.allclose(noise(none), noise(plain), atol=1e-4)
     for network in (plain, other):
         for bias in network.refine[0].biases:
             torch.nn.init.zeros_(bias.matrix)
     assert torch.allclose(noise(other), noise(plain), atol=1e-6)
+    assert torch.allclose(noise(none), noise(plain), atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", ["window", "global", "none"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_fine_tokens_alone_are_all_tokens_where_all_are_fine_and_never_nan(bias, precision):
+    plain = build(bias=bias)
+    alone = switched(plain, bias=bias, fine_only=True)
+    assert not changed(plain, alone)
+    z, t, y, mixed = inputs(plain)
+    fine, coarse = torch.ones_like(mixed), torch.zeros_like(mixed)
+    assert 0 < mixed.float().mean() < 1 and not mixed[0, :2].any()  # windows of either, and both
+    with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
+        same = [torch.allclose(alone(z, t, y, m), plain(z, t, y, m)) for m in (fine, coarse, mixed)]
+        assert same == [True, True, False]
+        alone(z, t, y, mixed).square().sum().backward()
+    hidden = alone.refine[0].windows(mixed, skip=False).hidden
+    assert hidden.any() and not hidden.all(-1).any()  # of that, some kernels make NaN
+    gradients = [p.grad for p in alone.parameters() if p.requires_grad]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_masked_cells_are_as_if_they_were_not_there():
+    refine = build(fine_only=True).refine[0]
+    block, bias = refine.blocks[0], refine.biases[0]
+    map = torch.tensor([[[1, 0], [0, 1]]]).repeat(1, 2, 2)  # a window is 2 x 2 of these regions
+    x, c, places = torch.randn(4, 16, 16), torch.randn(1, 16), torch.arange(4)
+    windows = refine.windows(map, skip=False)
+    fine = (to_windows(windows.cells[..., None], refine.window)[0, :, 0] == 1).nonzero()[:, 0]
+    rows = torch.zeros(4, dtype=torch.long)
+    with torch.no_grad():
+        masked = block(x, c, bias(places, windows.hidden), rows)[:, fine]
+        alone = block(x[:, fine], c, bias(places)[:, :, fine[:, None], fine], rows)
+        assert torch.allclose(masked, alone, atol=1e-6)
+        assert not torch.allclose(block(x, c, bias(places), rows)[:, fine], alone, atol=1e-4)
 
 
 def test_fixed_positions_are_the_learned_ones_at_their_start():

@@ -230,4 +230,6 @@ def _of_transformer(run: Run, settings: dict[str, Any]) -> dict[str, Recipe]:
     settings["diffusion"] = asdict(config.diffusion)
     if run.kind == "content":
         settings["window"] = config.model.window
+        if not settings["fine_only"]:  # younger than some digests
+            settings.pop("fine_only")
     return {"latents": run.dvae.latents_recipe}

@@ -248,11 +248,13 @@ class ContentRun:
     grain_loss: Annotated[bool, "weights alpha_i of Eq 11 (Table 3)"] = True
     normalise_loss: Annotated[bool, "divide by the mean weight; the paper does not"] = False
     bias: Annotated[
-        Literal["window", "global"], "B_r of Eq 10: per head and window, or one N x N matrix"
+        Literal["window", "global", "none"],
+        "B_r of Eq 10: per head and window, one N x N matrix, or none",
     ] = "window"
     heads: Annotated[Literal[2, 3], "output heads: coarse and fine; 3: the router has its own"] = 2
     share_condition: Annotated[bool, "RefineNet shares the embedders of time and class"] = True
     qk_norm: Annotated[bool, "normalise queries and keys"] = False
+    fine_only: Annotated[bool, "mask coarse cells in RefineNet's windows as keys"] = False
     skip_windows: Annotated[bool, "leave windows without fine regions out: same numbers"] = False
     evaluations: Annotated[dict[str, Measured], "what is measured, by label"] = field(
         default_factory=lambda: {"main": Measured()}

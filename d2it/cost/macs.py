@@ -144,6 +144,7 @@ def content(
     heads_out: int = 2,
     share_condition: bool = True,
     qk_norm: bool = False,
+    fine_only: bool = False,  # masked cells are computed; without them it is as `ratio` says
     skip_windows: bool = False,  # the skipped ones are what `ratio` says
     equal_coarse: bool = True,
     ratio: Ratio | None = None,
@@ -168,7 +169,7 @@ def content(
         all_tokens = (side // own_patch) ** 2
         live = all_tokens * finer_shares[finer - 1]
         seen = window**2
-        matrix = heads * seen**2 if bias == "window" else all_tokens**2
+        matrix = {"window": heads * seen**2, "global": all_tokens**2, "none": 0}[bias]
         layer = block(width, live, seen, heads, mlp_ratio, qk_norm) + Cost(matrix)
         total += (
             embedding(width, live, own_patch, 2 * channels)

@@ -194,11 +194,15 @@ def content(
     side: int,
     grains: int,
     width: int,
+    heads: int,
     layers: Sequence[int],
+    window: int,
     half: int,
     mlp_ratio: float = 4.0,
+    bias: str = "window",
     heads_out: int = 2,
     qk_norm: bool = False,
+    fine_only: bool = False,
     **rest: Any,
 ) -> tuple[list[tuple[int, float]], float]:
     """As `dit`: the Multi-grained Net and Router, then a RefineNet for each finer grain."""
@@ -210,6 +214,8 @@ def content(
     for finer in range(1, grains) if refine_layers else ():
         tokens = regions * 4**finer
         layer = block(width, tokens, mlp_ratio, half, qk_norm)
+        if fine_only:  # what is added to the scores is then each window's own
+            layer += half * tokens * window**2 * (heads if bias == "window" else 1)
         blocks += [(tokens, layer)] * refine_layers
         total += head(width, tokens, half)
     return blocks, total

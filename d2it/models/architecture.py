@@ -113,4 +113,5 @@ def _content(run: Run) -> Architecture:
         "qk_norm": spec.qk_norm,
         "skip_windows": spec.skip_windows,
         "equal_coarse": diffusion.shared_noise,
+        **({"fine_only": True} if spec.fine_only else {}),  # younger than some networks
     }

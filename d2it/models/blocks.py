@@ -6,7 +6,7 @@ Shapes: N images, T tokens, width h.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -234,7 +234,7 @@ def run_blocks(
 
 
 def run_block(
-    block: nn.Module, x: Tensor, *arguments: Tensor | None, checkpointing: bool
+    block: Callable[..., Tensor], x: Tensor, *arguments: Tensor | None, checkpointing: bool
 ) -> Tensor:
     """One block; with `checkpointing` its activations are computed again for the backward pass."""
     if checkpointing and torch.is_grad_enabled():

@@ -13,7 +13,7 @@ Shapes: z and noise (N, C, H, W); map (N, h, w) with H = 2^(k-1) h; tokens (N, T
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from d2it.errors import UserError
 from d2it.grains.maps import mean_within, to_grid
-from d2it.machine.device import any_length, send
+from d2it.machine.device import any_length
 from d2it.models.blocks import (
     Block,
     Condition,
@@ -34,6 +34,7 @@ from d2it.models.blocks import (
     table,
     unpatchify,
 )
+from d2it.models.windows import PositionBias, Windows, apart, from_windows, to_windows
 
 
 class MultiGrainedNet(nn.Module):
@@ -75,67 +76,13 @@ class Router(nn.Module):
         return unpatchify(noise, self.patch)
 
 
-class PositionBias(nn.Module):
-    """B_r of Eq 10 for one layer, learned from zero: added to the attention scores within a window.
-
-    "window": an N x N matrix per head, N the tokens of a window. "global": the letter of Eq 10, one
-    matrix with N all tokens of the latent codes, of which the windows use the blocks on the
-    diagonal.
-    """
-
-    index: Tensor  # (windows, N): the raster indices of each window's tokens
-
-    def __init__(self, kind: str, heads: int, side: int, window: int) -> None:
-        super().__init__()
-        self.kind = kind
-        size = (heads, window**2, window**2) if kind == "window" else (side**2, side**2)
-        self.matrix = nn.Parameter(torch.zeros(size))
-        index = torch.arange(side**2).view(1, side, side, 1)
-        self.register_buffer("index", to_windows(index, window)[..., 0], persistent=False)
-
-    def forward(self, places: Tensor) -> Tensor:
-        """places (L,), where in the image each window lies -> (1, heads, N, N) or (L, 1, N, N)."""
-        if self.kind == "window":
-            return self.matrix[None]
-        index = self.index[places]  # (L, N)
-        return self.matrix[index[:, :, None], index[:, None, :]][:, None]
-
-
-def to_windows(grid: Tensor, window: int) -> Tensor:
-    """(N, side, side, C) -> (N windows, window^2, C), the windows of an image row by row."""
-    n, side, _, channels = grid.shape
-    across = side // window
-    grid = grid.reshape(n, across, window, across, window, channels).transpose(2, 3)
-    return grid.reshape(n * across**2, window**2, channels)
-
-
-def from_windows(windows: Tensor, side: int, window: int) -> Tensor:
-    """The inverse of `to_windows`."""
-    across, channels = side // window, windows.shape[-1]
-    grid = windows.view(-1, across, across, window, window, channels).transpose(2, 3)
-    return grid.reshape(-1, side, side, channels)
-
-
-@dataclass(frozen=True)
-class Windows:
-    """What a RefineNet is told by the grain maps alone, which stay as they are in sampling."""
-
-    cells: Tensor  # (N, side, side), each token's grain
-    live: Tensor  # (L,), which of the N windows^2 are computed
-    all: bool
-    skipped: bool  # L changes with the maps
-
-    def to(self, device: torch.device) -> "Windows":
-        cells, live = send(self.cells, device), send(self.live, device)
-        return replace(self, cells=cells, live=live)
-
-
 class RefineNet(nn.Module):
     """eps_2* = RefineNet(eps_2, z_noised, P_S, c) (Eq 8) for the regions of grain `grain` or finer.
 
     Its tokens see the rough noise beside z_noised, and each other within windows. Coarse cells in a
-    window stay visible, as tokens of their copied code; their own noise is not touched. The head
-    starts at zero: a correction.
+    window stay visible, as tokens of their copied code, or with `fine_only` are masked as keys, so
+    that a fine token sees fine tokens alone; their own noise is not touched. The head starts at
+    zero: a correction.
     """
 
     def __init__(
@@ -149,6 +96,7 @@ class RefineNet(nn.Module):
         window: int,
         bias: str,
         learned: bool,
+        fine_only: bool,
         skip: bool,
         **block: Any,
     ) -> None:
@@ -160,7 +108,8 @@ class RefineNet(nn.Module):
                 "choose another model.window."
             )
         self.grain, self.channels, self.patch = grain, channels, patch
-        self.side, self.window, self.skip = tokens, window, skip
+        self.side, self.window = tokens, window
+        self.fine_only, self.skip = fine_only, skip
         self.patch_embed = PatchEmbed(2 * channels, width, patch)
         self.positions = positions(width, tokens, learned)
         self.blocks = nn.ModuleList(Block(**block) for _ in range(depth))
@@ -188,10 +137,15 @@ class RefineNet(nn.Module):
         def of(one: Tensor) -> Tensor:
             return any_length(one) if windows.skipped else one
 
+        def layer(
+            block: nn.Module, bias: nn.Module, x: Tensor, c: Tensor, hidden: Tensor | None
+        ) -> Tensor:
+            added = bias(of(places), hidden)
+            return block(of(x), c, None if added is None else of(added), of(images))
+
         for block, bias in zip(self.blocks, self.biases, strict=True):
-            added = bias(of(places))
             refined = run_block(
-                block, of(refined), c, of(added), of(images), checkpointing=checkpointing
+                partial(layer, block, bias), refined, c, windows.hidden, checkpointing=checkpointing
             )
         refined = self.head(refined, c, images)
         if not windows.all:
@@ -210,13 +164,16 @@ class RefineNet(nn.Module):
     def windows(self, map: Tensor, skip: bool) -> Windows:
         """All windows, or with `skip` those with such regions."""
         cells = to_grid(map, self.side // map.shape[-1])
-        finest = to_windows(cells[..., None], self.window).amax(dim=(1, 2))
+        coarser = to_windows(cells[..., None], self.window)[..., 0] < self.grain
+        hidden = apart(coarser) if self.fine_only else None
+        live = torch.arange(len(coarser), device=cells.device)
         if not skip:
-            return Windows(cells, torch.arange(len(finest), device=cells.device), True, False)
-        live = (finest >= self.grain).nonzero()[:, 0]
+            return Windows(cells, hidden, live, True, False)
+        live = (~coarser.all(1)).nonzero()[:, 0]
         # never none, so that every parameter has a gradient in every step, if only of zeros
         live = live if len(live) else live.new_zeros(1)
-        return Windows(cells, live, len(live) == len(finest), True)
+        hidden = None if hidden is None else hidden[live]
+        return Windows(cells, hidden, live, len(live) == len(coarser), True)
 
 
 class ContentTransformer(nn.Module):
@@ -225,9 +182,10 @@ class ContentTransformer(nn.Module):
     layers           DiT and RefineNet layers, e.g. (10, 2); (12, 0) has no RefineNet (Table 4)
     positions        "learned" are the finest tokens', or without RefineNet the regions';
                      all other positions are fixed sin-cos
-    bias             B_r of Eq 10, "window" or "global": see PositionBias
+    bias             B_r of Eq 10, "window", "global" or "none": see PositionBias
     heads_out        2: one head at the router and RefineNet's; 3: the router has one per grain
     share_condition  False: RefineNet embeds t, y and the map for itself
+    fine_only        RefineNet's fine tokens see fine tokens alone, not their window's coarse cells
     skip_windows     leave out RefineNet's windows without fine regions: equal results, less work
     equal_coarse     False: coarse cells one by one, for latents with independent noise in them
     """
@@ -249,6 +207,7 @@ class ContentTransformer(nn.Module):
         heads_out: int = 2,
         share_condition: bool = True,
         qk_norm: bool = False,
+        fine_only: bool = False,
         skip_windows: bool = False,
         equal_coarse: bool = True,
         checkpointing: bool = False,
@@ -283,6 +242,7 @@ class ContentTransformer(nn.Module):
                 window=window,
                 bias=bias,
                 learned=learned,
+                fine_only=fine_only,
                 skip=skip_windows,
                 **block,
             )
