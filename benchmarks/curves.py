@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.common import spread
 
-LINES = ("ratio", "steps", "runs")  # what a fixed part and a part for each is asked of
+LINES = ("ratio", "runs")  # what a fixed part and a part for each is asked of
 
 
 def fitted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,12 +1,12 @@
-"""How costs grow: with ratio, batch, resolution, steps, images, features, runs and processes.
+"""How costs grow: with ratio, batch, resolution, images, runs and processes.
 
     python -m benchmarks.scaling
 
 The points of a curve take turns; seconds are of the first and the last. *Exponent*: the slope of
 log seconds over log x by least squares; 1 is proportional, and of two to five points it is a rough
 number. *MACs'*: that of the multiply-accumulates. *Line*: least squares of seconds over x, where a
-fixed part and one for each step or run are what is asked; over the ratio, in units of the step at
-ratio 0, beside that of the MACs.
+fixed part and one for each run are what is asked; over the ratio, in units of the step at ratio 0,
+beside that of the MACs.
 
 The networks are toys, of the sizes that the JSON names. They spend much of a step outside of their
 multiplications, so their seconds grow slower than their MACs; those of large ones follow the MACs.
@@ -29,17 +29,14 @@ import torch
 import yaml
 
 from benchmarks.calibration import REGION, photographs
-from benchmarks.common import arguments, interleaved, timed, use_all_cores, write
-from benchmarks.sampling import maps_of
+from benchmarks.common import ROOT, arguments, interleaved, timed, use_all_cores, write
 from benchmarks.training import CHANNELS, CLASSES, RATIO, WINDOW, latents_in, ours
-from benchmarks.workflow import ROOT
 from d2it.clock import Order
 from d2it.config import load
 from d2it.config.recipe import KINDS
 from d2it.config.schema import Training
 from d2it.cost.macs import gmacs
-from d2it.diffusion import Schedule, guided, sample
-from d2it.evaluation.metrics import Gaussian, frechet_distance
+from d2it.evaluation.metrics import Gaussian
 from d2it.evaluation.neighbours import precision_recall
 from d2it.grains.entropy import entropy_map
 from d2it.jobs.local import free_port
@@ -51,9 +48,7 @@ SIZE = {"width": 128, "heads": 4, "classes": CLASSES, "channels": CHANNELS, "lea
 DEPTH, LAYERS = 6, (5, 1)
 SIDE, BATCH = 32, 4  # of the latents, and images per step, where something else varies
 RATIOS, BATCHES, SIDES = (0, 0.25, 0.5, 0.75, 1), (1, 2, 4, 8), (16, 32, 64)
-STEPS = (5, 10, 20)
 IMAGES = (8, 32, 128)  # at 256 px
-WIDTHS = (256, 512, 1024)  # of features
 SETS = (1000, 2000, 4000)  # of features, of the width SETS_WIDTH, and so of full rank
 SETS_WIDTH = 512
 EPOCHS = (10**5, 10**6, 10**7)  # images of an epoch
@@ -112,21 +107,6 @@ def training_points(folder: Path) -> Iterator[Point]:
             yield name, "latent cells", side**2, *training_step(kind, folder, side=side, batch=1)
 
 
-def sampling_points() -> Iterator[Point]:
-    content, side = network("content", 16).eval(), 16
-    maps, labels = maps_of(BATCH, side // 2), torch.arange(BATCH)
-
-    def draw(steps: int) -> None:
-        model = guided(content, labels, maps)
-        noise = functools.partial(torch.randn, BATCH, CHANNELS, side, side)
-        sample(model, lambda step: noise(), Schedule(), "ddim", steps, 0.0, maps, 2)
-
-    own = gmacs("content", shape("content", side), RATIO)["sparse"]
-    for steps in STEPS:
-        call = functools.partial(draw, steps)
-        yield "drawing latents, D²iT", "steps", steps, call, own * steps * BATCH
-
-
 def image_points() -> Iterator[Point]:
     many = photographs(max(IMAGES))
     for n in IMAGES:
@@ -139,11 +119,6 @@ def image_points() -> Iterator[Point]:
 
 def evaluation_points() -> Iterator[Point]:
     random = np.random.default_rng(0)
-    for width in WIDTHS:
-        a, b = (
-            Gaussian.of(random.standard_normal((2 * width, width), np.float32)) for _ in range(2)
-        )
-        yield "Fréchet distance", "features", width, functools.partial(frechet_distance, a, b), None
     x, y = (random.standard_normal((max(SETS), SETS_WIDTH), np.float32) for _ in range(2))
     for n in SETS:
         yield "mean and covariance", "images", n, functools.partial(Gaussian.of, x[:n]), None
@@ -227,7 +202,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for points in (
             training_points(Path(folder)),
-            sampling_points(),
             image_points(),
             evaluation_points(),
             dry_run_points(Path(folder, "clone")),

@@ -6,11 +6,9 @@ python -m benchmarks.workflow
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
-from benchmarks.common import arguments, interleaved, timed, write
+from benchmarks.common import ROOT, arguments, interleaved, timed, write
 
-ROOT = Path(__file__).parents[1]
 COMMANDS = {
     "dry run of the paper's grid": ["snakemake", "-n", "--quiet", "--config", "scale=paper"],
     "d2it --help": ["d2it", "--help"],
