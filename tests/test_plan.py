@@ -18,6 +18,7 @@ from d2it.cost.macs import cost, decoder
 from d2it.cost.plan import INCEPTION, plan, price_run, runs_behind
 from d2it.cost.rate import rate_of
 from d2it.machine.gpus import GPUS
+from d2it.models.architecture import DvaeShape
 from d2it.report.claims import load_claims, needed
 
 ROOT = Path(__file__).parents[1]
@@ -64,8 +65,7 @@ def test_training_of_dit_xl_by_hand(whole):
 def test_sampling_of_dit_xl_by_hand(config, whole):
     """7 evaluations of 50,000 images and 3 seeds, 250 steps; guided ones compute twice."""
     images, steps = 50_000 * 3, 250 * (3 * 1 + 4 * 2)
-    factor, shape = 8, dict(size=256, latent_channels=4, channels=128, multipliers=[1, 2, 4, 4, 4])
-    pixels = decoder(factor, **shape, res_blocks=2, attention=[]).macs
+    pixels = decoder(DvaeShape([8], 256, 4, 128, [1, 2, 4, 4, 4], res_blocks=2, attention=[])).macs
     network = priced(whole)["dit_xl_classes"].gmacs * 1e9
     fp32 = 2 * images * 7 * INCEPTION / (0.5 * 19.5e12)
     tf32 = 2 * images * (steps * network + 7 * pixels) / (0.25 * 156e12)

@@ -4,13 +4,13 @@ MACs are what the DiT paper calls Gflops: those of weights and attention in one 
 image; biases, norms and look-ups are not counted. Nothing is allocated.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from d2it.config.ratios import at_least, finest, half_finest
 from d2it.config.schema import Ratio
+from d2it.models.architecture import DvaeShape, Stage
 from d2it.models.lpips_layers import BACKBONES
 
 FREQUENCIES = 256  # of a timestep's embedding
@@ -61,7 +61,8 @@ def gmacs(kind: str, architecture: dict[str, Any], ratio: Ratio | None = None) -
 def cost(kind: str, architecture: dict[str, Any], ratio: Ratio | None = None) -> Cost:
     """The cost of one network; `ratio` None counts all of RefineNet's tokens."""
     if kind == "dvae":
-        return dvae(**architecture)
+        shape = DvaeShape(**architecture)
+        return encoder(shape) + decoder(shape)
     if kind == "content":
         return content(ratio=ratio, **architecture)
     return dit(**architecture) if kind == "dit" else grain(**architecture)
@@ -212,66 +213,39 @@ def middle(channels: int, side: int) -> Cost:
     return res_block(channels, channels, side) * 2 + pixel_attention(channels, side)
 
 
-def stage(inputs: int, outputs: int, blocks: int, side: int, attends: bool) -> Cost:
-    attention = pixel_attention(outputs, side) * blocks if attends else Cost()
+def stage(one: Stage) -> Cost:
+    attention = pixel_attention(one.width, one.side) * one.blocks if one.attends else Cost()
     return (
-        res_block(inputs, outputs, side)
-        + res_block(outputs, outputs, side) * (blocks - 1)
+        res_block(one.inputs, one.width, one.side)
+        + res_block(one.width, one.width, one.side) * (one.blocks - 1)
         + attention
     )
 
 
-def dvae(factors: Sequence[int], norm_groups: int = 32, **shape: Any) -> Cost:
-    """Encoder with a head per factor, and decoder; MACs of encoding and decoding one image."""
-    return encoder(factors, **shape) + decoder(factors[-1], **shape)
-
-
-def encoder(
-    factors: Sequence[int],
-    size: int,
-    latent_channels: int,
-    channels: int,
-    multipliers: Sequence[int],
-    res_blocks: int,
-    attention: Sequence[int],
-) -> Cost:
-    widths = [channels * multiplier for multiplier in multipliers]
-    total = conv(3, channels, size)
-    before = channels
-    for depth, width in enumerate(widths):
-        side = size >> depth
-        down = conv(before, before, side) if depth else Cost()
-        total += down + stage(before, width, res_blocks, side, 2**depth in attention)
-        before = width
-    moments = 2 * latent_channels
-    for factor in factors:
-        width, side = widths[int(math.log2(factor))], size // factor
+def encoder(shape: DvaeShape) -> Cost:
+    """With a head per factor; MACs of one image."""
+    first, *rest = shape.down
+    total = conv(3, shape.channels, shape.size) + stage(first)
+    for one in rest:
+        total += conv(one.inputs, one.inputs, one.side) + stage(one)
+    moments = 2 * shape.latent_channels
+    for depth in shape.depths:
+        width, side = shape.widths[depth], shape.size >> depth
         out = conv(width, moments, side) + conv(moments, moments, side, kernel=1)
         total += middle(width, side) + norm(width) + out
     return total
 
 
-def decoder(
-    factor: int,
-    size: int,
-    latent_channels: int,
-    channels: int,
-    multipliers: Sequence[int],
-    res_blocks: int,
-    attention: Sequence[int],
-) -> Cost:
+def decoder(shape: DvaeShape) -> Cost:
     """From the grid of the finest factor to pixels."""
-    widths = [channels * multiplier for multiplier in multipliers]
-    finest = int(math.log2(factor))
-    side, before = size // factor, widths[finest]
-    quant = conv(latent_channels, latent_channels, side, kernel=1)
-    total = quant + conv(latent_channels, before, side) + middle(before, side)
-    for depth in range(finest, -1, -1):
-        side, width = size >> depth, widths[depth]
-        up = conv(before, before, side) if depth < finest else Cost()
-        total += up + stage(before, width, res_blocks + 1, side, 2**depth in attention)
-        before = width
-    return total + norm(before) + conv(before, 3, size)
+    first, *rest = shape.up
+    width, side, channels = first.width, first.side, shape.latent_channels
+    total = conv(channels, channels, side, kernel=1) + conv(channels, width, side)
+    total += middle(width, side) + stage(first)
+    for one in rest:
+        total += conv(one.inputs, one.inputs, one.side) + stage(one)
+    last = shape.up[-1].width
+    return total + norm(last) + conv(last, 3, shape.size)
 
 
 # What the DVAE is trained with: see d2it/models/discriminator.py and d2it/training/dvae_loss.py.
@@ -314,7 +288,7 @@ def dvae_step(
     size, channels = architecture["size"], architecture["channels"]
     first = conv(3, channels, size).macs
     features, compared = lpips(backbone, size)
-    total = 3 * dvae(**architecture).macs - first  # the generator
+    total = 3 * cost("dvae", architecture).macs - first  # the generator
     total += 3 * features + 2 * compared  # of the photograph; of its copy, there and back
     if playing:
         layers = discriminator(**critic, size=size)

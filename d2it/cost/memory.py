@@ -22,7 +22,7 @@ from d2it.config.run import Run
 from d2it.config.schema import Training
 from d2it.cost.macs import discriminator, parameters
 from d2it.errors import UserError
-from d2it.models.architecture import architecture, discriminator_shape
+from d2it.models.architecture import DvaeShape, Stage, architecture, discriminator_shape
 from d2it.models.lpips_layers import BACKBONES
 
 FULL, BF16, INDEX = 4, 2, 8  # bytes of an fp32, a bf16 and an int64 number
@@ -149,7 +149,7 @@ def training_memory(
 def kept(kind: str, architecture: dict[str, Any], half: int, checkpointing: bool) -> Kept:
     """What the forward pass of one image keeps."""
     if kind == "dvae":
-        return dvae(half=half, checkpointing=checkpointing, **architecture)
+        return dvae(DvaeShape(**architecture), half, checkpointing)
     blocks, rest = (content if kind == "content" else dit)(half=half, **architecture)
     stream = [FULL * architecture["width"] * tokens for tokens, _ in blocks]  # a block's input
     widest = max(stream, default=0)
@@ -247,54 +247,31 @@ def middle(channels: int, side: int, half: int) -> float:
     return 2 * res_block(channels, channels, side, half) + attention(channels, side, half)
 
 
-def stage(inputs: int, outputs: int, blocks: int, side: int, attends: bool, half: int) -> float:
-    total = res_block(inputs, outputs, side, half)
-    total += (blocks - 1) * res_block(outputs, outputs, side, half)
-    return total + (blocks * attention(outputs, side, half) if attends else 0)
+def stage(one: Stage, half: int) -> float:
+    total = res_block(one.inputs, one.width, one.side, half)
+    total += (one.blocks - 1) * res_block(one.width, one.width, one.side, half)
+    return total + (one.blocks * attention(one.width, one.side, half) if one.attends else 0)
 
 
-def dvae(
-    factors: Sequence[int],
-    size: int,
-    latent_channels: int,
-    channels: int,
-    multipliers: Sequence[int],
-    res_blocks: int,
-    attention: Sequence[int],
-    half: int,
-    checkpointing: bool,
-    norm_groups: int = 32,
-) -> Kept:
+def dvae(shape: DvaeShape, half: int, checkpointing: bool) -> Kept:
     """Encoder with its heads, and decoder. With checkpointing a stage keeps its input alone."""
-    widths = [channels * multiplier for multiplier in multipliers]
-    stages: list[tuple[float, float]] = []  # bytes of the input, and of all that is kept
-    total: float = 3 * size**2 * half
-    before = channels
-    for depth, width in enumerate(widths):
-        side = size >> depth
-        if depth:
-            total += before * (2 * side + 1) ** 2 * half  # padded for the convolution that halves
-        kept = stage(before, width, res_blocks, side, 2**depth in attention, half)
-        stages.append((before * side**2 * half, kept))
-        before = width
-    for factor in factors:
-        width, side = widths[int(math.log2(factor))], size // factor
+    stages = [*shape.down, *shape.up]
+    read = [one.inputs * one.side**2 * half for one in stages]
+    kept = [stage(one, half) for one in stages]
+    # padded for a convolution that halves, enlarged for one that follows doubling
+    total: float = 3 * shape.size**2 * half
+    total += sum(one.inputs * (2 * one.side + 1) ** 2 * half for one in shape.down[1:])
+    total += sum(one.inputs * one.side**2 * half for one in shape.up[1:])
+    for depth in shape.depths:
+        width, side = shape.widths[depth], shape.size >> depth
         total += middle(width, side, half) + norm_silu_conv(width, side, half)
-    finest = int(math.log2(factors[-1]))
-    before = widths[finest]
-    total += middle(before, size // factors[-1], half)
-    for depth in range(finest, -1, -1):
-        side, width = size >> depth, widths[depth]
-        total += before * side**2 * half if depth < finest else 0  # enlarged, for a convolution
-        kept = stage(before, width, res_blocks + 1, side, 2**depth in attention, half)
-        stages.append((before * side**2 * half, kept))
-        before = width
-    last = norm_silu_conv(before, size, half)
-    widest = FULL * before * size**2
+    total += middle(shape.up[0].width, shape.up[0].side, half)
+    last = norm_silu_conv(shape.up[-1].width, shape.size, half)
+    widest = FULL * shape.up[-1].width * shape.size**2
     if not checkpointing:
-        return Kept(total + sum(kept for _, kept in stages) + last, widest=widest)
-    again = max(kept - read for read, kept in stages)
-    return Kept(total + sum(read for read, _ in stages) + last, again - last, widest)
+        return Kept(total + sum(kept) + last, widest=widest)
+    again = max(all_of_it - its_input for all_of_it, its_input in zip(kept, read, strict=True))
+    return Kept(total + sum(read) + last, again - last, widest)
 
 
 def perceptual(backbone: str, size: int) -> float:

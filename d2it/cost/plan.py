@@ -24,7 +24,7 @@ from d2it.cost.rate import Rate
 from d2it.errors import SETTINGS, UserError
 from d2it.files import read_json
 from d2it.machine.gpus import Gpu
-from d2it.models.architecture import architecture, discriminator_shape
+from d2it.models.architecture import DvaeShape, architecture, discriminator_shape
 from d2it.sources.table import find_source
 
 INCEPTION = 5.71e9  # MACs of Inception-v3 at 299 px
@@ -248,10 +248,8 @@ def _dvae_price(run: Run, price: Price, rate: Rate) -> Price:
 
 def _halves(dvae: Run) -> tuple[float, float]:
     """MACs of encoding and of decoding one image."""
-    shape = architecture(dvae)
-    factors = shape["factors"]
-    rest = {key: value for key, value in shape.items() if key not in ("factors", "norm_groups")}
-    return encoder(factors, **rest).macs, decoder(factors[-1], **rest).macs
+    shape = DvaeShape(**architecture(dvae))
+    return encoder(shape).macs, decoder(shape).macs
 
 
 def missing(config: Config, data: Sequence[str]) -> list[str]:

@@ -5,7 +5,6 @@ one more encoder stage and head per coarser factor: F = {16, 8} has 105.990 M. S
 they are.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from d2it.errors import UserError
 from d2it.grains.maps import route, to_grid
+from d2it.models.architecture import DvaeShape, Stage
 
 LOGVAR_RANGE = (-30.0, 20.0)  # SD's: exp() stays finite
 
@@ -84,13 +84,12 @@ def middle(channels: int, groups: int) -> nn.Sequential:
     return nn.Sequential(block1, Attention(channels, groups), block2)
 
 
-def stage(inputs: int, outputs: int, blocks: int, attends: bool, groups: int) -> nn.Sequential:
-    """Residual blocks of one resolution, each followed by attention where that is asked for."""
+def stage(one: Stage, groups: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for block in range(blocks):
-        layers.append(ResBlock(outputs if block else inputs, outputs, groups))
-        if attends:
-            layers.append(Attention(outputs, groups))
+    for block in range(one.blocks):
+        layers.append(ResBlock(one.width if block else one.inputs, one.width, groups))
+        if one.attends:
+            layers.append(Attention(one.width, groups))
     return nn.Sequential(*layers)
 
 
@@ -122,30 +121,16 @@ class Head(nn.Module):
 class Encoder(nn.Module):
     """Stage i works at 1/2^i of the resolution; the head of factor f branches off stage log2(f)."""
 
-    def __init__(
-        self,
-        factors: Sequence[int],
-        latent_channels: int,
-        channels: int,
-        multipliers: Sequence[int],
-        res_blocks: int,
-        attention: Sequence[int],
-        norm_groups: int,
-        checkpointing: bool = False,
-    ) -> None:
+    def __init__(self, shape: DvaeShape, checkpointing: bool = False) -> None:
         super().__init__()
         self.checkpointing = checkpointing
-        widths = [channels * multiplier for multiplier in multipliers]
-        inputs = [channels, *widths[:-1]]
-        self.conv_in = nn.Conv2d(3, channels, 3, padding=1)
-        self.stages = nn.ModuleList(
-            stage(inputs[i], width, res_blocks, 2**i in attention, norm_groups)
-            for i, width in enumerate(widths)
-        )
+        widths, groups = shape.widths, shape.norm_groups
+        self.conv_in = nn.Conv2d(3, shape.channels, 3, padding=1)
+        self.stages = nn.ModuleList(stage(one, groups) for one in shape.down)
         self.downsamples = nn.ModuleList(Downsample(width) for width in widths[:-1])
-        self.depths = [int(math.log2(factor)) for factor in factors]
+        self.depths = shape.depths
         self.heads = nn.ModuleList(
-            Head(widths[depth], latent_channels, norm_groups) for depth in self.depths
+            Head(widths[depth], shape.latent_channels, groups) for depth in self.depths
         )
 
     def forward(self, x: Tensor) -> list[Moments]:
@@ -160,31 +145,18 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """From the finest grid to pixels: the encoder's stages in reverse, each with one block more."""
 
-    def __init__(
-        self,
-        latent_channels: int,
-        channels: int,
-        multipliers: Sequence[int],
-        res_blocks: int,
-        attention: Sequence[int],
-        norm_groups: int,
-        checkpointing: bool = False,
-    ) -> None:
+    def __init__(self, shape: DvaeShape, checkpointing: bool = False) -> None:
         super().__init__()
         self.checkpointing = checkpointing
-        widths = [channels * multiplier for multiplier in multipliers][::-1]
-        inputs = [widths[0], *widths[:-1]]
-        last = len(widths) - 1
-        self.quant = nn.Conv2d(latent_channels, latent_channels, 1)
-        self.conv_in = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
-        self.middle = middle(widths[0], norm_groups)
-        self.stages = nn.ModuleList(
-            stage(inputs[i], width, res_blocks + 1, 2 ** (last - i) in attention, norm_groups)
-            for i, width in enumerate(widths)
-        )
-        self.upsamples = nn.ModuleList(Upsample(width) for width in widths[:-1])
-        self.norm_out = nn.GroupNorm(norm_groups, channels * multipliers[0], eps=1e-6)
-        self.conv_out = nn.Conv2d(channels * multipliers[0], 3, 3, padding=1)
+        channels, groups, stages = shape.latent_channels, shape.norm_groups, shape.up
+        first, last = stages[0].width, stages[-1].width
+        self.quant = nn.Conv2d(channels, channels, 1)
+        self.conv_in = nn.Conv2d(channels, first, 3, padding=1)
+        self.middle = middle(first, groups)
+        self.stages = nn.ModuleList(stage(one, groups) for one in stages)
+        self.upsamples = nn.ModuleList(Upsample(one.width) for one in stages[:-1])
+        self.norm_out = nn.GroupNorm(groups, last, eps=1e-6)
+        self.conv_out = nn.Conv2d(last, 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.middle(self.conv_in(self.quant(laid_out(z))))
@@ -212,13 +184,12 @@ class Dvae(nn.Module):
         checkpointing: bool = False,  # less memory, same numbers: no part of what is stored
     ) -> None:
         super().__init__()
-        check_shapes(factors, size, channels, multipliers, norm_groups)
+        layers = (latent_channels, channels, multipliers, res_blocks, attention, norm_groups)
+        shape = DvaeShape(factors, size, *layers)
+        check_shape(shape)
         self.factors, self.size, self.latent_channels = list(factors), size, latent_channels
-        shape = (channels, multipliers, res_blocks, attention, norm_groups, checkpointing)
-        self.encoder = Encoder(factors, latent_channels, *shape)
-        finest = int(math.log2(factors[-1]))
-        shape = (channels, multipliers[: finest + 1], *shape[2:])
-        self.decoder = Decoder(latent_channels, *shape)
+        self.encoder = Encoder(shape, checkpointing)
+        self.decoder = Decoder(shape, checkpointing)
 
     def encode(self, x: Tensor) -> list[Moments]:
         """(N, 3, H, W) -> mean and logvar (N, C, H/f, W/f) per grain, coarse to fine."""
@@ -266,26 +237,20 @@ def in_use(map: Tensor, k: int) -> list[Tensor]:
     return [to_grid(map == grain, 2**grain)[:, None] for grain in range(k)]
 
 
-def check_shapes(
-    factors: Sequence[int],
-    size: int,
-    channels: int,
-    multipliers: Sequence[int],
-    norm_groups: int,
-) -> None:
+def check_shape(shape: DvaeShape) -> None:
     """Sizes that do not fit together, in one sentence each."""
+    factors, groups = shape.factors, shape.norm_groups
     if any(coarse != 2 * fine for coarse, fine in zip(factors, factors[1:], strict=False)):
         raise UserError(f"factors is {list(factors)}, but must halve from coarse to fine.")
-    if 2 ** (len(multipliers) - 1) != factors[0]:
+    if 2 ** (len(shape.multipliers) - 1) != factors[0]:
         raise UserError(
-            f"model.dvae.multipliers has {len(multipliers)} stages, but the factor {factors[0]} "
-            f"needs {math.log2(factors[0]) + 1:g}: one for each halving, and the first."
+            f"model.dvae.multipliers has {len(shape.multipliers)} stages, but the factor "
+            f"{factors[0]} needs {factors[0].bit_length()}: one for each halving, and the first."
         )
-    if size % factors[0]:
-        raise UserError(f"{size} px do not divide into regions of {factors[0]} px.")
-    for multiplier in {1, *multipliers}:
-        if channels * multiplier % norm_groups:
+    if shape.size % factors[0]:
+        raise UserError(f"{shape.size} px do not divide into regions of {factors[0]} px.")
+    for width in (shape.channels, *shape.widths):
+        if width % groups:
             raise UserError(
-                f"model.dvae.norm_groups is {norm_groups}, which does not divide "
-                f"{channels * multiplier} channels."
+                f"model.dvae.norm_groups is {groups}, which does not divide {width} channels."
             )
