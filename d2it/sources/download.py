@@ -152,7 +152,10 @@ def _chunks(url: str, response: HTTPResponse) -> Iterator[bytes]:
 
 
 def download_from_package(address: str, target: Path, sha256: str, size: int) -> Path:
-    """The file of `package:NAME==VERSION#FILE`; returns the archive: other files may share it."""
+    """The file of `package:NAME==VERSION#FILE`, or without `#FILE` the package's archive itself.
+
+    Returns the archive that was fetched: other files may share it.
+    """
     requirement, _, member = address.removeprefix("package:").partition("#")
     url, archive_sha256 = _locate(requirement)
     archive = target.parent / urllib.parse.unquote(url.rpartition("/")[2])
@@ -197,9 +200,13 @@ def _locate(requirement: str) -> tuple[str, str]:
 
 
 def _extract(archive: Path, member: str, target: Path, sha256: str, size: int) -> None:
-    """Copy one file out of a wheel or source archive; never more bytes than it should have."""
+    """Copy one file out of a wheel or source archive, or all of it without a `member`; never more
+    bytes than it should have."""
     opener = _open_zip if zipfile.is_zipfile(archive) else _open_tar
-    with opener(archive, member) as stream, atomic_path(target) as temporary:
+    with (
+        opener(archive, member) if member else open(archive, "rb") as stream,
+        atomic_path(target) as temporary,
+    ):
         digest, left = hashlib.sha256(), size + 1
         with open(temporary, "wb") as file:
             while chunk := stream.read(min(CHUNK, left)):
@@ -207,7 +214,8 @@ def _extract(archive: Path, member: str, target: Path, sha256: str, size: int) -
                 digest.update(chunk)
                 left -= len(chunk)
         if left != 1 or digest.hexdigest() != sha256:
-            raise DownloadError(f"{member} in {archive.name}: the sha256 is not {sha256[:12]}…")
+            what = f"{member} in {archive.name}" if member else archive.name
+            raise DownloadError(f"{what}: the sha256 is not {sha256[:12]}…")
 
 
 @contextmanager

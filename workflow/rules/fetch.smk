@@ -1,9 +1,9 @@
-"""sources → weights and reference batches of others, checked by sha256. Only this downloads."""
+"""sources → weights, reference batches and pictures of others, checked by sha256. Only this downloads."""
 
 
 rule fetch:
     output:
-        str(paths.weights(r"{name,\w+}.{suffix,pt|safetensors|npz}")),
+        str(paths.weights(r"{name,\w+}.{suffix,pt|safetensors|npz|zip}")),
     log:
         "logs/fetch/{name}.{suffix}.log",
     resources:
