@@ -5,7 +5,7 @@ WORKERS ?= 2
 KILLS ?= 20
 BIN := .venv/bin
 BENCHMARKS = training sampling compiling calibration $(if $(GPU),,workflow metrics prepare scaling variants)
-WEIGHTS := inception lpips_alex lpips_vgg
+FETCHED := inception lpips_alex lpips_vgg twemoji
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-faults test-published test-gpu first-hour bench test-slurm slurm-up slurm-down lint lock pull clean
@@ -17,8 +17,8 @@ help:  ## list the targets
 .venv/.installed: requirements.lock pyproject.toml
 	@sh tools/setup.sh "$(PYTHON)"
 
-setup: .venv/.installed  ## environment (.venv) and weights, nothing else
-	@$(BIN)/d2it fetch $(WEIGHTS)
+setup: .venv/.installed  ## environment (.venv), weights and emoji, nothing else
+	@$(BIN)/d2it fetch $(FETCHED)
 
 demo: setup  ## every table and figure at the demo scale, from the embedded photographs
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) all_tables all_figures

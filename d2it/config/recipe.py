@@ -12,7 +12,7 @@ from typing import Any
 from d2it.config.ratios import shares
 from d2it.config.schema import Config, Ratio, Sampling
 from d2it.errors import UserError
-from d2it.files import canonical_digest
+from d2it.files import canonical_digest, file_digest
 
 # Raised when a change of code changes the numbers of a stage.
 VERSIONS = {
@@ -136,11 +136,12 @@ def make_recipe(
 
 
 def _source_digests(source: str) -> dict[str, str]:
-    """sha256 of the files in data/sources.csv that belong to a data set."""
+    """sha256 of the files in data/sources.csv that belong to a data set, and of emoji's table."""
     with open(sources_table(), encoding="utf-8", newline="") as file:
-        return {
+        found = {
             row["name"]: row["sha256"] for row in csv.DictReader(file) if row["group"] == source
         }
+    return found | ({"table": file_digest(emoji_table())} if source == "emoji" else {})
 
 
 def sources_table() -> Path:
@@ -148,3 +149,8 @@ def sources_table() -> Path:
         if (folder / "sources.csv").is_file():
             return folder / "sources.csv"
     raise UserError("data/sources.csv was not found: run d2it from the root of the repository.")
+
+
+def emoji_table() -> Path:
+    """Which emoji are trained on, and which are held out."""
+    return sources_table().with_name("emoji.csv")

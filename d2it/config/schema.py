@@ -31,7 +31,7 @@ Precision = Literal["fp32", "tf32", "bf16"]
 class Dataset:
     """A data set at the resolution it is trained at (params/data/)."""
 
-    source: Annotated[str, "photos (embedded), or a folder, zip, tar or parquet file of images"]
+    source: Annotated[str, "photos, emoji, or a folder, zip, tar or parquet file of images"]
     size: Annotated[Count, "side of the images in pixels"]
     train: Annotated[Count | None, "training images; null: all"] = None
     test: Annotated[Amount | None, "held-out images; null: all"] = None

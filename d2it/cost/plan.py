@@ -262,7 +262,11 @@ def missing(config: Config, data: Sequence[str]) -> list[str]:
         if (paths.images(config, name) / "manifest.json").is_file():
             continue
         dataset = config.data[name]
-        if dataset.source != "photos" and not holds_something(Path(dataset.source)):
+        if dataset.source == "emoji" and not find_source("twemoji").file.is_file():
+            found.append(f"The images of {name} are missing: `d2it fetch emoji`.")
+        elif dataset.source not in ("photos", "emoji") and not holds_something(
+            Path(dataset.source)
+        ):
             found.append(
                 f"The images of {name} are missing: put them in {dataset.source} (docs/data.md), "
                 f"or set data.{name}.source to where they are."

@@ -1,3 +1,3 @@
 """Archives to packed pixels at the training resolution."""
 
-__all__ = ["archive", "decode", "folder", "names", "packed", "packing", "prepare"]
+__all__ = ["archive", "decode", "emoji", "folder", "names", "packed", "packing", "prepare"]

@@ -20,6 +20,7 @@ from d2it.errors import UserError
 from d2it.files import atomic_path, require_space, write_text
 from d2it.images.collection import Collection, Split
 from d2it.images.decode import reason
+from d2it.images.emoji import emoji_collection
 from d2it.images.folder import folder_collection
 from d2it.images.packed import (
     check_files,
@@ -34,6 +35,7 @@ from d2it.machine.pools import cpus
 
 MANY = 10_000  # images from which on other processes repay their start, and a look ahead its time
 LOOKS = 16  # images of these
+EMBEDDED = {"photos": photo_collection, "emoji": emoji_collection}  # by source
 
 
 def prepare(config: Config, data: str, processes: int | None = None) -> bool:
@@ -98,8 +100,7 @@ def find_dataset(config: Config, data: str) -> Dataset:
 
 
 def collect(dataset: Dataset, seed: int, data: str) -> Collection:
-    embedded = dataset.source == "photos"
-    collection = (photo_collection if embedded else folder_collection)(dataset, seed, data)
+    collection = EMBEDDED.get(dataset.source, folder_collection)(dataset, seed, data)
     if len(collection.classes) != dataset.classes:
         raise UserError(
             f"data.{data}.classes is {dataset.classes}, but there are {len(collection.classes)}: "

@@ -30,6 +30,7 @@ from d2it.config.study import Curves, Ratios, Samples, Study, at_scale, heading,
 from d2it.errors import SETTINGS, UserError
 from d2it.files import atomic_path, read_format, read_json
 from d2it.grains.overlay import COARSE, FINE, overlay
+from d2it.images.emoji import emoji_groups
 from d2it.report.results import (
     PUBLISHED_RATIO,
     Gap,
@@ -174,6 +175,8 @@ def class_names(config: Config, data: str) -> list[str]:
     if path.exists():
         return list(map(str, read_json(path, made_by=f"d2it prepare {data}")["classes"]))
     group = config.data[data].source  # `photos`: one class for each photograph
+    if group == "emoji":
+        return emoji_groups()
     return [source.name for source in read_sources().values() if source.group == group]
 
 

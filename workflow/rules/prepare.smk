@@ -2,6 +2,10 @@
 
 
 rule prepare:
+    input:
+        lambda wildcards: (
+            weights("twemoji") if CONFIG.data[wildcards.data].source == "emoji" else []
+        ),
     output:
         manifest(paths.images(CONFIG, "{data}")),
     params:
