@@ -214,15 +214,15 @@ def test_thresholds_measured_otherwise_are_refused(calibrated, tmp_path, key, va
     path.parent.mkdir()
     path.write_text(json.dumps(stored | {key: value}))
     with pytest.raises(UserError, match=rf"measured with {key} .*`d2it calibrate photos`"):
-        Thresholds.load(path, region=8, bins=256, sigma=0.01)
+        Thresholds.load(path, region=8)
     path.write_text(json.dumps({key: value for key, value in stored.items() if key != "dataset"}))
     with pytest.raises(UserError, match="lacks 'dataset'"):
-        Thresholds.load(path, region=8, bins=256, sigma=0.01)
+        Thresholds.load(path, region=8)
     path.write_text(json.dumps(stored | {"tables": {"8": {"regions": 1}}}))
     with pytest.raises(UserError, match="lacks 'quantiles'"):
-        Thresholds.load(path, region=8, bins=256, sigma=0.01)
+        Thresholds.load(path, region=8)
     with pytest.raises(UserError, match="with regions of 8 px, but 16 is asked for"):
-        Thresholds.load(path, region=16, bins=256, sigma=0.01)
+        Thresholds.load(path, region=16)
 
 
 def test_thresholds_of_other_images_are_refused_unless_asked_for(calibrated):

@@ -121,7 +121,7 @@ def shards_of(trainer: Trainer, mode: FakeTensorMode) -> list[dict[str, Tensor]]
 @pytest.mark.parametrize("run", ["dvae", "grain_classes", "d2it_b", "d2it_b_three", "dit_b"])
 def test_a_step_leaves_nothing_on_the_cpu(config, mode, monkeypatch, run, precision):
     """Fused AdamW, clipping, averages, sums and CUDA's autocast among them."""
-    kernel = kernel_matrix(config.sigma, config.bins)
+    kernel = kernel_matrix(*config.kernel)
     trainer = trainer_of(config, run, mode, precision=precision)
     shards = shards_of(trainer, mode)
     monkeypatch.setattr(

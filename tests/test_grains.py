@@ -13,11 +13,13 @@ from d2it.grains.entropy import entropy_map, grey_levels, kernel_matrix
 KS = (2, 3)
 
 
-def naive_entropy(grey: np.ndarray, sigma: float, bins: int) -> float:
+def naive_entropy(
+    grey: np.ndarray, sigma: float, bins: int, span: tuple[int, int] = (-1, 1)
+) -> float:
     """Eq 2 and 3 word by word, for one region of 8-bit grey."""
     x = grey.reshape(-1, 1) / 255 * 2 - 1
-    density = np.exp(-0.5 * ((x - np.linspace(-1, 1, bins)) / sigma) ** 2).mean(0)
-    p = density / density.sum()
+    density = np.exp(-0.5 * ((x - np.linspace(*span, bins)) / sigma) ** 2).mean(0)
+    p = density / density.sum() if density.any() else density
     return float(-sum(q * math.log(q) for q in p if q > 0))
 
 
@@ -40,17 +42,25 @@ def random_code(seed: int, k: int, n: int = 3, side: int = 4) -> tuple[list, tor
 
 
 @pytest.mark.parametrize(
-    ("region", "bins", "sigma"), [(8, 256, 0.01), (16, 256, 0.01), (8, 32, 0.02)]
+    ("region", "bins", "sigma", "span"),
+    [
+        (8, 256, 0.01, (-1, 1)),
+        (16, 256, 0.01, (-1, 1)),
+        (8, 32, 0.02, (-1, 1)),
+        (8, 32, 0.01, (0, 1)),
+    ],
 )
-def test_entropy_is_the_formula(region, bins, sigma):
+def test_entropy_is_the_formula(region, bins, sigma, span):
     images = random_images(0, 3, 32)
-    found = entropy_map(images, region, sigma, bins)
+    found = entropy_map(images, region, sigma, bins, span)
     grey = (images.double() @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)).numpy()
     grey = np.floor(grey + 0.5 + 1e-9)  # halves up, as in integers
     assert found.dtype == torch.float32 and found.shape == (3, 32 // region, 32 // region)
     for n, i, j in np.ndindex(*found.shape):
         patch = grey[n, i * region : (i + 1) * region, j * region : (j + 1) * region]
-        assert found[n, i, j].item() == pytest.approx(naive_entropy(patch, sigma, bins), abs=1e-6)
+        assert found[n, i, j].item() == pytest.approx(
+            naive_entropy(patch, sigma, bins, span), abs=1e-6
+        )
 
 
 def test_entropy_of_flat_regions_does_not_depend_on_their_grey():
@@ -61,6 +71,16 @@ def test_entropy_of_flat_regions_does_not_depend_on_their_grey():
     assert torch.allclose(entropy[16:240], entropy[128], atol=1e-6)
     assert entropy[128].item() == pytest.approx(1.662, abs=1e-3)
     assert entropy[0].item() == pytest.approx(1.122, abs=1e-3)  # half the kernel is cut off
+
+
+def test_with_bins_over_the_bright_half_no_dark_region_has_entropy():
+    noise = torch.randint(0, 60, (2, 16, 16, 1), generator=torch.Generator().manual_seed(0))
+    dark = noise.expand(-1, -1, -1, 3).to(torch.uint8)
+    bright = dark + 150
+    assert entropy_map(dark, 8).min() > 3
+    assert not entropy_map(dark, 8, grey_range=(0, 1)).any()
+    assert entropy_map(bright, 8, grey_range=(0, 1)).min() > 3
+    assert torch.equal(entropy_map(bright, 8), entropy_map(bright, 8, grey_range=(-1, 1)))
 
 
 def test_entropy_does_not_depend_on_the_batch_or_its_chunks(monkeypatch):

@@ -41,9 +41,7 @@ def print_foreign_shares(config: Config, data: str) -> None:
         return
     for region in regions_of(config, data):
         ruling = thresholds_of(config, data, region)
-        own = Thresholds.load(
-            paths.thresholds(config, data), region=region, bins=config.bins, sigma=config.sigma
-        )
+        own = Thresholds.load(paths.thresholds(config, data), region=region, kernel=config.kernel)
         shares = ", ".join(f"{r:g} gives {own.above(ruling.cut(r)[0]):.3f}" for r in RATIOS)
         print(
             f"With the thresholds of {source}, the shares of fine regions of {region} px are: "

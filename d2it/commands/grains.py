@@ -75,7 +75,7 @@ def main(arguments: argparse.Namespace) -> None:
             raise UserError(
                 f"There is no file {arguments.thresholds}: name the thresholds.json of a data set."
             )
-        thresholds = Thresholds.load(arguments.thresholds, region=factors[0], bins=256, sigma=0.01)
+        thresholds = Thresholds.load(arguments.thresholds, region=factors[0])
     else:
         thresholds = Thresholds.of_entropy(entropy.numpy(), str(arguments.photo), factors[0])
     maps = [grain_map(entropy, thresholds.cut(ratio)) for ratio in ratios]

@@ -45,6 +45,8 @@ def check_meaning(config: Config) -> None:
     _check_training(config)
     _check_sampling(config)
     check_ratio(config.ratio, len(config.model.factors), "ratio")
+    first, last = config.grey_range
+    _require(first < last, f"grey_range is [{first}, {last}], but must rise.")
     for task, data in config.task.items():
         _known(data, config.data, f"task.{task}", "data set")
     for name, dataset in config.data.items():

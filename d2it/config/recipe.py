@@ -72,12 +72,14 @@ def images_recipe(config: Config, data: str) -> Recipe:
 
 def thresholds_recipe(config: Config, data: str, region: int) -> Recipe:
     """Of the quantiles that rule a data set, for regions of one size."""
-    settings = {
+    settings: dict[str, Any] = {
         "region": region,
         "sigma": config.sigma,
         "bins": config.bins,
         "quantiles": config.quantiles,
     }
+    if config.grey_range != (-1, 1):  # younger than some digests
+        settings["grey_range"] = list(config.grey_range)
     source = thresholds_source(config, data)
     return make_recipe("thresholds", settings, images=images_recipe(config, source))
 

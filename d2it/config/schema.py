@@ -20,11 +20,15 @@ Positive = Annotated[float, Range("above 0")]
 Decay = Annotated[float, Range("at least 0 and below 1")]
 Variance = Annotated[float, Range("above 0 and below 1")]
 Share = Annotated[float, Range("above 0 and at most 1")]
+Grey = Annotated[int, Range("at least -1 and at most 1")]
 
 Ratio = float | list[float]
 """Share of fine regions r; for k > 2 grains, the shares of grains 1..k-1 (0 is the coarsest)."""
 
 Precision = Literal["fp32", "tf32", "bf16"]
+
+Kernel = tuple[float, int, tuple[int, int]]
+"""What Eq 2 measures entropy with: sigma, how many bins, and what they span."""
 
 
 @dataclass(frozen=True)
@@ -335,4 +339,12 @@ class Config:
     caption: Annotated[str, "what a figure or table of this scale must say of itself"] = ""
     sigma: Annotated[Positive, "width of the kernel in Eq 2, on grey values in [-1, 1]"] = 0.01
     bins: Annotated[Several, "M of Eq 3"] = 256
+    grey_range: Annotated[tuple[Grey, Grey], "span of Eq 2's bins, on grey values in [-1, 1]"] = (
+        -1,
+        1,
+    )
     quantiles: Annotated[Count, "steps of the stored entropy quantile table"] = 1000
+
+    @property
+    def kernel(self) -> Kernel:
+        return self.sigma, self.bins, self.grey_range

@@ -92,7 +92,7 @@ class Coder:
     def maps(self, images: np.ndarray, ratio: Ratio) -> Tensor:
         """Each image's own grain map (n, h, w)."""
         config, data = self.config, self.evaluator.run.data
-        entropy = entropy_map(torch.from_numpy(images), self.region, config.sigma, config.bins)
+        entropy = entropy_map(torch.from_numpy(images), self.region, *config.kernel)
         return grain_map(entropy, cuts_of(config, data, self.region, ratio))
 
     def recipe(self, ratio: Ratio) -> dict[str, Any]:

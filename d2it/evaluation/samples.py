@@ -178,7 +178,7 @@ def obedience(evaluator: Evaluator, pipeline: RunPipeline, drawn: Drawn) -> np.n
     """
     config, latents = evaluator.config, pipeline.maps.latents
     images = torch.from_numpy(drawn.images).to(evaluator.device)
-    entropy = entropy_map(images, latents.factors[0], config.sigma, config.bins)
+    entropy = entropy_map(images, latents.factors[0], *config.kernel)
     found = grain_map(entropy, latents.cuts(pipeline.maps.ratio))
     agree = found.cpu() == torch.from_numpy(drawn.maps)
     return agree.double().mean((1, 2)).numpy()

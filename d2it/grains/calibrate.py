@@ -10,6 +10,7 @@ import torch
 
 from d2it.config import Config, paths
 from d2it.config.recipe import regions_of
+from d2it.config.schema import Kernel
 from d2it.errors import UserError
 from d2it.grains.entropy import entropy_map
 from d2it.grains.thresholds import Thresholds, save
@@ -39,12 +40,12 @@ def calibrate(config: Config, data: str, processes: int | None = None) -> bool:
         return False
     if not len(images):
         raise UserError(f"{images.folder} has no training images: raise data.{data}.train.")
-    recipe = [images.digest, regions, config.sigma, config.bins]
+    recipe = [images.digest, regions, *config.kernel]
     units = Units(path, recipe, divide("train", range(len(images)), UNIT))
     if processes is None:  # others take seconds to start, and a GPU needs none
         many = len(units.all) >= MANY and find_accelerator() is None
         processes = min(cpus(), len(units.all)) if many else 1
-    count_unit = partial(count_regions, images.folder, regions, config.sigma, config.bins)
+    count_unit = partial(count_regions, images.folder, regions, config.kernel)
     with runner(processes) as run:
         todo = units.missing()
         counted = zip(todo, run(count_unit, (unit.span for unit in todo)), strict=True)
@@ -64,6 +65,7 @@ def calibrate(config: Config, data: str, processes: int | None = None) -> bool:
             sigma=config.sigma,
             regions=int(histogram.sum()),
             quantiles=quantile_table(histogram, top, config.quantiles),
+            grey_range=config.grey_range,
         )
         for region, histogram in zip(regions, histograms, strict=True)
     ]
@@ -72,22 +74,20 @@ def calibrate(config: Config, data: str, processes: int | None = None) -> bool:
     return True
 
 
-def count_regions(
-    folder: Path, regions: list[int], sigma: float, bins: int, span: range
-) -> np.ndarray:
+def count_regions(folder: Path, regions: list[int], kernel: Kernel, span: range) -> np.ndarray:
     """Histograms of the entropies of these images, (region sizes, cells) int64."""
     if parent_process():  # one of many
         torch.set_num_threads(1)
     images = PackedImages.open(folder, "train")
     histograms = np.zeros((len(regions), CELLS), dtype=np.int64)
-    top = math.log(bins)  # the largest entropy of as many bins
+    top = math.log(kernel[1])  # the largest entropy of as many bins
     device = find_accelerator() or torch.device("cpu")
     block = max(1, PIXELS // images.size**2)
     for start in range(span.start, span.stop, block):
         indices = np.arange(start, min(start + block, span.stop))
         pixels = torch.from_numpy(images[indices]).to(device)
         for histogram, region in zip(histograms, regions, strict=True):
-            entropy = entropy_map(pixels, region, sigma, bins)
+            entropy = entropy_map(pixels, region, *kernel)
             histogram += count(entropy.cpu().numpy(), top)
     return histograms
 
@@ -95,10 +95,7 @@ def count_regions(
 def is_current(path: Path, config: Config, regions: list[int], images_digest: str) -> bool:
     """Whether `path` holds every table that `config` asks for."""
     try:
-        found = [
-            Thresholds.load(path, region=region, bins=config.bins, sigma=config.sigma)
-            for region in regions
-        ]
+        found = [Thresholds.load(path, region=region, kernel=config.kernel) for region in regions]
     except UserError:
         return False
     asked = (images_digest, config.quantiles + 1)

@@ -24,17 +24,24 @@ def grey_levels(images: Tensor) -> Tensor:
 
 
 @cache
-def kernel_matrix(sigma: float, bins: int, device: torch.device | str = "cpu") -> Tensor:
+def kernel_matrix(
+    sigma: float,
+    bins: int,
+    grey_range: tuple[int, int] = (-1, 1),
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """What a pixel of each grey level adds to each bin (Eq 2). (256, bins) float64.
 
     Remembered, since a host waits for what it copies to an accelerator.
-    Grey levels and bins b_j span [-1, 1]. 256 bins are the paper's P = S x S at S = 16, kept for
-    every S: with fewer, a constant region's entropy would depend on how near its level is to a bin.
+    Grey levels span [-1, 1], and so do the bins b_j, unless `grey_range` says otherwise. 256 bins
+    are the paper's P = S x S at S = 16, kept for every S: with fewer, a constant region's entropy
+    would depend on how near its level is to a bin.
     """
     levels = torch.linspace(-1, 1, LEVELS, dtype=torch.float64)
-    centres = torch.linspace(-1, 1, bins, dtype=torch.float64)
+    centres = torch.linspace(*grey_range, bins, dtype=torch.float64)
     kernel = torch.exp(-0.5 * ((levels[:, None] - centres) / sigma) ** 2)
-    if not (kernel.sum(1) > 0).all():
+    inside = (levels >= grey_range[0]) & (levels <= grey_range[1])
+    if not (kernel.sum(1) > 0)[inside].all():
         raise UserError(
             f"sigma={sigma} is so narrow that some grey levels reach none of {bins} bins: "
             "raise sigma or bins."
@@ -42,14 +49,21 @@ def kernel_matrix(sigma: float, bins: int, device: torch.device | str = "cpu") -
     return kernel.to(device)
 
 
-def entropy_map(images: Tensor, region: int, sigma: float = 0.01, bins: int = 256) -> Tensor:
+def entropy_map(
+    images: Tensor,
+    region: int,
+    sigma: float = 0.01,
+    bins: int = 256,
+    grey_range: tuple[int, int] = (-1, 1),
+) -> Tensor:
     """Shannon entropy of each region's grey levels in nats (Eq 2-3).
 
     (N, H, W, 3) uint8 -> (N, H/S, W/S) float32. The kernel density of 8-bit grey is the region's
     histogram times a fixed matrix: exact, without S^2 x bins exponentials. Eq 2 is not normalised
-    as printed; we normalise over the bins, so that Eq 3 is an entropy.
+    as printed; we normalise over the bins, so that Eq 3 is an entropy. A region that reaches no
+    bin has none: 0.
     """
-    kernel = kernel_matrix(sigma, bins, images.device)
+    kernel = kernel_matrix(sigma, bins, grey_range, images.device)
     height, width = images.shape[1:3]
     h, w = height // region, width // region
     if (h * region, w * region) != (height, width):
@@ -74,5 +88,5 @@ def _entropies(images: Tensor, region: int, kernel: Tensor) -> Tensor:
     histogram = kernel.new_zeros(len(regions) * LEVELS)
     histogram.scatter_add_(0, index.flatten(), kernel.new_ones(()).expand(index.numel()))
     density = histogram.view(-1, LEVELS) @ kernel  # Eq 2
-    p = density / density.sum(1, keepdim=True)
+    p = density / density.sum(1, keepdim=True).clamp(min=torch.finfo(density.dtype).tiny)
     return -torch.xlogy(p, p).sum(1).view(n, h, w).float()  # Eq 3

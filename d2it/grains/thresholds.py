@@ -9,13 +9,13 @@ import numpy as np
 
 from d2it.config import Config, paths, recipe
 from d2it.config.ratios import at_least, is_constant
-from d2it.config.schema import Ratio
+from d2it.config.schema import Kernel, Ratio
 from d2it.errors import SETTINGS, UserError
 from d2it.files import canonical_digest, read_format, write_json
 from d2it.images.packed import read_manifest
 
 FORMAT, VERSION = "d2it-thresholds", 2
-GREY_RANGE = [-1, 1]  # of the kernel density (Eq 2)
+USUAL: Kernel = (0.01, 256, (-1, 1))  # of section 3.1
 SHARED = ("dataset", "images_digest", "bins", "sigma")  # by the tables of all region sizes
 # Cuts of the shares that need no quantile: no region lies above +inf, every one above -inf.
 EXTREMES = {0.0: math.inf, 1.0: -math.inf}
@@ -32,6 +32,7 @@ class Thresholds:
     sigma: float
     regions: int  # that were measured
     quantiles: tuple[float, ...]  # at 0, 1/n, ..., 1
+    grey_range: tuple[int, int] = (-1, 1)  # of the bins
 
     def cut(self, ratio: Ratio) -> list[float]:
         """k-1 rising entropies: above the i-th lies the share of regions of grain i or finer."""
@@ -47,14 +48,18 @@ class Thresholds:
     @property
     def digest(self) -> str:
         """Of this table alone: those of other region sizes may come and go."""
-        return canonical_digest(asdict(self))
+        table = asdict(self)
+        if table["grey_range"] == (-1, 1):  # younger than some digests
+            table.pop("grey_range")
+        return canonical_digest(table)
 
     @classmethod
-    def load(cls, path: Path | str, *, region: int, bins: int, sigma: float) -> "Thresholds":
+    def load(cls, path: Path | str, *, region: int, kernel: Kernel = USUAL) -> "Thresholds":
         """The stored table of one region size, measured as the caller measures entropy."""
         made_by = f"d2it calibrate {Path(path).parent.name}"
         value = read_format(path, FORMAT, VERSION, made_by=made_by)
-        for key, wanted in {"bins": bins, "sigma": sigma, "grey_range": GREY_RANGE}.items():
+        sigma, bins, grey_range = kernel
+        for key, wanted in {"bins": bins, "sigma": sigma, "grey_range": list(grey_range)}.items():
             if value.get(key) != wanted:
                 raise UserError(
                     f"{path} was measured with {key} {value.get(key)}, but {wanted} is asked for: "
@@ -74,18 +79,20 @@ class Thresholds:
                 f"{path} lacks {missing[0]!r}: make it again with `{made_by}{SETTINGS}`."
             )
         stored = {name: found[name] for name in names}
-        return cls(**{**stored, "quantiles": tuple(stored["quantiles"])})
+        tuples = {name: tuple(stored[name]) for name in ("quantiles", "grey_range")}
+        return cls(**{**stored, **tuples})
 
     @classmethod
     def of_entropy(cls, entropy: np.ndarray, name: str, region: int) -> "Thresholds":
         """The exact quantiles of a few regions, e.g. of one photograph."""
         table = np.quantile(entropy.astype(np.float64), np.linspace(0, 1, 1001))
-        return cls(name, "", region, 256, 0.01, entropy.size, tuple(table.tolist()))
+        sigma, bins, _ = USUAL
+        return cls(name, "", region, bins, sigma, entropy.size, tuple(table.tolist()))
 
 
 def save(path: Path | str, tables: Sequence[Thresholds]) -> None:
     """One file of what was measured of one data set, a table for each region size."""
-    header = {"format": FORMAT, "version": VERSION, "grey_range": GREY_RANGE}
+    header = {"format": FORMAT, "version": VERSION, "grey_range": list(tables[0].grey_range)}
     shared = {name: getattr(tables[0], name) for name in SHARED}
     by_region = {
         str(table.region): {"regions": table.regions, "quantiles": table.quantiles}
@@ -108,7 +115,7 @@ def thresholds_of(config: Config, data: str, region: int) -> Thresholds:
     """The thresholds that rule `data`: its own, or those of the data set it takes them from."""
     source = recipe.thresholds_source(config, data)
     path = paths.thresholds(config, source)
-    thresholds = Thresholds.load(path, region=region, bins=config.bins, sigma=config.sigma)
+    thresholds = Thresholds.load(path, region=region, kernel=config.kernel)
     images = paths.images(config, source)
     # Thresholds may come without their images, as ImageNet's may; a data set's own never do.
     known = source == data or (images / "manifest.json").exists()

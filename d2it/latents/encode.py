@@ -126,7 +126,7 @@ class Encoding:
 
     def __init__(self, dvae: Run, header: Header) -> None:
         self.header, self.name, config = header, dvae.name, dvae.config
-        self.sigma, self.bins = config.sigma, config.bins
+        self.kernel = config.kernel
         self.splits = {split: open_images(config, dvae.data, split) for split in SPLITS}
         spans = [divide(split, range(len(images)), SHARD) for split, images in self.splits.items()]
         self.units = Units(dvae.latents, header, list(chain.from_iterable(spans)))
@@ -163,7 +163,7 @@ class Encoding:
                 indices = np.arange(start, min(start + BLOCK, unit.span.stop))
                 block = slice(start - first, start - first + len(indices))
                 pixels = torch.from_numpy(images[indices]).to(self.device)
-                arrays["entropy"][block] = entropy_map(pixels, region, self.sigma, self.bins).cpu()
+                arrays["entropy"][block] = entropy_map(pixels, region, *self.kernel).cpu()
                 for mirrored in range(MIRRORS):
                     for grain, moments in enumerate(self._moments(pixels, bool(mirrored))):
                         arrays[f"grain{grain}"][block, mirrored] = moments.cpu()

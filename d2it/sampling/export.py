@@ -72,6 +72,7 @@ def describe(pipeline: RunPipeline, run: str, classes: list[str]) -> dict[str, A
         "cuts": [str(cut) for cut in maps.latents.cuts(maps.ratio)],
         "sigma": config.sigma,
         "bins": config.bins,
+        "grey_range": list(config.grey_range),
         "regions": maps.side,
         "latent_scale": pipeline.scale,
         "classes": classes if pipeline.network.architecture["classes"] else [],

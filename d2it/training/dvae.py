@@ -38,7 +38,7 @@ class DvaeTask:
     def __init__(self, run: Run) -> None:
         config, training = run.config, run.training
         self.loss_settings = config.dvae_loss
-        self.sigma, self.bins = config.sigma, config.bins
+        self.kernel = config.kernel
         self.flip = run.dataset.flip
         self.images = open_images(config, run.data, "train")
         self.size = len(self.images)
@@ -99,7 +99,7 @@ class DvaeTask:
             if not playing:
                 return None, {}
             return self._discriminator_loss(networks[DISCRIMINATOR], x, self.to_judge.popleft())
-        entropy = entropy_map(images, self.dvae.factors[0], self.sigma, self.bins)
+        entropy = entropy_map(images, self.dvae.factors[0], *self.kernel)
         map = grain_map(entropy, [cut[:, None, None] for cut in batch["cuts"].unbind(1)])
         noises = [batch[f"noise_{grain}"] for grain in range(self.grains)]
         reconstruction, moments = networks[GENERATOR](x, map, noises)
