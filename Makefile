@@ -4,7 +4,7 @@ CORES ?= 2
 WORKERS ?= 2
 KILLS ?= 20
 BIN := .venv/bin
-BENCHMARKS = training sampling compiling calibration $(if $(GPU),,workflow metrics prepare scaling variants)
+BENCHMARKS = training sampling variants calibration $(if $(GPU),,workflow metrics prepare scaling)
 FETCHED := inception lpips_alex lpips_vgg twemoji
 
 .DEFAULT_GOAL := help

@@ -18,7 +18,7 @@ from d2it.text import markdown_table
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 NAMES = (  # columns that say of what a row is come first: a JSON has its keys in alphabetical order
-    *("size", "network", "precision", "what", "compiled", "peer", "in use", "other way", "command"),
+    *("size", "network", "precision", "what", "way", "peer", "command"),
     *("images", "batch", "steps", "processes"),
 )
 PACKAGES = ("torch", "accelerate", "diffusers", "clean-fid", "torch-fidelity", "snakemake", "scipy")

@@ -1,11 +1,14 @@
-"""Settings that change what a step takes, each beside the default.
+"""Ways to compute one network's steps: precision, skipped windows and compiled code.
 
-    python -m benchmarks.variants
+    python -m benchmarks.variants [--device cuda]
 
-A gain is the seconds of what is in use over those of the other way: above 1, the other is faster.
-bf16 is tried on a CPU that multiplies in it. Skipped windows are a setting of training, and what
-sampling does. Maps are of photographs, half of whose regions are fine. Differences are of outputs,
-relative to the largest; a sampling step is a forward pass.
+D²iT in a sampling step (a forward pass) and in a training pass, as it is by default: in fp32 (on a
+GPU in bf16), not compiled, with all windows. bf16 is tried on a CPU that multiplies in it. Skipped
+windows are a setting of training, and what sampling does; maps are of photographs, half of whose
+regions are fine. Each block by itself is what `compile` does on a GPU, and on a CPU nothing is
+compiled; "whole" is the whole network, with all windows, as a graph wants shapes that stay. CUDA
+graphs (reduce-overhead) exist on a GPU alone. The first call compiles; then all take turns.
+Differences are of outputs, relative to the largest.
 
 Tried and not taken; `git log docs/benchmarks.md` has their table. Channels-last DVAEs and compiled
 blocks on a CPU: every result would have to be made anew for their gain. Products and softmax or
@@ -14,8 +17,10 @@ guidance in two batches: within the spread, or slower. Fine codes that see no co
 network.
 """
 
+import copy
 import os
-import statistics
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,52 +28,42 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.calibration import SIDE, photographs
-from benchmarks.common import arguments, interleaved, kept, write
-from benchmarks.training import CHANNELS, SIZES, WINDOW, shapes
+from benchmarks.common import arguments, interleaved, timed, use_all_cores, write
+from benchmarks.training import CHANNELS, CLASSES, SIZES, shapes
 from d2it.config.schema import Precision
 from d2it.grains.entropy import entropy_map
-from d2it.machine.device import arithmetic, multiplies_bf16
+from d2it.machine.device import arithmetic, choose_device, compile_blocks, multiplies_bf16
 from d2it.models.content_transformer import ContentTransformer
-from d2it.models.dit import DiT
 
-Pair = tuple[str, str, Callable[[], Tensor], Callable[[], Tensor]]  # in use, other way
-
-
-def pairs(size: str) -> Iterator[Pair]:
-    torch.manual_seed(0)
-    side, *_, n = SIZES["cpu"][size]
-    shape, content = shapes("cpu", size)
-    dit = randomised(DiT(**shape)).eval()
-    dense = randomised(ContentTransformer(**content))
-    packed = ContentTransformer(**content, skip_windows=True)
-    packed.load_state_dict(dense.state_dict())
-    x, t, y = torch.randn(n, CHANNELS, side, side), torch.full((n,), 500), torch.arange(n)
-    entropy = entropy_map(photographs(n), 2 * SIDE // side)
-    maps = (entropy > entropy.flatten(1).median(1).values[:, None, None]).long()
-
-    @torch.inference_mode()
-    def draw(precision: Precision) -> Tensor:
-        with arithmetic("cpu", precision):
-            return dit(x, t, y).float()
-
-    def step(network: nn.Module, precision: Precision = "fp32") -> Tensor:
-        network.zero_grad()
-        with arithmetic("cpu", precision):
-            noise: Tensor = network(x, t, y, maps).float()
-        noise.square().mean().backward()
-        return noise.detach()
-
-    if multiplies_bf16():
-        other = "bf16 autocast ({}.precision)".format
-        drawn = lambda: draw("fp32"), lambda: draw("bf16")
-        yield "sampling step: fp32", other("sampling"), *drawn
-        learnt = lambda: step(dense), lambda: step(dense, "bf16")
-        yield "training pass: fp32", other("training"), *learnt
-    name = "windows with fine regions, packed (skip_windows)"
-    yield "training pass: all windows", name, lambda: step(dense), lambda: step(packed)
+COMPILED = {"cpu": ("demo",), "cuda": tuple(SIZES["cuda"])}  # a CPU takes minutes to compile B once
+PASSES = ("sampling step", "training pass")
+DEFAULT = "default"
+Way = tuple[str, nn.Module, Precision]
 
 
-def randomised(network: nn.Module) -> Any:
+def ways(device: str, size: str) -> Iterator[Way]:
+    _, content = shapes(device, size)
+    usual: Precision = "bf16" if device == "cuda" else "fp32"
+    network = randomised(ContentTransformer(**content)).to(device)
+    yield DEFAULT, network, usual
+    if device == "cpu" and multiplies_bf16():
+        yield "bf16 autocast (precision)", network, "bf16"
+    skipping = ContentTransformer(**content, skip_windows=True).to(device)
+    skipping.load_state_dict(network.state_dict())
+    yield "windows with fine regions alone (skip_windows)", skipping, usual
+    if size not in COMPILED[device]:
+        return
+    blocks = copy.deepcopy(network)
+    compile_blocks(blocks)
+    yield "each block compiled (compile)", blocks, usual
+    modes = ["default", "max-autotune-no-cudagraphs"]
+    for mode in modes + ["reduce-overhead"] * (device == "cuda"):
+        whole = copy.deepcopy(network)
+        whole.compile(mode=mode)
+        yield f"whole, compiled: {mode}", whole, usual
+
+
+def randomised(network: nn.Module) -> nn.Module:
     """No parameter zero, as DiT begins: or nothing could differ."""
     for parameter in network.parameters():
         if parameter.requires_grad and not parameter.any():
@@ -76,32 +71,70 @@ def randomised(network: nn.Module) -> Any:
     return network
 
 
+def photographed_maps(n: int, side: int) -> Tensor:
+    """(n, h, w) of photographs, half of the regions of each fine."""
+    entropy = entropy_map(photographs(n), SIDE // side)
+    return (entropy > entropy.flatten(1).median(1).values[:, None, None]).long()
+
+
+def caller(what: str, way: Way, inputs: list[Tensor]) -> Callable[[], Tensor]:
+    _, network, precision = way
+
+    def once() -> Tensor:
+        with arithmetic(inputs[0].device, precision):
+            found: Tensor = network(*inputs).float()
+        return found
+
+    def sampling() -> Tensor:
+        with torch.inference_mode():
+            return once().clone()  # a graph's output is overwritten by its next call
+
+    def training() -> Tensor:
+        network.zero_grad()
+        found = once()
+        found.square().mean().backward()
+        return found.detach().clone()
+
+    return sampling if what == PASSES[0] else training
+
+
+def measure(device: str, size: str, what: str, repeats: int) -> list[dict[str, Any]]:
+    torch.manual_seed(0)
+    side, *_, n = SIZES[device][size]
+    x, t, y = torch.randn(n, CHANNELS, side, side), torch.full((n,), 500), torch.arange(n) % CLASSES
+    inputs = [one.to(device) for one in (x, t, y, photographed_maps(n, side // 2))]
+    calls, rows, expected = dict[str, Callable[[], Tensor]](), list[dict[str, Any]](), Tensor()
+    for way in ways(device, size):
+        name = way[0]
+        calls[name] = caller(what, way, inputs)
+        began = time.perf_counter()
+        found = calls[name]()
+        first = round(time.perf_counter() - began, 1)
+        expected = found if name == DEFAULT else expected
+        row = {"size": size, "what": what, "way": name, "first call, s": first}
+        rows.append(row | {"difference": difference(found, expected)})
+    for row, spent in zip(rows, interleaved(calls, repeats, device).values(), strict=True):
+        row |= timed(spent)
+        row["gain"] = round(rows[0]["seconds"] / row["seconds"], 3)
+    return rows
+
+
 def difference(found: Tensor, expected: Tensor) -> float:
     """Relative to the largest, in two digits."""
     return float(f"{float((found - expected).abs().max() / expected.abs().max()):.1e}")
 
 
-def measure(size: str, repeats: int) -> Iterator[dict[str, Any]]:
-    for used, other, plain, variant in pairs(size):
-        found, expected = variant(), plain()
-        rounds = interleaved({"used": plain, "other": variant}, repeats)
-        seconds, faster = (statistics.median(spent) for spent in rounds.values())
-        yield {
-            "size": size,
-            "in use": used,
-            "other way": other,
-            "seconds in use": round(seconds, 6),
-            "gain": round(seconds / faster, 3),
-            "rounds": {name: kept(spent) for name, spent in rounds.items()},
-            "difference": difference(found, expected),
-        }
-
-
 def main() -> None:
-    given = arguments(__doc__.splitlines()[0], repeats=3, gpu=False)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    rows = [row for size in SIZES["cpu"] for row in measure(size, given.repeats)]
-    write("variants", "cpu", {"repeats": given.repeats, "window": WINDOW}, rows)
+    given = arguments(__doc__.splitlines()[0])
+    use_all_cores()
+    choose_device()
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:  # or a first call would find what another left
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        for size in SIZES[given.device]:
+            for what in PASSES:
+                rows += measure(given.device, size, what, given.repeats)
+    write("variants", given.device, {"repeats": given.repeats}, rows)
 
 
 if __name__ == "__main__":
