@@ -46,6 +46,7 @@ def interleaved(
     repeats: int,
     device: str = "cpu",
     least: float = 0.5,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of a call of each candidate, round by round.
 
@@ -59,11 +60,11 @@ def interleaved(
 
     def turn(call: Callable[[], Any], times: int) -> float:
         sync()
-        began = time.perf_counter()
+        began = clock()
         for _ in range(times):
             call()
         sync()
-        return (time.perf_counter() - began) / times
+        return (clock() - began) / times
 
     for call in candidates.values():
         call()

@@ -7,7 +7,8 @@ GPU in bf16), not compiled, with all windows. bf16 is tried on a CPU that multip
 windows are a setting of training, and what sampling does; maps are of photographs, half of whose
 regions are fine. Each block by itself is what `compile` does on a GPU, and on a CPU nothing is
 compiled; "whole" is the whole network, with all windows, as a graph wants shapes that stay. CUDA
-graphs (reduce-overhead) exist on a GPU alone. The first call compiles; then all take turns.
+graphs (reduce-overhead) exist on a GPU alone. The first call compiles; then all take turns. A CPU
+computes in one thread, and seconds are its own: what else the machine does counts little.
 Differences are of outputs, relative to the largest.
 
 Tried and not taken; `git log docs/benchmarks.md` has their table. Channels-last DVAEs and compiled
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.calibration import SIDE, photographs
-from benchmarks.common import arguments, interleaved, timed, use_all_cores, write
+from benchmarks.common import arguments, interleaved, timed, write
 from benchmarks.training import CHANNELS, CLASSES, SIZES, shapes
 from d2it.config.schema import Precision
 from d2it.grains.entropy import entropy_map
@@ -113,7 +114,9 @@ def measure(device: str, size: str, what: str, repeats: int) -> list[dict[str, A
         expected = found if name == DEFAULT else expected
         row = {"size": size, "what": what, "way": name, "first call, s": first}
         rows.append(row | {"difference": difference(found, expected)})
-    for row, spent in zip(rows, interleaved(calls, repeats, device).values(), strict=True):
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    rounds = interleaved(calls, repeats, device, clock=clock)
+    for row, spent in zip(rows, rounds.values(), strict=True):
         row |= timed(spent)
         row["gain"] = round(rows[0]["seconds"] / row["seconds"], 3)
     return rows
@@ -126,8 +129,7 @@ def difference(found: Tensor, expected: Tensor) -> float:
 
 def main() -> None:
     given = arguments(__doc__.splitlines()[0])
-    use_all_cores()
-    choose_device()
+    choose_device()  # and one thread on a CPU
     rows = []
     with tempfile.TemporaryDirectory() as cache:  # or a first call would find what another left
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
