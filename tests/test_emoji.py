@@ -137,7 +137,18 @@ def test_what_cannot_be_asked_for_is_one_sentence(changes, sentence):
         emoji_collection(replace(EMOJI, **changes), 0, "emoji")
 
 
-def test_the_recipe_knows_the_table(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "text", ["codepoints,group\n1f600,smileys\n", "codepoints,group,split\nffff,flags,train\n"]
+)
+def test_a_damaged_table_is_one_sentence(tmp_path, monkeypatch, text):
+    table = tmp_path / "emoji.csv"
+    table.write_text(text)
+    monkeypatch.setattr("d2it.images.emoji.emoji_table", lambda: table)
+    with pytest.raises(UserError, match=r"emoji\.csv is damaged .*restore it"):
+        emoji_collection(EMOJI, 0, "emoji")
+
+
+def test_the_recipe_knows_the_table():
     config = load(overrides=OVERRIDES)
     found = images_recipe(config, "emoji")["sources"]
     assert found["twemoji"] == find_source("twemoji").sha256

@@ -147,12 +147,16 @@ def _source_digests(source: str) -> dict[str, str]:
 
 
 def sources_table() -> Path:
-    for folder in (Path.cwd() / "data", Path(__file__).parents[2] / "data"):
-        if (folder / "sources.csv").is_file():
-            return folder / "sources.csv"
-    raise UserError("data/sources.csv was not found: run d2it from the root of the repository.")
+    return _table("sources.csv")
 
 
 def emoji_table() -> Path:
     """Which emoji are trained on, and which are held out."""
-    return sources_table().with_name("emoji.csv")
+    return _table("emoji.csv")
+
+
+def _table(name: str) -> Path:
+    for folder in (Path.cwd() / "data", Path(__file__).parents[2] / "data"):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"data/{name} was not found: run d2it from the root of the repository.")

@@ -43,6 +43,8 @@ def emoji_collection(dataset: Dataset, seed: int, name: str) -> Collection:
             )
         chosen = [some[i] for i in stream(seed, split).permutation(len(some))[:count]]
         labels = [groups.index(row.group) if dataset.classes else 0 for row in chosen]
+        if unknown := [row.codepoints for row in chosen if row.codepoints not in pictures]:
+            raise damaged(f"{unknown[0]} is no picture of Twemoji's")
         items = [pictures[row.codepoints] for row in chosen]
         splits[split] = Split(items, np.array(labels, dtype=np.int64))
     source = find_source("twemoji")
@@ -63,4 +65,11 @@ def emoji_groups() -> list[str]:
 
 def read_table() -> list[Row]:
     with open(emoji_table(), encoding="utf-8", newline="") as file:
-        return [Row(**row) for row in csv.DictReader(file)]
+        try:
+            return [Row(**row) for row in csv.DictReader(file)]
+        except (TypeError, UnicodeDecodeError, csv.Error) as error:
+            raise damaged(str(error)) from None
+
+
+def damaged(why: str) -> UserError:
+    return UserError(f"{emoji_table()} is damaged ({why}): restore it from the repository.")
