@@ -45,7 +45,8 @@ def write_evaluation(config: Config, run: str, **spread: float) -> None:
         if kind == "content":
             metrics["obedience"] = 0.8
         images = int(how.at * run_of(config, run).training.images)
-        found[label] = measured(config, metrics, spread, images=images, **asdict(how))
+        settings_of = asdict(how) | {"n": how.n or config.evaluation.n}
+        found[label] = measured(config, metrics, spread, images=images, **settings_of)
     network = architecture(run_of(config, run))
     header = {
         "format": "d2it-evaluation",
@@ -57,7 +58,7 @@ def write_evaluation(config: Config, run: str, **spread: float) -> None:
         "ratio": getattr(settings, "ratio", None),
         "images": run_of(config, run).training.images,
         "parameters": parameters(kind, network),
-        "gmacs": gmacs(kind, network),
+        "gmacs": gmacs(kind, network, settings.ratio if kind == "content" else None),
         "evaluations": found,
     }
     write_json(paths.evaluation(config, run), header)

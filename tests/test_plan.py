@@ -63,12 +63,12 @@ def test_training_of_dit_xl_by_hand(whole):
 
 
 def test_sampling_of_dit_xl_by_hand(config, whole):
-    """7 evaluations of 50,000 images and 3 seeds, 250 steps; guided ones compute twice."""
-    images, steps = 50_000 * 3, 250 * (3 * 1 + 4 * 2)
+    """8 evaluations of 50,000 images and 3 seeds, 250 steps; guided ones compute twice."""
+    images, steps = 50_000 * 3, 250 * (4 * 1 + 4 * 2)
     pixels = decoder(DvaeShape([8], 256, 4, 128, [1, 2, 4, 4, 4], res_blocks=2, attention=[])).macs
     network = priced(whole)["dit_xl_classes"].gmacs * 1e9
-    fp32 = 2 * images * 7 * INCEPTION / (0.5 * 19.5e12)
-    tf32 = 2 * images * (steps * network + 7 * pixels) / (0.25 * 156e12)
+    fp32 = 2 * images * 8 * INCEPTION / (0.5 * 19.5e12)
+    tf32 = 2 * images * (steps * network + 8 * pixels) / (0.25 * 156e12)
     by_hand = (fp32 + tf32) / 3600
     assert priced(whole)["dit_xl_classes"].hours["evaluate"] == pytest.approx(by_hand)
 
@@ -134,9 +134,9 @@ def test_disk_of_states_and_models(config, whole):
     price = priced(whole)["dit_xl_classes"]
     count = price.parameters
     total = count + 256 * 1152  # fixed positions
-    assert price.disk["models"].bytes == 4 * total * (2 + 2)
+    assert price.disk["models"].bytes == 4 * total * (2 + 3)
     log = 2 * 300 * (1_792_000_000 // 25_600)
-    assert price.disk["states"].bytes == 3 * (8 * total + 8 * count) + 2 * 4 * total + log
+    assert price.disk["states"].bytes == 3 * (8 * total + 8 * count) + 3 * 4 * total + log
     price = priced(whole)["dvae"]  # a discriminator of 2.77 M, with its moments, is in each state
     log = 2 * 300 * (price.images // 25_600)
     assert price.disk["states"].bytes - log == 3 * (16 * price.parameters + 12 * 2_765_633)

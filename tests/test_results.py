@@ -92,6 +92,8 @@ def test_tables_and_claims_are_made_again_to_the_byte(committed, scale, tmp_path
     theirs = committed / "results" / scale
     for made in ("evaluations", "provenance"):
         shutil.copytree(theirs / made, tmp_path / "results" / scale / made)
+    if (theirs / "windows.json").exists():
+        shutil.copy(theirs / "windows.json", tmp_path / "results" / scale)
     monkeypatch.chdir(tmp_path)
     config, study = load(overrides=[f"scale={scale}"]), load_study()
     again = [

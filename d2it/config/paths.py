@@ -55,6 +55,11 @@ def claims(config: Config) -> Path:
     return Path("results", config.name, "claims.md")
 
 
+def windows(config: Config) -> Path:
+    """Shares of RefineNet's windows that hold a region for it."""
+    return Path("results", config.name, "windows.json")
+
+
 def figures(config: Config) -> Path:
     return Path("results", config.name, "figures")
 

@@ -1,10 +1,9 @@
 """results/<scale>/claims.md: what the paper claims beside what we find, and how it was found.
 
-What was run comes first, a line for each pair of runs; what was not run, and what no run can
-decide, is listed below.
+What was run comes first, a line for each pair of runs; what counts decide, what was not run, and
+what neither can decide, is listed below.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -15,94 +14,28 @@ from d2it.config.run import run_of
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.files import write_text
-from d2it.report.claims import (
-    HIGHER_IS_BETTER,
-    AtEqual,
-    Claims,
+from d2it.report import claims_words as words
+from d2it.report.claims import Claims, asked, load_claims, needed
+from d2it.report.claims_lines import AT_EQUAL_WORK, SO_FAR, compared, line_of, so_far, table
+from d2it.report.effects import (
     Effect,
     Verdict,
     effect,
-    hardware,
-    load_claims,
-    needed,
+    effects,
     stand_together,
     supporting,
     verdict_of,
 )
-from d2it.report.results import Result, made_with
+from d2it.report.equal_work import AtEqual
+from d2it.report.results import made_with
 from d2it.runs import provenance
-from d2it.text import markdown_table
 
-ABSENT = "–"
-COLUMNS = [
-    "claim",
-    "compared",
-    "metric",
-    "first",
-    "second",
-    "nearest",
-    "GMACs",
-    "difference",
-    "difference, %",
-    "at equal work, %",
-    "paper's, %",
-    "seeds",
-    "verdict",
-    "runs",
-]
-BESIDE = [
-    *COLUMNS[:5],
-    "difference",
-    "difference, %",
-    "at equal work, %",
-    "seeds",
-    "by this metric",
-]
+DIFFERENCE = ["difference", "difference, %", *AT_EQUAL_WORK.values()]
+SIDES = ["claim", "compared", "metric", "first", "second"]
+COLUMNS = [*SIDES, "nearest", "GMACs", *DIFFERENCE, "paper's, %", "seeds", "verdict", "runs"]
+BESIDE = [*SIDES, *DIFFERENCE, "seeds", "by this metric"]
+COUNTED = ["claim", "compared", "of", "first", "second", "difference, %", "verdict", "better"]
 BETTER: dict[Verdict, str] = {"holds": "better", "does not hold": "worse"}
-IN_SHORT = (
-    "In brackets: Student's {level:g} % interval of the mean difference over training seeds. "
-    "*Holds*: all of it is on the paper's side, or, where two are said to be equal, within the "
-    "share that is named. *Does not hold*: all of it is on the other. *Not decidable*: it has room "
-    "for either answer. *Incomplete*: some pair was not run. *So far*: some of the seeds that the "
-    "scale asks for have not been run. {apart}: the maps of the two sides are not drawn by one "
-    "grain network, and of each grain network there is one training. Intervals leave out the "
-    "scatter of DVAE, grain network and sampling noise, except where DVAEs are compared. Each "
-    "verdict is of its comparison alone; comparisons share runs. {together}{work}"
-)
-TOGETHER = "Tested all at once, by Holm's correction, these differences stand: {}."
-WORKED = (
-    " At equal work: the dearer of the two networks is taken at the moment when its training had "
-    "taken as many multiplications as the other's in all, on the line between measured moments; "
-    "the grain network, one for all sizes, is not counted. *Equal*: both do the same work anyway. "
-    "*Not measured*: the dearer one was not evaluated along the way."
-)
-SUMMARY = [*COLUMNS[:1], "verdict", "difference, %", "paper's, %", "seeds"]
-SUMMARY_SAYS = (
-    "*Difference*: by how many per cent the claim's first FID is above (+) or below (−) the second "
-    "(rFID for reconstructions), one for each comparison, with Student's {level:g} % interval over "
-    "training seeds. *So far*: some planned seeds have not been run. Each verdict is of its "
-    "comparison alone. {together}"
-)
-RUN_SAYS = (
-    "Differences are paired: both methods of a seed see the same images in the same order. What "
-    "differs between seeds is the training of the content network or DiT: DVAE, grain network and"
-    " the noise of maps and samples are the same for all. Nothing is corrected for seeds that were "
-    "added after a look at the others. Verdicts are at equal steps. `GMACs`, "
-    "first and second: of one pass, as it was computed; the grain network's are not in it. "
-    "`nearest`, first and second: the distance of samples from the training images over that of "
-    "held-out ones, here other crops of the same photographs; far below 1 is memorisation."
-)
-APART, SO_FAR = "†", " so far"
-BESIDE_SAYS = (
-    "These decide no claim; *better* and *worse* are said of the first. `epsilon_error` is the "
-    "error of the predicted noise on held-out crops, the same noise and times for all; `_0` and "
-    "`_1` are over coarse and over fine regions. It compares networks on the same latents alone, "
-    "of one DVAE and one routing: where a D²iT has one code and one noise for a coarse region, a "
-    "DiT has four, so their errors are of different tasks. With and without the dynamic grain loss "
-    "the sum that is minimised weighs the grains otherwise: there each grain stands for itself. "
-    "`obedience` is the share of regions that came out as the map asked. `psnr` and `lpips` are of "
-    "reconstructions of held-out crops."
-)
 Found = dict[str, list[Effect]]  # by the claim's id
 
 
@@ -114,9 +47,10 @@ def write_claims(config: Config, claims: Claims | None = None) -> Path:
 
 
 def render(config: Config, claims: Claims) -> str:
+    claims = asked(claims, config)
     printed = {row["id"]: row for row in published("prose_claims")}
-    unknown = printed.keys() ^ (claims.claims.keys() | claims.untested.keys())
-    if unknown:
+    known = claims.claims.keys() | claims.counted.keys() | claims.untested.keys()
+    if unknown := printed.keys() ^ known:
         raise UserError(
             f"params/claims.yaml and data/published/prose_claims.csv differ in {min(unknown)}: "
             "every claim stands in both."
@@ -133,12 +67,15 @@ def render(config: Config, claims: Claims) -> str:
     parts = [
         f"*Scale {config.name}. {config.caption}*",
         "# What the paper claims, and what we find",
-        _counted(found),
-        _how(config, claims, found),
+        counted_up(claims, found),
+        how_made(config, claims, found),
         "## What was run",
-        _table(COLUMNS, _lines(claims, found)),
-        f"{_in_short(claims, found)} {RUN_SAYS}",
+        table(COLUMNS, _lines(claims, found)),
+        _in_short(claims, found),
         *_beside(config, claims, found),
+        "## What counts and published numbers decide",
+        table(COUNTED, _of_counts(claims)),
+        words.COUNTED,
         *(["## Not run", "\n".join(waiting)] if waiting else []),
         "## Not for these runs to decide",
         "\n".join(f"- {why}: {'; '.join(names)}." for why, names in reasons.items()),
@@ -146,56 +83,15 @@ def render(config: Config, claims: Claims) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def summary(config: Config) -> str:
-    """A line for each claim, for docs/mini.md."""
-    claims = load_claims()
-    found = effects(config, claims)
-    lines = []
-    for name, pairs in found.items():
-        verdict, several = _so_far(verdict_of(pairs), pairs), [_line(one) for one in pairs]
-        line = {"claim": f"{name}: {claims.claims[name].says}", "verdict": f"**{verdict}**"}
-        for column in SUMMARY[2:]:
-            line[column] = "; ".join(one.get(column, ABSENT) for one in several)
-        lines.append(line)
-    legend = SUMMARY_SAYS.format(level=100 * claims.level, together=_together(claims, found))
-    parts = [
-        f"*Scale {config.name}. {config.caption}*",
-        _counted(found),
-        _table(SUMMARY, lines),
-        f"{legend}{_at_equal_work(claims, found, config)}",
-        _how(config, claims, found, commits=False),
-    ]
-    return "\n\n".join(parts)
-
-
-def _at_equal_work(claims: Claims, found: Found, config: Config) -> str:
-    """What is left of the differences, also of pairs that stand beside a claim."""
-    pairs = [one for several in found.values() for one in several]
-    pairs += [effect(p, claims.level, config) for c in claims.claims.values() for p in c.beside]
-    left = [
-        f"{_compared(one)}: {_at_equal(one, one.worked)} % (at equal steps "
-        f"{100 * one.mean / one.average(1):+.3g} %)"
-        for one in pairs
-        if one.worked
-    ]
-    if not left:
-        return ""
-    return f" At equal work in place of equal steps, where that was measured: {'; '.join(left)}."
-
-
-def effects(config: Config, claims: Claims) -> Found:
-    return {
-        name: [effect(pair, claims.level, config) for pair in claim.pairs]
-        for name, claim in claims.claims.items()
-    }
-
-
-def _counted(found: Found) -> str:
-    claims = [_so_far(verdict_of(pairs), pairs) for pairs in found.values()]
-    comparisons = [_so_far(one.verdict, [one]) for pairs in found.values() for one in pairs]
+def counted_up(claims: Claims, found: Found) -> str:
+    of_runs = [so_far(verdict_of(pairs), pairs) for pairs in found.values()]
+    pairs = [so_far(one.verdict, [one]) for several in found.values() for one in several]
+    of_counts = [_verdict(one.holds) for one in claims.counted.values()]
     return (
-        f"Of {len(claims)} claims that runs can decide: {_counts(claims)}. "
-        f"Of the {len(comparisons)} comparisons that they are made of: {_counts(comparisons)}."
+        f"Of {len(of_runs)} claims that runs can decide: {_counts(of_runs)}. "
+        f"Of the {len(pairs)} comparisons that they are made of: {_counts(pairs)}. "
+        f"Of {len(of_counts)} claims that counts and published numbers decide: "
+        f"{_counts(of_counts)}."
     )
 
 
@@ -204,30 +100,43 @@ def _counts(verdicts: Sequence[str]) -> str:
     return ", ".join(f"{one}: {verdicts.count(one)}" for one in known if one in verdicts)
 
 
+def _verdict(holds: bool) -> Verdict:
+    return "holds" if holds else "does not hold"
+
+
 def _in_short(claims: Claims, found: Found) -> str:
-    worked = any(one.worked for pairs in found.values() for one in pairs)
-    return IN_SHORT.format(
-        level=100 * claims.level,
-        apart=APART,
-        together=_together(claims, found),
-        work=WORKED if worked else "",
-    )
+    every = [one for pairs in found.values() for one in pairs]
+    worked = any(isinstance(said, AtEqual) for one in every for said in one.worked.values())
+    single = any(one.single for one in every)
+    parts = [
+        words.IN_SHORT.format(level=100 * claims.level, together=together(claims, found)),
+        *([words.SINGLE.format(gap=100 * claims.single.gap)] if single else []),
+        *([words.WORKED] if worked else []),
+        *([words.NOTHING_FINE] if any(map(_nothing_fine, every)) else []),
+        words.RUN_SAYS,
+    ]
+    return " ".join(parts)
 
 
-def _together(claims: Claims, found: Found) -> str:
+def _nothing_fine(one: Effect) -> bool:
+    return bool(one.worked) and any(side.header["ratio"] == 0 for side in one.results)
+
+
+def together(claims: Claims, found: Found) -> str:
     """Which differences stand when all are tested, each in the direction that was found."""
     standing = stand_together([one for pairs in found.values() for one in pairs], claims.level)
-    return TOGETHER.format("; ".join(map(_as_found, standing)) or "none")
+    said = dict.fromkeys(map(_as_found, standing))  # one pair may stand in two claims
+    return words.TOGETHER.format("; ".join(said) or "none")
 
 
 def _as_found(one: Effect) -> str:
-    said = _compared(one)
+    said = compared(one)
     if one.verdict != "does not hold":
         return said
     return f"{said.translate(str.maketrans('<>', '><'))}, against the paper"
 
 
-def _how(config: Config, claims: Claims, found: Found, commits: bool = True) -> str:
+def how_made(config: Config, claims: Claims, found: Found, commits: bool = True) -> str:
     """Hardware, code, and how images were made and measured."""
     made = [one for pairs in found.values() for pair in pairs for one in pair.results]
     drawn = [one for one in made if one.header["kind"] != "dvae"]
@@ -238,6 +147,20 @@ def _how(config: Config, claims: Claims, found: Found, commits: bool = True) -> 
     }
     said = [f"{what}: {', '.join(values)}." for what, values in facts.items() if values]
     return " ".join([*said, *made_with(drawn)])
+
+
+def hardware(config: Config, runs: Sequence[str]) -> str:
+    """What all of these were trained on, as far as it is known."""
+    told = [(provenance.of_run(run_of(config, run)) or {}).get("training") for run in runs]
+    devices = sorted({device for one in told if one for device in one["devices"]})
+    if len(devices) > 1:
+        raise UserError(
+            f"The claims' runs were trained on {' and '.join(devices)}: results of different "
+            "hardware do not stand in one table, so make them anew on one of these."
+        )
+    processors = sorted({one for each in told if each for one in each.get("processors", [])})
+    known = f" ({'; '.join(processors)})" if processors and devices == ["cpu"] else ""
+    return f"{devices[0]}{known}" if devices else "not recorded"
 
 
 def _reference(recipe: dict[str, Any]) -> str:
@@ -257,102 +180,38 @@ def _lines(claims: Claims, found: Found) -> list[dict[str, str]]:
     lines = []
     for name, pairs in found.items():
         verdict = verdict_of(pairs)
-        claim = f"{name}: {claims.claims[name].says}: **{_so_far(verdict, pairs)}**"
+        claim = f"{name}: {claims.claims[name].says}: **{so_far(verdict, pairs)}**"
         for one in pairs if verdict != "not run" else []:
-            lines.append({"claim": claim, **_line(one)})
+            lines.append({"claim": claim, **line_of(one)})
             claim = ""  # once
     return lines
 
 
-def _line(one: Effect) -> dict[str, str]:
-    line = {"compared": _compared(one), "metric": one.pair.metric}
-    if one.pair.published:
-        first, second = one.pair.published
-        line["paper's, %"] = f"{100 * (first - second) / second:+.1f}"
-    line |= {"seeds": f"{len(one.found)} of {one.asked}", "verdict": _so_far(one.verdict, [one])}
-    if not one.found:
-        return line | {"runs": one.why}
-    second, spread = one.average(1), (one.mean, one.low, one.high)
-    if all("nearest" in result.metrics for result in one.results):
-        line["nearest"] = ", ".join(f"{one.average(side, 'nearest'):.3g}" for side in (0, 1))
-    if all("gmacs" in result.header for result in one.results):
-        line["GMACs"] = ", ".join(f"{side.header['gmacs']['dense']:.3g}" for side in one.found[0])
-    drawn_by = [side.recipe.get("grain_sha256") for side in one.found[0]]
-    if drawn_by[0] != drawn_by[1]:
-        line["compared"] += f" {APART}"
-    if one.worked:
-        line["at equal work, %"] = _at_equal(one, one.worked)
-    elif one.pair.of_whole_trainings and one.pair.run != one.pair.than and "GMACs" in line:
-        line["at equal work, %"] = "equal" if _same_work(one) else "not measured"
-    return line | {
-        "first": f"{one.average(0):.4g}",
-        "second": f"{second:.4g}",
-        "difference": _span(*spread),
-        "difference, %": _span(*(100 * value / second for value in spread)),
-        "runs": ", ".join(dict.fromkeys(map(_named, one.results))),
-    }
-
-
-def _same_work(one: Effect) -> bool:
-    first, second = (side.header["gmacs"]["dense"] for side in one.found[0])
-    return bool(first == second)
-
-
-def _at_equal(one: Effect, found: AtEqual) -> str:
-    """With the number of seeds where some were not measured then."""
-    seeds = "" if found.seeds == len(one.found) else f" ({found.seeds} seeds)"
-    return _span(found.mean, found.low, found.high) + seeds
-
-
-def _named(result: Result) -> str:
-    """The run, and which of its evaluations where that is not the main one."""
-    return result.run if result.label == "main" else f"{result.run} ({result.label})"
-
-
-def _so_far(verdict: str, effects: Sequence[Effect]) -> str:
-    """The verdict, and whether seeds that the scale asks for may still change it."""
-    lacking = any(0 < len(one.found) < one.asked for one in effects)
-    return verdict + SO_FAR if lacking and verdict not in ("incomplete", "not run") else verdict
+def _of_counts(claims: Claims) -> list[dict[str, str]]:
+    lines = []
+    for name, counted in claims.counted.items():
+        claim = f"{name}: {counted.says}: **{_verdict(counted.holds)}**"
+        for holds, line in counted.lines():
+            lines.append({"claim": claim, **line, "verdict": _verdict(holds)})
+            claim = ""  # once
+    return lines
 
 
 def _beside(config: Config, claims: Claims, found: Found) -> list[str]:
     """The pairs that were run by metrics that decide no claim, and pairs that decide none."""
     lines = []
     for name, pairs in found.items():
-        others = [effect(pair, claims.level, config) for pair in claims.claims[name].beside]
+        others = [effect(pair, claims, config) for pair in claims.claims[name].beside]
         shown = [one for one in others if one.found]
         for pair in (one.pair for one in (*pairs, *others) if one.found):
-            shown += supporting(pair, claims.level, config)
+            shown += supporting(pair, claims, config)
         for one in shown:
-            says = _so_far(BETTER.get(one.verdict, one.verdict), [one]) if one.found else one.why
-            lines.append({"claim": name, **_line(one), "by this metric": says})
+            says = so_far(BETTER.get(one.verdict, one.verdict), [one]) if one.found else one.why
+            lines.append({"claim": name, **line_of(one), "by this metric": says})
     if not lines:
         return []
-    return [
-        "## By other metrics and other runs",
-        _table(BESIDE, lines),
-        BESIDE_SAYS,
-    ]
+    return ["## By other metrics and other runs", table(BESIDE, lines), words.BESIDE]
 
 
 def _waiting(one: Effect) -> str:
-    return f"{_compared(one)} ({one.why})"
-
-
-def _compared(one: Effect) -> str:
-    sides = [run if label == "main" else f"{run} ({label})" for run, label in one.pair.sides]
-    better = ">" if one.pair.metric in HIGHER_IS_BETTER else "<"
-    if one.pair.expect == "equal":
-        return f"{' = '.join(sides)}, within {100 * one.pair.within:g} %"
-    return f" {better} ".join(sides)
-
-
-def _table(columns: Sequence[str], lines: Sequence[dict[str, str]]) -> str:
-    """Those of the columns in which something stands."""
-    filled = [column for column in columns if any(line.get(column) for line in lines)]
-    rows = [[line.get(column, ABSENT) for column in filled] for line in lines]
-    return markdown_table(filled, rows) if rows else "Nothing yet."
-
-
-def _span(mean: float, low: float, high: float) -> str:
-    return f"{mean:+.3g}" + (f" [{low:+.3g}, {high:+.3g}]" if math.isfinite(low) else "")
+    return f"{compared(one)} ({one.why})"

@@ -1,7 +1,7 @@
 """The numbers that tables and figures are made of: our evaluations, and what others printed."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -39,8 +39,10 @@ class Gap:
     why: str
 
 
-def result(config: Config, run: str, label: str = "main") -> Result | Gap:
-    """The evaluation `label` of `run`; where a `*` matches several, the one with the lowest FID."""
+def result(config: Config, run: str, label: str | Sequence[str] = "main") -> Result | Gap:
+    """The evaluation `label` of `run`; of several, or where a `*` matches several, the one with the
+    lowest FID.
+    """
     known = runs_of(config).get(run)
     if known is None:
         return Gap("not at this scale")
@@ -51,7 +53,8 @@ def result(config: Config, run: str, label: str = "main") -> Result | Gap:
     evaluations = header.pop("evaluations")
     if header["recipe_digest"] != known.digest:
         return Gap("evaluated with other settings")
-    tried = tuple(sorted(name for name in evaluations if fnmatchcase(name, label)))
+    wanted = [label] if isinstance(label, str) else label
+    tried = tuple(sorted(name for name in evaluations if any(fnmatchcase(name, w) for w in wanted)))
     if not tried:
         return Gap("not evaluated yet")
     best = min(tried, key=lambda name: evaluations[name]["metrics"].get("fid", math.inf))
@@ -66,6 +69,13 @@ def result(config: Config, run: str, label: str = "main") -> Result | Gap:
         tried=tried,
         raw=evaluations.get("raw", {}).get("metrics", {}) if best == "main" else {},
     )
+
+
+def measured(config: Config, run: str, labels: Sequence[str], metric: str) -> Result | Gap:
+    """As `result`, with this metric."""
+    found = result(config, run, labels)
+    lacks = isinstance(found, Result) and metric not in found.metrics
+    return Gap(f"evaluated without {metric}") if lacks else found
 
 
 def scale_line(config: Config, target: str) -> str:
