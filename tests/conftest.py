@@ -3,9 +3,20 @@
 import pytest
 
 from d2it.config.load import compose
+from tests import forked_run
 
 
 @pytest.fixture(scope="session")
 def params():
     """A composed configuration, so that commands need not compose one: change a copy."""
     return compose()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a training that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert forked_run.run(folder) == 0, forked_run.errors(folder)
+    found = forked_run.fingerprint(folder)
+    assert len(found) == 1 + 4 + 2 * 2
+    return found

@@ -22,10 +22,10 @@ from d2it.training.saver import Saver
 from d2it.training.tasks import make_task
 from d2it.training.trainer import Trainer
 from tests import steps, tiny_run
+from tests.forked_run import fingerprint
 from tests.simulated import Mixed, Wait
 from tests.steps import Batch, Outcome, assert_close, assert_equal
 from tests.steps import config as config  # the fixture
-from tests.test_training import fingerprint
 from tests.test_transformers import change
 
 SWITCHES = dict(

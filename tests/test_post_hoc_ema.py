@@ -1,7 +1,6 @@
 """Power-function averages of any width, made from snapshots of two."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +16,8 @@ from d2it.runs import state
 from d2it.runs.publish import finished, is_published, publish
 from d2it.runs.snapshots import FILE, coefficients, exponent
 from d2it.training.post_hoc_ema import PowerAverages
+from tests import forked_run, tiny_run
 from tests.tiny_world import OVERRIDES, build_world, enter
-
-sys.path.insert(0, str(Path(__file__).parent))
-import test_training as training  # noqa: E402
-import tiny_run  # noqa: E402
 
 STEPS, BATCH, EVERY = 320, 16, 20  # EVERY: steps between snapshots
 
@@ -65,26 +61,26 @@ def test_snapshots_resume_bitwise_and_change_nothing_else(tmp_path: Path) -> Non
     """Killed, in two processes and extended; every other file is that of a run without them."""
     whole, parts, without = (tmp_path / name for name in ("whole", "parts", "without"))
     asked = "snapshot_images=100"
-    assert training.run(without) == 0, training.errors(without)
-    assert training.run(whole, asked) == 0, training.errors(whole)
-    [process] = training.start(parts, training.SLOW, asked)
-    training.await_images(parts, 240)
+    assert forked_run.run(without) == 0, forked_run.errors(without)
+    assert forked_run.run(whole, asked) == 0, forked_run.errors(whole)
+    [process] = forked_run.start(parts, forked_run.SLOW, asked)
+    forked_run.await_images(parts, 240)
     process.kill()
-    training.end([process])
-    assert training.run(parts, asked, "images=496", world=2) == 0, training.errors(parts)
-    assert training.run(parts, asked) == 0, training.errors(parts)
-    found = training.fingerprint(whole)
-    assert training.fingerprint(parts) == found
+    forked_run.end([process])
+    assert forked_run.run(parts, asked, "images=496", world=2) == 0, forked_run.errors(parts)
+    assert forked_run.run(parts, asked) == 0, forked_run.errors(parts)
+    found = forked_run.fingerprint(whole)
+    assert forked_run.fingerprint(parts) == found
     kept = {name for name in found if name.endswith("power.safetensors")}
     marks = {f"state/milestone-{n}" for n in (112, 208, 304, 400, 432, 512, 608)}
     assert kept == {f"{folder}/power.safetensors" for folder in {*marks, f"state/{640:012d}"}}
-    weights = {k: v for k, v in training.fingerprint(without).items() if not k.endswith(".json")}
+    weights = {k: v for k, v in forked_run.fingerprint(without).items() if not k.endswith(".json")}
     assert weights == {k: found[k] for k in weights}
 
 
 def test_published_with_the_widths_that_evaluations_name(tmp_path: Path) -> None:
     folder, model = tmp_path / "run", tmp_path / "model"
-    assert training.run(folder, "snapshot_images=100") == 0, training.errors(folder)
+    assert forked_run.run(folder, "snapshot_images=100") == 0, forked_run.errors(folder)
     plan = replace(tiny_run.tiny_plan(folder, snapshot_images=100), widths=(0.05, 0.08))
     done = finished(plan, print)
     assert done is not None
@@ -101,9 +97,9 @@ def test_published_with_the_widths_that_evaluations_name(tmp_path: Path) -> None
     # a snapshot that is lost is made again, from the last state before it
     (folder / "state" / "milestone-608" / "power.safetensors").unlink()
     assert finished(plan, print) is None
-    before = training.fingerprint(folder).keys()
-    assert training.run(folder, "snapshot_images=100") == 0
-    assert training.fingerprint(folder).keys() > before
+    before = forked_run.fingerprint(folder).keys()
+    assert forked_run.run(folder, "snapshot_images=100") == 0
+    assert forked_run.fingerprint(folder).keys() > before
     assert json.loads((folder / "done.json").read_text()) == done
 
 

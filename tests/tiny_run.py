@@ -7,7 +7,6 @@ also under torchrun. It is what the fault tests start, kill and start again.
 
 import json
 import os
-import resource
 import sys
 import time
 from dataclasses import replace
@@ -180,14 +179,10 @@ def main(folder: str, *settings: str) -> int:
     return 0
 
 
-def child(
-    folder: str, settings: tuple[str, ...], rank: int, world: int, port: int, limit: int
-) -> None:
-    """One process of a run, with at most `limit` bytes a file (0: any)."""
+def child(folder: str, settings: tuple[str, ...], rank: int, world: int, port: int) -> None:
+    """One process of a run."""
     with open(f"{folder}.err", "a") as file:
         os.dup2(file.fileno(), 2)
-    if limit:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if world > 1:
         os.environ |= {
             "MASTER_ADDR": "127.0.0.1",
