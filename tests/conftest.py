@@ -1,9 +1,12 @@
 """Fixtures of more than one file of tests."""
 
 import pytest
+import torch
 
 from d2it.config.load import compose
 from tests import forked_run
+
+torch.set_num_threads(1)  # a worker a core: threads of one would wait for those of another
 
 
 @pytest.fixture(scope="session")
