@@ -1,6 +1,6 @@
-"""`d2it` as a user types it: in this process, where imports are paid once, or in one of its own.
+"""`d2it` as a user types it, in this process, where imports are paid once.
 
-What a limit, a signal, memory or an interpreter's start and end decide needs its own.
+What a limit, a signal or memory decides needs a process of its own: tests/forked.py.
 """
 
 import os
@@ -35,13 +35,6 @@ def command(*words: str, cwd: Path | str = ".", **environment: str) -> Done:
             traceback.print_exc()
             code = 1
     return subprocess.CompletedProcess(words, code, *told)
-
-
-def process(*words: str, cwd: Path | str = ".", limit: str = "true", **environment: str) -> Done:
-    """The same in a process of its own, after the shell's `limit`."""
-    shell = ["bash", "-c", f'{limit}; exec "$@"', "bash", sys.executable, "-m", "d2it", *words]
-    env = os.environ | environment
-    return subprocess.run(shell, capture_output=True, text=True, timeout=120, cwd=cwd, env=env)
 
 
 @contextmanager

@@ -1,17 +1,12 @@
 """Training runs of milliseconds (tests/tiny_run.py) in processes of their own, to be killed."""
 
-import multiprocessing
 import time
 from pathlib import Path
 
 from d2it.jobs.local import free_port
 from tests import tiny_run
+from tests.forked import PROCESSES
 
-# Real processes that can be killed, but forked from one that has imported torch: quick to start.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["d2it.training.loop", "torch._dynamo", "torch.distributed.tensor"]
-)
 SLOW = "pause=0.02"  # 40 steps in half a second, two at a time: time to be killed in
 
 

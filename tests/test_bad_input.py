@@ -12,7 +12,8 @@ import pytest
 from d2it import cli
 from d2it.errors import SETTINGS, UserError
 from d2it.files import file_digest
-from tests.commands import Done, command, process
+from tests.commands import Done, command
+from tests.forked import Forked
 from tests.test_evaluate import pictures
 from tests.test_prepare import tree
 from tests.tiny_world import OVERRIDES, WEIGHTS, build_world, enter
@@ -28,7 +29,7 @@ TRAIN = ["train", "dvae", *SHORT, "--launcher", "local", "--processes", "1"]
 THRESHOLDS = Path("data/smoke/photos/thresholds.json")
 IMAGES = Path("data/smoke/photos/images")
 DVAE = Path("results/smoke/models/dvae")
-SMALL = "ulimit -f 8"  # KB that a file may have: a full disk for whoever has no disk to fill
+SMALL = 2**13  # bytes that a file may have: a full disk for whoever has no disk to fill
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_too_few_images_for_a_reference(tmp_path: Path) -> None:
 
 def test_full_while_preparing(tmp_path: Path, built: Path) -> None:
     words = ["prepare", "photos", *OVERRIDES]
-    assert_says(process(*words, cwd=tmp_path, limit=SMALL), "The disk is full")
+    assert_says(Forked("d2it", *words, cwd=tmp_path, limit=SMALL).end(), "The disk is full")
     assert not leftovers(tmp_path) and not (tmp_path / IMAGES).exists()
     assert command(*words, cwd=tmp_path).returncode == 0
     assert tree(tmp_path / IMAGES) == tree(built / IMAGES)
@@ -151,7 +152,7 @@ def test_full_while_preparing(tmp_path: Path, built: Path) -> None:
 
 def test_full_while_training(begun: Path) -> None:
     data = tree(begun / "data")
-    done = process(*TRAIN, cwd=begun, limit="ulimit -f 64")
+    done = Forked("d2it", *TRAIN, cwd=begun, limit=2**16).end()
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert done.stderr.count("d2it: error: ") == 1, done.stderr
     assert "free some space and run the same command again" in done.stderr.splitlines()[-1]
@@ -167,7 +168,7 @@ def test_full_while_training(begun: Path) -> None:
 def test_training_where_nothing_can_be_written(begun: Path) -> None:
     (begun / "runs").symlink_to("/sys/kernel")
     before = tree(begun / "data")
-    assert_says(process(*TRAIN, cwd=begun), "check its permissions")
+    assert_says(command(*TRAIN, cwd=begun), "check its permissions")
     assert tree(begun / "data") == before and not (begun / "results").exists()
 
 

@@ -22,7 +22,8 @@ from d2it.config.load import interpolated, params_folder
 from d2it.config.run import run_of
 from d2it.config.settings import walk
 from d2it.errors import UserError
-from tests.commands import command, process
+from tests.commands import command
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[1]
 SCALES = (
@@ -200,7 +201,7 @@ def test_more_than_two_grains_are_a_ratio_each():
 
 
 def test_a_full_disk_and_a_path_below_a_file_get_one_sentence(tmp_path):
-    full = process("config", "--write", "p.yaml", cwd=tmp_path, limit="ulimit -f 0")
+    full = Forked("d2it", "config", "--write", "p.yaml", cwd=tmp_path, limit=0).end()
     assert full.returncode == 2 and "The disk is full, or a quota" in full.stderr
     assert full.stderr.count("\n") == 1 and not any(tmp_path.iterdir())
     Path(tmp_path, "file").write_text("")

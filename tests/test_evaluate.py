@@ -1,10 +1,7 @@
 """Evaluations: the same bytes however sharded and however often killed; and what they say."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +24,7 @@ from d2it.images.packed import open_images
 from d2it.machine.device import choose_device
 from d2it.models.inception import Inception
 from d2it.sampling.trained_run import RunPipeline
+from tests.forked import Forked
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUNS = ["grain", "d2it_b", "dit_b"]
@@ -293,13 +291,12 @@ def tree() -> list[str]:
 
 @pytest.mark.parametrize("content", [None, b"not a network"])
 def test_weights_missing_or_wrong(config: Config, tmp_path: Path, content: bytes | None) -> None:
-    """Through the real command, in a process of its own."""
+    """In a process of its own, which remembers no network."""
     if content:
         (tmp_path / "inception.pt").write_bytes(content)
-    environment = {**os.environ, "D2IT_WEIGHTS": str(tmp_path), "D2IT_RUNS": str(tmp_path)}
-    command = [sys.executable, "-m", "d2it", "evaluate", "dit_b", *OVERRIDES]
+    places = {"D2IT_WEIGHTS": str(tmp_path), "D2IT_RUNS": str(tmp_path)}
     before = tree()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = Forked("d2it", "evaluate", "dit_b", *OVERRIDES, **places).end()
     assert done.returncode == 2 and "Traceback" not in done.stderr
     sentence = "its sha256 differs" if content else "is missing: get it with"
     assert sentence in done.stderr and "`d2it fetch inception`" in done.stderr

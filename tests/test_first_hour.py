@@ -5,9 +5,7 @@
 
 import functools
 import json
-import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,29 +20,20 @@ from benchmarks.first_hour.setting import TRAINED, Found, Setting, trained_runs
 from d2it.cost.rate import rate_of
 from d2it.errors import UserError
 from d2it.machine.gpus import GPUS
+from tests.forked import Forked
 
 A100 = Setting("NVIDIA A100-SXM4-80GB", simulated=False)
 SIMULATED = Setting("a simulated device", simulated=True)
 
 
-def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.first_hour", *words],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-        timeout=60,
-    )
-
-
 def test_without_a_gpu_it_says_what_to_do():
-    done = command(CUDA_VISIBLE_DEVICES="")
+    done = Forked("benchmarks.first_hour", CUDA_VISIBLE_DEVICES="").end()
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "no NVIDIA GPU" in done.stderr and "SIMULATED=1" in done.stderr
 
 
 def test_without_slurm_it_says_what_to_do():
-    done = command("--slurm", PATH="/nowhere")
+    done = Forked("benchmarks.first_hour", "--slurm", PATH="/nowhere").end()
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "There is no Slurm here" in done.stderr and "on a GPU node" in done.stderr
 

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from d2it.jobs.slurm_training import FRUITLESS, count_starts
 from d2it.jobs.submit import make_executor
 from d2it.machine.gpus import joinable, visible_gpus
 from d2it.runs.plan import Plan, make_plan
+from tests.commands import command
 
 OVERRIDES = [
     "scale=smoke",
@@ -243,9 +243,9 @@ def test_launchers_in_the_documents_can_train_the_published_scale() -> None:
     [("3", "shards is 2; the number of processes must divide it, and 3 do"), ("0", "at least 1")],
 )
 def test_a_refused_launcher_runs_nothing(plan: Plan, processes: str, sentence: str) -> None:
-    """The real command: one sentence before any process is started."""
+    """One sentence before any process is started."""
     words = ["train", "dvae", "--processes", processes, *OVERRIDES, "runs.dvae.dvae.ratio=1.0"]
-    done = subprocess.run([sys.executable, "-m", "d2it", *words], capture_output=True, text=True)
+    done = command(*words)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert sentence in done.stderr and not plan.folder.exists()
 

@@ -11,7 +11,8 @@ from d2it.errors import UserError
 from d2it.jobs.local import free_port
 from d2it.runs.signals import stall_timeout
 from tests import tiny_run
-from tests.forked_run import PROCESSES, errors, run
+from tests.forked import PROCESSES
+from tests.forked_run import errors, run
 
 
 @pytest.mark.parametrize("minutes", ["soon", "0", "nan", "inf"])

@@ -3,8 +3,6 @@
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +19,8 @@ from d2it.images.prepare import prepare
 from d2it.jobs.launch import launch
 from d2it.jobs.launcher import load_launcher
 from d2it.latents.encode import encode
+from tests.commands import command
+from tests.forked import Forked
 from tests.tiny_world import OVERRIDES, enter, save_random
 
 EQUAL = [
@@ -78,18 +78,11 @@ def test_the_second_name_is_published_without_a_training(config, capsys):
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_two_that_start_at_once_train_once(config, processes):
     forget(config)
-    write = [sys.executable, "-m", "d2it", "config", "--write", "params.yaml", *OVERRIDES, *EQUAL]
-    subprocess.run(write, check=True)
-    words = [sys.executable, "-m", "d2it", "train", "--wait", "--processes", processes]
-    words += ["--params", "params.yaml"]
-    both = [
-        subprocess.Popen(
-            [*words, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for name in NAMES
-    ]
-    told = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
+    assert command("config", "--write", "params.yaml", *OVERRIDES, *EQUAL).returncode == 0
+    words = ["train", "--wait", "--processes", processes, "--params", "params.yaml"]
+    both = [Forked("d2it", *words, name) for name in NAMES]
+    told = [process.end() for process in both]
+    assert [done.returncode for done in told] == [0, 0], told
     first, second = (run_of(config, name) for name in NAMES)
     assert first.folder == second.folder and starts(first.folder) in ([0], [0, 64])
     lines = (first.folder / "metrics.jsonl").read_text().splitlines()

@@ -19,7 +19,8 @@ from d2it.runs.plan import make_plan
 from d2it.runs.publish import finished, publish
 from d2it.runs.record import claim
 from tests import tiny_run
-from tests.forked_run import PROCESSES, end, errors, fingerprint, run, start
+from tests.forked import PROCESSES
+from tests.forked_run import end, errors, fingerprint, run, start
 
 
 def test_second_process_gets_one_sentence(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -22,6 +21,7 @@ from d2it.latents import encode
 from d2it.machine.device import processor
 from d2it.runs import provenance
 from d2it.shares import Share
+from tests.forked import Forked
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUN = "dit_b"
@@ -111,12 +111,11 @@ def test_each_process_has_a_gpu_by_the_name_it_has(
         assert said.read().split() == ["GPU-8932f937", "MIG-46f0", "GPU-8932f937"]
 
 
-def start(*words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "d2it", *words, "--processes", "2"]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def start(*words: str) -> Forked:
+    return Forked("d2it", *words, "--processes", "2")
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
+def workers_of(process: Forked) -> list[int]:
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(pid) for pid in found]
 
@@ -133,8 +132,8 @@ def test_kills_of_a_worker_and_of_the_waiting_process(config: Config, whole: byt
     process = start(*COMMAND)
     wait_for(lambda: units(config))
     os.kill(workers_of(process)[1], signal.SIGKILL)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 2 and "Process 2 of 2 was killed by signal 9" in error
+    done = process.end()
+    assert done.returncode == 2 and "Process 2 of 2 was killed by signal 9" in done.stderr
     assert units(config) and not paths.evaluation(config, RUN).exists()
 
     units(config)[0].unlink()
@@ -142,17 +141,16 @@ def test_kills_of_a_worker_and_of_the_waiting_process(config: Config, whole: byt
     wait_for(lambda: len(workers_of(process)) == 2)
     workers = workers_of(process)
     process.kill()
-    process.wait()
+    assert process.end().returncode == -signal.SIGKILL
     wait_for(lambda: not any(Path(f"/proc/{pid}/fd").exists() for pid in workers))
     assert cli.main(COMMAND) == 0
     assert forgotten(config) == whole
 
 
 def test_one_sentence_from_many_processes(config: Config) -> None:
-    process = start("evaluate", RUN, *SEEDS, "training.dit.learning_rate=1")
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 2 and error.count("\n") == 1
-    assert error.startswith("d2it: error:") and "run `d2it train" in error
+    done = start("evaluate", RUN, *SEEDS, "training.dit.learning_rate=1").end()
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("d2it: error:") and "run `d2it train" in done.stderr
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b"])

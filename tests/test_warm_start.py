@@ -1,7 +1,5 @@
 """A DVAE that starts from the weights of diffusers' AutoencoderKL."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from d2it.grains.maps import constant_map
 from d2it.images.prepare import prepare
 from d2it.models.dvae import Dvae
 from d2it.models.from_autoencoder import fresh_parts, renamed, warm_start
+from tests.commands import Done, command
 from tests.test_prepare import tree
 from tests.tiny_world import OVERRIDES, enter
 
@@ -159,13 +158,10 @@ def test_files_that_are_not_there_or_not_the_one_meant(tmp_path):
         warm_start(network, WarmStart("none.safetensors", source.sha256))
 
 
-def train(source: WarmStart, cwd: Path) -> subprocess.CompletedProcess[str]:
+def train(source: WarmStart) -> Done:
     given = [f"model.dvae.warm_start.{key}={value}" for key, value in vars(source).items()]
     short = ["training.dvae.images=8", "training.dvae.batch=4", "dvae_loss.gan_start=4"]
-    command = ["-m", "d2it", "train", "dvae", *OVERRIDES, *short, *given, "--processes", "1"]
-    return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=120, cwd=cwd
-    )
+    return command("train", "dvae", *OVERRIDES, *short, *given, "--processes", "1")
 
 
 def test_the_command_starts_from_the_weights_and_opens_no_pickle(tmp_path, monkeypatch):
@@ -175,12 +171,12 @@ def test_the_command_starts_from_the_weights_and_opens_no_pickle(tmp_path, monke
     calibrate(config, "photos")
     torch.save(autoencoder((16, 32, 64), 1).state_dict(), "vae.bin")
     before = tree(tmp_path)
-    done = train(WarmStart("vae.bin", file_digest("vae.bin")), tmp_path)
+    done = train(WarmStart("vae.bin", file_digest("vae.bin")))
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "vae.bin is not a safetensors file, and a pickle is never opened" in done.stderr
     assert tree(tmp_path) == before
 
-    done = train(saved(autoencoder((16, 32, 64), 1).state_dict(), tmp_path), tmp_path)
+    done = train(saved(autoencoder((16, 32, 64), 1).state_dict(), tmp_path))
     assert done.returncode == 0, done.stderr
     [log] = tmp_path.glob("runs/dvae-*/log.txt")
     assert "initialised fresh: encoder.stages.3, encoder.downsamples.2, encoder.heads.0" in (

@@ -4,7 +4,6 @@ import csv
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from dvc.stage import PipelineStage
 from d2it.config.load import compose, load
 from d2it.config.run import run_of
 from d2it.snakefile import configure, explain_target, hydra_overrides, unknown_targets
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[1]
 SCALES = sorted(path.stem for path in (ROOT / "params" / "scale").glob("*.yaml"))
@@ -32,8 +32,7 @@ class Checkout:
     root: Path
 
     def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(Path(sys.executable).with_name(program)), *arguments]
-        return subprocess.run(command, cwd=self.root, capture_output=True, text=True, timeout=120)
+        return Forked(program, *arguments, cwd=self.root).end()
 
     def snakemake(self, *arguments: str) -> str:
         done = self.run("snakemake", "--cores", "2", *arguments)

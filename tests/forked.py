@@ -1,0 +1,78 @@
+"""Processes forked from one that has imported torch and Snakemake, and so begin at once.
+
+They are processes of their own: with an exit code and limits, to be killed and stopped, and without
+what a test has changed in its own.
+"""
+
+import gc
+import multiprocessing
+import os
+import resource
+import runpy
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    [
+        *("d2it.training.loop", "torch._dynamo", "torch.distributed.tensor"),
+        *("d2it.snakefile", "hydra", "snakemake.cli", "snakemake.report"),
+    ]
+)
+PATIENCE = 120
+
+
+class Forked:
+    """`python -m MODULE WORDS` in the folder `cwd`, whose files may have `limit` bytes."""
+
+    def __init__(
+        self, module: str, *words: str, cwd: Path | str = ".", limit: int = -1, **environment: str
+    ) -> None:
+        self.args = [module, *words]
+        pipes = [PROCESSES.Pipe(duplex=False) for _ in ("out", "err")]
+        writers = [writer for _, writer in pipes]
+        given = (self.args, os.path.abspath(cwd), writers, limit, os.environ | environment)
+        self.process = PROCESSES.Process(target=_become, args=given)
+        self.process.start()
+        self.pid = self.process.pid or 0
+        for writer in writers:
+            writer.close()
+        self.readers = ThreadPoolExecutor(len(pipes))
+        self.told = [self.readers.submit(_read, reader) for reader, _ in pipes]
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def end(self) -> subprocess.CompletedProcess[str]:
+        """Wait for it -> its exit code (negative: a signal) and what it has printed."""
+        self.process.join(PATIENCE)
+        if (code := self.process.exitcode) is None:
+            self.kill()
+        told = [reading.result() for reading in self.told]
+        self.readers.shutdown()
+        assert code is not None, f"{self.args} hangs: {told}"
+        return subprocess.CompletedProcess(self.args, code, *told)
+
+
+def _read(pipe: Connection) -> str:
+    with pipe, open(pipe.fileno(), encoding="utf-8", closefd=False) as file:
+        return file.read()
+
+
+def _become(
+    args: list[str], cwd: str, told: list[Connection], limit: int, environment: dict[str, str]
+) -> None:
+    gc.freeze()  # what was imported is not looked through again and again
+    for place, pipe in enumerate(told, start=1):
+        os.dup2(pipe.fileno(), place)
+        pipe.close()
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    if limit >= 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    sys.argv = args
+    runpy.run_module(args[0], run_name="__main__", alter_sys=True)
