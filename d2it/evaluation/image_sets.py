@@ -2,9 +2,9 @@
 
 import io
 import warnings
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -73,8 +73,9 @@ def _folder(path: Path, n: int | None) -> Pictures:
     sides: set[tuple[int, int]] = set()
     digests = Counter[str]()
     for file in files:
-        content = _content(file)
-        sides.add(_side(file, content))
+        with _readable(file):
+            content = file.read()
+            sides.add(_side(content))
         digests[sha256(content).hexdigest()] += 1
     return Pictures(
         str(path),
@@ -92,34 +93,27 @@ def _is_sheet(file: Picture) -> bool:
     return path.name in SHEETS and (path.parent / "samples.json").is_file()
 
 
-def _content(file: Picture) -> bytes:
+@contextmanager
+def _readable(file: Picture | Path) -> Iterator[None]:
+    """Archives meet damage with every kind of exception, decoders too."""
     try:
-        return file.read()
-    except Exception as error:  # archives meet damage with every kind, decoders too
-        raise UserError(_unreadable(file, error)) from None
-
-
-def _side(file: Picture, content: bytes) -> tuple[int, int]:
-    """From the header alone."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # reading it will tell whether it is too large
-            with Image.open(io.BytesIO(content)) as image:
-                short, long = sorted(image.size)
+        yield
     except Exception as error:
-        raise UserError(_unreadable(file, error)) from None
+        raise UserError(f"{file} cannot be read ({reason(error)}): mend or remove it.") from None
+
+
+def _side(content: bytes) -> tuple[int, int]:
+    """From the header alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # reading it will tell whether it is too large
+        with Image.open(io.BytesIO(content)) as image:
+            short, long = sorted(image.size)
     return short, long
 
 
 def _read(file: Picture) -> np.ndarray:
-    try:
-        return np.asarray(read_rgb(io.BytesIO(_content(file))))
-    except Exception as error:
-        raise UserError(_unreadable(file, error)) from None
-
-
-def _unreadable(file: Picture | Path, error: Exception) -> str:
-    return f"{file} cannot be read ({reason(error)}): mend or remove it."
+    with _readable(file):
+        return np.asarray(read_rgb(io.BytesIO(file.read())))
 
 
 def spell_side(side: tuple[int, int] | None) -> str:
@@ -128,10 +122,8 @@ def spell_side(side: tuple[int, int] | None) -> str:
 
 def _batch(path: Path, n: int | None) -> Pictures:
     """`arr_0` holds the images; `mu`, `sigma`, `mu_s`, `sigma_s` statistics of a whole data set."""
-    try:
+    with _readable(path):
         images, stored = _arrays(path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(_unreadable(path, error)) from None
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
         raise UserError(
             f"{path} is no batch of images: its array, in an .npz arr_0, must be (images, height, "
