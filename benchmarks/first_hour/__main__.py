@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from benchmarks import page
-from benchmarks.common import RESULTS, checkout, versions
+from benchmarks.common import RESULTS, checkout, table, versions
 from benchmarks.first_hour.runner import Check, Done, Runner, checks_of
 from benchmarks.first_hour.setting import Setting
 from benchmarks.first_hour.slurm import submitted
@@ -14,7 +14,6 @@ from d2it.config.paths import runs_folder
 from d2it.errors import UserError
 from d2it.files import write_json, write_text
 from d2it.machine.gpus import identify, visible_gpus
-from d2it.text import markdown_table
 
 NO_GPU = (
     "This machine has no NVIDIA GPU: run it on a GPU node, as a job of a cluster (make first-hour "
@@ -38,7 +37,7 @@ def check_all(simulated: bool) -> int:
         for check in checks:
             runner.run(setting, check)
         done = runner.done
-    print(f"\n{table(done)}\n")
+    print(f"\n{table(rows_of(done))}\n")
     if not simulated:
         write(machine, done)
     return int(any(one.found.wrong for one in done))
@@ -53,13 +52,12 @@ def announced(setting: Setting, checks: list[Check]) -> str:
     return f"{len(checks)} checks. Planned is what {gpu} would take: nothing is judged by it"
 
 
-def table(done: list[Done]) -> str:
-    columns = ("check", "measured", "planned", "seconds", "verdict")
-    cells = [
-        [one.name, one.found.measured, one.found.planned, f"{one.seconds:.0f}", one.found.verdict]
+def rows_of(done: list[Done]) -> list[dict[str, Any]]:
+    return [
+        {"check": one.name, "measured": one.found.measured, "planned": one.found.planned}
+        | {"seconds": round(one.seconds, 1), "verdict": one.found.verdict}
         for one in done
     ]
-    return markdown_table(columns, cells)
 
 
 def write(machine: dict[str, Any], done: list[Done]) -> None:
@@ -67,14 +65,9 @@ def write(machine: dict[str, Any], done: list[Done]) -> None:
     gpu = identify(machine["gpu"])
     name = gpu.name if gpu else re.sub(r"[^a-z0-9]+", "-", machine["gpu"].lower()).strip("-")
     path = RESULTS / f"first-hour-{name}.json"
-    checks = [
-        {"check": one.name, "verdict": one.found.verdict, "seconds": round(one.seconds, 1)}
-        | {"measured": one.found.measured, "planned": one.found.planned}
-        for one in done
-    ]
     rows = [one.found.row for one in done if one.found.row and not one.found.wrong]
     header = {"hardware": machine, "versions": versions(), **checkout()}
-    write_json(path, header | {"rows": rows, "checks": checks})
+    write_json(path, header | {"rows": rows, "checks": rows_of(done)})
     write_text(page.PAGE, page.page())
     print(f"{path}: `d2it plan --gpu {name}` takes what was measured from there.")
     print(f"{page.PAGE}, a file kept in git, was written anew with it.")
