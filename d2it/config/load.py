@@ -10,17 +10,14 @@ import yaml
 
 from d2it.config.check import check_meaning
 from d2it.config.inherit import add_repeats, drop_evaluations, keep_chosen
+from d2it.config.paths import in_repository
 from d2it.config.schema import Config
 from d2it.config.typed import build, nearest
 from d2it.errors import UserError
 
 
 def params_folder() -> Path:
-    """params/ of the working directory, or of the checkout this package was imported from."""
-    for folder in (Path.cwd() / "params", Path(__file__).parents[2] / "params"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise UserError("params/config.yaml was not found: run d2it from the root of the repository.")
+    return in_repository("params/config.yaml").parent
 
 
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -4,6 +4,15 @@ import os
 from pathlib import Path
 
 from d2it.config.schema import Config
+from d2it.errors import UserError
+
+
+def in_repository(name: str) -> Path:
+    """A file kept in git: of the working directory, or of the checkout this was imported from."""
+    for root in (Path.cwd(), Path(__file__).parents[2]):
+        if (root / name).is_file():
+            return root / name
+    raise UserError(f"{name} was not found: run d2it from the root of the repository.")
 
 
 def images(config: Config, data: str) -> Path:

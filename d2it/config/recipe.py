@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from d2it.config.paths import in_repository
 from d2it.config.ratios import shares
 from d2it.config.schema import Config, Ratio, Sampling
-from d2it.errors import UserError
 from d2it.files import canonical_digest, file_digest
 
 # Raised when a change of code changes the numbers of a stage.
@@ -147,16 +147,9 @@ def _source_digests(source: str) -> dict[str, str]:
 
 
 def sources_table() -> Path:
-    return _table("sources.csv")
+    return in_repository("data/sources.csv")
 
 
 def emoji_table() -> Path:
     """Which emoji are trained on, and which are held out."""
-    return _table("emoji.csv")
-
-
-def _table(name: str) -> Path:
-    for folder in (Path.cwd() / "data", Path(__file__).parents[2] / "data"):
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"data/{name} was not found: run d2it from the root of the repository.")
+    return in_repository("data/emoji.csv")
