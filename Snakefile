@@ -47,5 +47,5 @@ include: "workflow/rules/metrics.smk"
 include: "workflow/rules/table.smk"
 include: "workflow/rules/figure.smk"
 include: "workflow/rules/claims.smk"
-# table_1 ... figure_6, the runs by name, and a clear word for names that are none of these
+# table_1 ... figure_7, the runs by name, and a clear word for names that are none of these
 include: "workflow/rules/targets.smk"

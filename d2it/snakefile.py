@@ -28,7 +28,7 @@ from d2it.sources.table import find_source
 TARGETS = {
     "all": "every table and every figure (the default)",
     "all_tables": "Tables 1-5",
-    "all_figures": "Figures 3-6",
+    "all_figures": "Figures 3-6, and 7: FID against compute",
     "all_evaluations": "every run of the scale, trained and evaluated",
     "claims": "the paper's claims, held against runs of several training seeds",
 }

@@ -67,7 +67,7 @@ def write_evaluation(config: Config, run: str, **spread: float) -> None:
 def measured(config: Config, metrics: dict[str, float], spread: dict[str, float], **how: Any):
     recipe = {"n": config.evaluation.n, "seeds": config.evaluation.seeds, "rank_deficient": True}
     recipe |= {"reference": "photos", "reference_n": 512}
-    recipe |= {"protocol": "clean", "sampler": "ddim", "steps": 25} | how
+    recipe |= {"protocol": "clean", "sampler": "ddim", "steps": 25, "grain_steps": 25} | how
     return {
         "metrics": metrics,
         "spread": {metric: spread.get(metric) for metric in metrics},

@@ -66,7 +66,7 @@ def numbers(value) -> list[float]:
 
 def test_every_table_and_figure_is_there(demo):
     tables = {f"table_{n}.{kind}" for n in range(1, 6) for kind in ("csv", "md", "tex")}
-    figures = {f"figure_{n}.{kind}" for n in range(3, 7) for kind in ("png", "svg")}
+    figures = {f"figure_{n}.{kind}" for n in range(3, 8) for kind in ("png", "svg")}
     assert {path.name for path in demo.glob("tables/*.*")} == tables
     assert {path.name for path in demo.glob("figures/*.*")} == figures
 

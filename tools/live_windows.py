@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from d2it.config import load, paths
+from d2it.config.recipe import ratio_key
 from d2it.config.run import Run, runs_of
 from d2it.files import write_json
 from d2it.grains.entropy import entropy_map
@@ -47,7 +48,7 @@ def main(overrides: list[str]) -> None:
     config = load(overrides=overrides)
     found: dict[str, dict[str, Any]] = {}
     for run in runs_of(config).values():
-        if run.kind == "content" and run.grain is not None:
+        if run.kind == "content" and run.grain is not None and ratio_key(run.ratio) != "random":
             key = str(measured_for(run))
             if key not in found:
                 found[key] = measure(run, open_images(config, run.data, "train"))

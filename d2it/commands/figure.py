@@ -1,4 +1,4 @@
-"""d2it figure N [overrides]: draw one of the paper's figures as PNG and SVG."""
+"""d2it figure N [overrides]: draw one of the paper's figures, or 7, as PNG and SVG."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from d2it.config.study import load_study
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Example: d2it figure 4 scale=demo."
-    parser.add_argument("number", type=int, choices=range(3, 7), help="which figure, 3 to 6")
+    parser.add_argument("number", type=int, choices=range(3, 8), help="which figure, 3 to 7")
     add_config_arguments(parser)
 
 

@@ -17,6 +17,8 @@ from d2it.config.schema import Config
 from d2it.config.typed import build, nearest
 from d2it.errors import UserError
 
+BEYOND = "beyond the paper"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -82,6 +84,29 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class Line:
+    """Networks of one model that differ in size."""
+
+    model: str
+    runs: list[str]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A figure over what samples and trainings cost, of every network that draws."""
+
+    title: str
+    published: str
+    lines: list[Line]
+    section: str = BEYOND
+
+    def runs(self, config: Config) -> list[str]:
+        """Without the repeats of an experiment."""
+        every = runs_of(config).values()
+        return [run.name for run in every if run.kind in ("content", "dit") and not run.repeat]
+
+
+@dataclass(frozen=True)
 class Study:
     table_1: Table
     table_2: Table
@@ -92,9 +117,10 @@ class Study:
     figure_4: Samples
     figure_5: Ratios
     figure_6: Curves
+    figure_7: Compute
 
 
-Item = Table | Samples | Ratios | Curves
+Item = Table | Samples | Ratios | Curves | Compute
 ITEMS = tuple(f.name for f in fields(Study))
 TABLES = tuple(name for name in ITEMS if name.startswith("table"))
 FIGURES = tuple(name for name in ITEMS if name.startswith("figure"))
@@ -128,6 +154,11 @@ def heading(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
+def place(item: Item) -> str:
+    """Where it stands in the paper, if it does."""
+    return item.section if item.section == BEYOND else f"section {item.section}"
+
+
 def at_scale(config: Config, run: str) -> bool:
     """Whether the scale trains a run of this name."""
     return run in runs_of(config)
@@ -145,6 +176,9 @@ def cells(study: Study, config: Config) -> Iterator[tuple[str, str, str]]:
         elif isinstance(item, Curves):
             for curve in item.curves:
                 yield name, curve.run, f"{curve.model}-{curve.size}"
+        elif isinstance(item, Compute):
+            for run in item.runs(config):
+                yield name, run, "FID"
         else:
             yield from _ratio_cells(name, item, config)
 

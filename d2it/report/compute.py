@@ -27,11 +27,18 @@ def pass_gmacs(config: Config, found: Result | Gap) -> dict[str, float]:
     if isinstance(found, Gap) or "gmacs" not in found.header:
         return {}
     known = found.header["gmacs"]
+    if "gmacs" in found.metrics:  # windows were skipped, as the maps that were drawn have it
+        return {LIVE: found.metrics["gmacs"]}
     readings = {DENSE: known["dense"], FINE: known["sparse"]}
     if known["dense"] == known["sparse"]:
         return readings | {LIVE: known["dense"]}
     live = live_windows(config, run_of(config, found.header["run"]))
     return readings if live is None else readings | {LIVE: live}
+
+
+def computed(costs: dict[str, float]) -> float:
+    """Of these readings, what was computed: all windows, unless they were skipped."""
+    return costs[DENSE] if DENSE in costs else costs[LIVE]
 
 
 def live_windows(config: Config, run: Run) -> float | None:

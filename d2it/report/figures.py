@@ -1,4 +1,4 @@
-"""Figures 3-6 as PNG and SVG, the same bytes every time.
+"""Figures 3-7 as PNG and SVG, the same bytes every time.
 
 Filled marks are ours, hollow ones published; what a scale does not have is said below the figure.
 """
@@ -26,11 +26,23 @@ from d2it.config.ratios import is_constant, shares
 from d2it.config.recipe import ratio_key
 from d2it.config.run import run_of
 from d2it.config.schema import Config
-from d2it.config.study import Curves, Ratios, Samples, Study, at_scale, heading, item_of
+from d2it.config.study import (
+    Compute,
+    Curves,
+    Ratios,
+    Samples,
+    Study,
+    at_scale,
+    heading,
+    item_of,
+    place,
+)
 from d2it.errors import SETTINGS, UserError
 from d2it.files import atomic_path, read_format, read_json
 from d2it.grains.overlay import COARSE, FINE, overlay
 from d2it.images.emoji import emoji_groups
+from d2it.report.drawing import BLUE, COLOURS, GREY, HOLLOW, MARKS, VERMILION, absent, short
+from d2it.report.figure_compute import draw_compute
 from d2it.report.results import (
     PUBLISHED_RATIO,
     Gap,
@@ -42,11 +54,6 @@ from d2it.report.results import (
 )
 from d2it.sources.table import read_sources
 
-# Okabe and Ito's vermilion and blue: told apart by every kind of colour vision, and in grey.
-VERMILION, BLUE, GREY = "#D55E00", "#0072B2", "#555555"
-COLOURS = {"DiT": BLUE, "D²iT": VERMILION}
-MARKS = {"DiT": "s", "D²iT": "o"}
-HOLLOW: dict[str, Any] = {"marker": "o", "fillstyle": "none", "markersize": 8}
 ACROSS = 8  # pictures in a row
 FACTOR = 3.0  # published numbers further from ours than this get an axis of their own
 STYLE: Any = {"svg.hashsalt": "d2it", "font.family": "DejaVu Sans", "axes.titlesize": 10}
@@ -63,10 +70,12 @@ def write_figure(study: Study, name: str, config: Config) -> list[Path]:
             figure, remarks = draw_samples(item, config)
         elif isinstance(item, Ratios):
             figure, remarks = draw_ratios(item, config)
+        elif isinstance(item, Compute):
+            figure, remarks = draw_compute(item, config)
         else:
             assert isinstance(item, Curves)
             figure, remarks = draw_curves(item, config)
-        title = f"{heading(name)} (section {item.section}). {item.title}."
+        title = f"{heading(name)} ({place(item)}). {item.title}."
         if item.published:
             remarks.append(f"Hollow marks, published: {item.published}.")
         add_caption(figure, [title, scale_line(config, "all_figures").replace("`", ""), *remarks])
@@ -82,16 +91,6 @@ def add_caption(figure: Figure, sentences: list[str]) -> None:
     width = int(figure.get_figwidth() * 17)  # characters of 8 points in an inch
     lines = [line for text in sentences for line in textwrap.wrap(text, width)]
     figure.text(0.01, -0.02, "\n".join(lines), va="top", fontsize=8, color=GREY)
-
-
-def absent(runs: list[str], config: Config) -> list[str]:
-    """Sentences that name the runs without numbers, and say why."""
-    whys: dict[str, list[str]] = {}
-    for run in dict.fromkeys(runs):
-        found = result(config, run)
-        if isinstance(found, Gap):
-            whys.setdefault(found.why, []).append(run)
-    return [f"{why.capitalize()}: {', '.join(runs)}." for why, runs in whys.items()]
 
 
 # Figures 3 and 4: pictures and their grain maps
@@ -310,7 +309,7 @@ def draw_curves(item: Curves, config: Config) -> tuple[Figure, list[str]]:
     for axes in panels:
         axes.set(xlabel="training images", ylabel="FID ↓" if axes in panels[[0, -1]] else "")
         axes.xaxis.set_major_locator(MaxNLocator(3) if axes.lines else NullLocator())
-        axes.xaxis.set_major_formatter(lambda x, _: _thousands(x))
+        axes.xaxis.set_major_formatter(lambda x, _: short(x))
     keys = [
         Line2D([], [], color=colour, marker=MARKS[model], label=model)
         for model, colour in COLOURS.items()
@@ -319,10 +318,3 @@ def draw_curves(item: Curves, config: Config) -> tuple[Figure, list[str]]:
     runs = [curve.run for curve in item.curves]
     lines = absent(runs, config) + made_with(result(config, run) for run in runs)
     return figure, lines + of_several(config, runs)
-
-
-def _thousands(images: float) -> str:
-    """6400 -> 6.4 k, 1.8e9 -> 1,800 M."""
-    if images < 1e3:
-        return f"{images:g}"
-    return f"{images / 1e6:,g} M" if images >= 1e6 else f"{images / 1e3:,g} k"

@@ -15,8 +15,9 @@ from d2it.config import paths
 from d2it.config.published import published
 from d2it.config.recipe import ratio_key
 from d2it.config.schema import Config
-from d2it.config.study import Row, Study, Table, heading, item_of
+from d2it.config.study import Row, Study, Table, heading, item_of, place
 from d2it.files import write_text
+from d2it.report.compute import computed, sample_gmacs
 from d2it.report.results import (
     PUBLISHED_RATIO,
     Gap,
@@ -35,6 +36,11 @@ METRICS = {
     "recall": "Recall ↑",
 }
 COSTS = {"parameters": "Params (M)", "gmacs_dense": "GMACs", "gmacs_sparse": "GMACs, fine only"}
+SAMPLE = "sample_gmacs"  # beside every FID of ours
+COST = (
+    "GMACs a sample: all passes of the sampler, two a step with guidance, and those that draw a "
+    "D²iT's map."
+)
 ABSENT = "–"
 PUBLISHED_ONLY = "published only"
 BEYOND = "ours only"
@@ -75,6 +81,7 @@ def _line(
     notes = [*also, *([found.why] if isinstance(found, Gap) else _notes(found))]
     comparable = ours and any(printed[metric] for metric in item.metrics)
     incomparable = _incomparable(item, ours) if ours and comparable else ""
+    line[SAMPLE] = round(computed(sample_gmacs(config, ours)), 6) if ours else None
     for metric in item.metrics:
         line |= _metric(metric, printed[metric], ours, bool(incomparable))
         if ours and metric not in ours.metrics:
@@ -142,7 +149,8 @@ def remarks(study: Study, name: str, config: Config) -> list[str]:
     assert isinstance(item, Table)
     found = [result(config, row.run, row.label) for row in item.all_rows(config)]
     several = of_several(config, [row.run for row in item.all_rows(config)])
-    return [f"Published: {item.published}.", *made_with(found), *several]
+    shown = [COST] if any(isinstance(one, Result) for one in found) else []
+    return [f"Published: {item.published}.", *made_with(found), *shown, *several]
 
 
 def write_table(study: Study, name: str, config: Config) -> list[Path]:
@@ -150,7 +158,7 @@ def write_table(study: Study, name: str, config: Config) -> list[Path]:
     item = item_of(study, name)
     frame = table(study, name, config)
     first, below = scale_line(config, "all_tables"), remarks(study, name, config)
-    title = f"{heading(name)} (section {item.section}). {item.title}."
+    title = f"{heading(name)} ({place(item)}). {item.title}."
     texts = {
         "csv": f"# {first}\n" + frame.to_csv(index=False, lineterminator="\n"),
         "md": markdown(readable(frame), title, first, below),
@@ -174,6 +182,8 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
             columns["method"] = values
         elif column == "evaluation" and set(frame[column].dropna()) <= {"main"}:
             continue
+        elif column == SAMPLE:
+            columns["GMACs a sample"] = [_gmacs(value) for value in values]
         elif label is None:
             columns[column] = [_text(value) for value in values]
         elif part == "published":
@@ -192,6 +202,10 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
 def _ours(value: Any, spread: Any) -> str:
     text = _text(value, ".2f")
     return text if pd.isna(spread) else f"{text} ± {spread:.2f}"
+
+
+def _gmacs(value: Any) -> str:
+    return _text(value, ",.0f" if value and value >= 100 else ".3g")
 
 
 def _text(value: Any, form: str = "") -> str:
