@@ -12,7 +12,7 @@ from d2it.config.published import published
 from d2it.config.recipe import KINDS
 from d2it.config.run import run_of
 from d2it.cost.macs import cost, discriminator, dvae_step, gmacs, parameters
-from d2it.cost.named_models import PAPER_PARAMS, models_table, named_models
+from d2it.cost.named_models import models_table, named_models
 from d2it.models.architecture import architecture, split_layers
 
 ROOT = Path(__file__).parents[1]
@@ -104,9 +104,9 @@ def test_closed_forms_follow_every_switch(models, switches):
         ("DiT-B", 130.316),
         ("DiT-L", 457.841),
         ("DiT-XL", 674.835),
-        ("D²iT-B paper_params", 135.601),
-        ("D²iT-L paper_params", 467.334),
-        ("D²iT-XL paper_params", 686.629),
+        ("D²iT-B", 135.601),
+        ("D²iT-L", 467.334),
+        ("D²iT-XL", 686.629),
         ("Dynamic Grain Transformer", 32.848),
         ("VAE f = 8", 83.654),  # Stable Diffusion's
     ],
@@ -116,29 +116,35 @@ def test_trainable_parameters(models, name, trainable):
 
 
 def test_the_published_sizes_are_reached_by_rounding(models):
-    """DiT's own rule; D²iT's are reached by the preset, a reconstruction."""
+    """By DiT's own rule, and D²iT's by the letter; it is a reconstruction."""
     for row in published("models"):
-        name = row["model"] + (" paper_params" if row["model"].startswith("D²iT") else "")
+        name = row["model"]
         assert round(parameters(*models[name])["trainable"] / 1e6) == int(row["parameters"])
         if row["gmacs"]:
             assert gmacs(*models[name])["dense"] == pytest.approx(float(row["gmacs"]), rel=2e-3)
-    assert PAPER_PARAMS == {"heads_out": 3, "bias": "global"}
 
 
 @pytest.mark.parametrize("size", ["b", "l", "xl"])
-def test_the_preset_can_be_trained(models, size):
-    """Two settings of any run, as docs/model.md says, make it a model of the preset."""
-    run = f"d2it_{size}_classes"
-    settings = [f"runs.content.{run}.heads=3", f"runs.content.{run}.bias=global"]
-    shape = architecture(run_of(load(overrides=["scale=paper", *settings]), run))
-    preset = models[f"D²iT-{size.upper()} paper_params"]
-    assert parameters("content", shape) == parameters(*preset)
-    assert shape["layers"] == list(preset[1]["layers"])
+@pytest.mark.parametrize(("settings", "plain"), [([], ""), (["model.letter=false"], " plain")])
+def test_the_published_scale_trains_the_letter_and_one_switch_is_the_plain_design(
+    models, size, settings, plain
+):
+    config = load(overrides=["scale=paper", *settings])
+    shape = architecture(run_of(config, f"d2it_{size}_classes"))
+    kind, named = models[f"D²iT-{size.upper()}{plain}"]
+    assert {key: shape.get(key, value) for key, value in named.items()} == named | {
+        "layers": list(named["layers"])
+    }
+
+
+def test_table_1_prints_466_where_the_paper_prints_imagenets_467():
+    shape = architecture(run_of(load(overrides=["scale=paper"]), "d2it_l"))
+    assert parameters("content", shape)["trainable"] / 1e6 == pytest.approx(466.309, abs=5e-4)
 
 
 def test_macs_by_split_window_and_share_of_fine_tokens(models):
     for row in published("gmacs"):
-        kind, arguments = models[f"D²iT-{row['size']}"]
+        kind, arguments = models[f"D²iT-{row['size']} plain"]
         layers = (int(row["dit_layers"]), int(row["refine_layers"]))
         arguments = arguments | {"layers": layers, "window": int(row["window"])}
         found = cost(kind, arguments, float(row["share"])).macs / 1e9
@@ -155,8 +161,8 @@ def test_sparse_cost_lies_between_idle_and_dense(models):
         assert costs[2]["sparse"] == costs[0]["dense"]
         middle = (costs[0]["sparse"] + costs[2]["sparse"]) / 2
         assert costs[1]["sparse"] == pytest.approx(middle)
-    assert gmacs(*models["D²iT-B"])["sparse"] == pytest.approx(26.46, abs=5e-3)
-    assert gmacs(*models["D²iT-XL"])["sparse"] == pytest.approx(138.36, abs=5e-3)
+    assert gmacs(*models["D²iT-B plain"])["sparse"] == pytest.approx(26.46, abs=5e-3)
+    assert gmacs(*models["D²iT-XL plain"])["sparse"] == pytest.approx(138.36, abs=5e-3)
 
 
 def test_shares_of_three_grains():
@@ -185,7 +191,7 @@ def test_the_command_prints_the_named_models():
     assert json.loads(done.stdout) == json.loads(json.dumps(models_table()))
     assert "| torch\n" not in done.stderr
     text = subprocess.run(command[:1] + command[3:-1], capture_output=True, text=True, cwd=ROOT)
-    assert "D²iT-XL paper_params" in text.stdout and "138.37" in text.stdout
+    assert "D²iT-XL plain" in text.stdout and "138.37" in text.stdout
 
 
 @pytest.mark.parametrize("backbone", ["alex", "vgg"])

@@ -8,8 +8,9 @@ import json
 import statistics
 from pathlib import Path
 
-from d2it.config import Config, load, paths
+from d2it.config import Config, load
 from d2it.config.recipe import KINDS
+from d2it.config.run import run_of, runs_of
 from d2it.cost.plan import Price, price_run
 from d2it.cost.rate import Rate, rate_of
 from d2it.files import write_text
@@ -44,13 +45,14 @@ shares of the peak are those of `d2it plan`.
 
 def largest(config: Config, rate: Rate) -> list[Price]:
     """Of each kind the run with most parameters, and of these the longest."""
-    kinds = [[price_run(config, run, rate) for run in getattr(config.runs, k)] for k in KINDS]
+    runs = runs_of(config).values()
+    kinds = [[price_run(run, rate) for run in runs if run.kind == kind] for kind in KINDS]
     return [max(prices, key=lambda p: (p.parameters, p.images)) for prices in kinds]
 
 
 def measured(config: Config, run: str) -> float | None:
     """The median images/s of a run's log, if it was trained in this checkout."""
-    path = paths.run_folder(config, run) / "metrics.jsonl"
+    path = run_of(config, run).folder / "metrics.jsonl"
     if not path.is_file():
         return None
     return statistics.median(

@@ -25,7 +25,7 @@ from d2it.errors import UserError
 
 # Values to try of a type; one that a setting does not have is enough.
 SAMPLES: dict[Any, tuple[Any, ...]] = {
-    bool: (False, True),
+    bool: (True, False),
     int: (1, 2),
     float: (0.25, 0.5),
     str: ("x",),

@@ -22,7 +22,7 @@ from d2it.config.recipe import (
     thresholds_recipe,
     training_seed,
 )
-from d2it.config.schema import Config, Dataset, Measured, Ratio, Training
+from d2it.config.schema import LETTER, PLAIN, Config, ContentRun, Dataset, Measured, Ratio, Training
 from d2it.config.typed import nearest
 from d2it.errors import SETTINGS, UserError
 
@@ -176,8 +176,17 @@ def runs_of(config: Config) -> dict[str, Run]:
     runs: dict[str, Run] = {}
     for kind in KINDS:
         for name, spec in getattr(config.runs, kind).items():
-            runs[name] = Run(config, name, kind, spec, runs)
+            runs[name] = Run(config, name, kind, _designed(config, spec), runs)
     return runs
+
+
+def _designed(config: Config, spec: Any) -> Any:
+    """A content run with what it leaves to the model."""
+    if not isinstance(spec, ContentRun):
+        return spec
+    design = LETTER if config.model.letter else PLAIN
+    left = {key: value for key, value in design.items() if getattr(spec, key) is None}
+    return replace(spec, **left)
 
 
 def run_of(config: Config, name: str) -> Run:

@@ -5,7 +5,7 @@ Science only: which machine runs a stage is the launcher's business (params/laun
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 
 class Range(str):
@@ -109,6 +109,7 @@ class Model:
     mlp_ratio: Annotated[Positive, "width of a block's MLP, in widths of a token"]
     dvae: Annotated[DvaeModel, "the Dynamic VAE"]
     sizes: Annotated[dict[str, Size], "transformer sizes by name"]
+    letter: Annotated[bool, "content runs are as Eq 7 and 10 say; false: the plain design"] = False
 
 
 @dataclass(frozen=True)
@@ -252,13 +253,18 @@ class ContentRun:
     grain_loss: Annotated[bool, "weights alpha_i of Eq 11 (Table 3)"] = True
     normalise_loss: Annotated[bool, "divide by the mean weight; the paper does not"] = False
     bias: Annotated[
-        Literal["window", "global", "none"],
-        "B_r of Eq 10: per head and window, one N x N matrix, or none",
-    ] = "window"
-    heads: Annotated[Literal[2, 3], "output heads: coarse and fine; 3: the router has its own"] = 2
+        Literal["window", "global", "none"] | None,
+        "B_r of Eq 10: per head and window, one N x N matrix, or none; null: by model.letter",
+    ] = None
+    heads: Annotated[
+        Literal[2, 3] | None,
+        "output heads; 3: the router has one per grain; null: by model.letter",
+    ] = None
     share_condition: Annotated[bool, "RefineNet shares the embedders of time and class"] = True
     qk_norm: Annotated[bool, "normalise queries and keys"] = False
-    fine_only: Annotated[bool, "mask coarse cells in RefineNet's windows as keys"] = False
+    fine_only: Annotated[
+        bool | None, "mask coarse cells in RefineNet's windows as keys; null: by model.letter"
+    ] = None
     skip_windows: Annotated[bool, "leave windows without fine regions out: same numbers"] = False
     evaluations: Annotated[dict[str, Measured], "what is measured, by label"] = field(
         default_factory=lambda: {"main": Measured()}
@@ -269,6 +275,12 @@ class ContentRun:
     def __post_init__(self) -> None:
         if self.grain == self.latents:
             object.__setattr__(self, "grain", None)
+
+
+# What content runs leave to model.letter: Eq 7's noise of each grain from a head of its own, and
+# Eq 10's N x N bias among tokens of the same granularity. Or the plain design.
+LETTER: dict[str, Any] = {"heads": 3, "bias": "global", "fine_only": True}
+PLAIN: dict[str, Any] = {"heads": 2, "bias": "window", "fine_only": False}
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ import yaml
 
 from d2it.config.load import params_folder
 from d2it.config.published import published
-from d2it.config.schema import DvaeModel, Model
+from d2it.config.schema import LETTER, PLAIN, DvaeModel, Model
 from d2it.config.typed import build
 from d2it.cost.macs import gmacs, parameters
 from d2it.models.architecture import PATCH, split_layers
 
 SIZE, CLASSES = 256, 1000  # the printed sizes are ImageNet's
 SPLIT = (10, 2)
-PAPER_PARAMS = {"heads_out": 3, "bias": "global"}  # reconstruction: gives 136, 467 and 687 M
 
 
 def named_models() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -32,7 +31,7 @@ def named_models() -> dict[str, tuple[str, dict[str, Any]]]:
     two, three = model.factors, model.factors_three
     for name in ("B", "L", "XL"):
         models[f"D²iT-{name}"] = ("content", _content(model, name, two))
-        models[f"D²iT-{name} paper_params"] = ("content", _content(model, name, two) | PAPER_PARAMS)
+        models[f"D²iT-{name} plain"] = ("content", _content(model, name, two, PLAIN))
     models["Dynamic Grain Transformer"] = ("grain", _grain(model, two))
     models["DVAE {16, 8}"] = ("dvae", _dvae(model, two))
     models["VAE f = 8"] = ("dvae", _dvae(model, [8]))
@@ -54,7 +53,9 @@ def _grain(model: Model, factors: list[int]) -> dict[str, Any]:
     return grains | vars(model.sizes["S"])
 
 
-def _content(model: Model, name: str, factors: list[int]) -> dict[str, Any]:
+def _content(
+    model: Model, name: str, factors: list[int], design: dict[str, Any] = LETTER
+) -> dict[str, Any]:
     size = model.sizes[name]
     return _latents(model) | {
         "grains": len(factors),
@@ -63,6 +64,9 @@ def _content(model: Model, name: str, factors: list[int]) -> dict[str, Any]:
         "layers": split_layers(size.depth, SPLIT),
         "window": model.window,
         "classes": CLASSES,
+        "heads_out": design["heads"],
+        "bias": design["bias"],
+        "fine_only": design["fine_only"],
     }
 
 
@@ -85,7 +89,7 @@ def models_table() -> list[dict[str, Any]]:
     rows = []
     for name, (kind, architecture) in named_models().items():
         count, macs = parameters(kind, architecture), gmacs(kind, architecture)
-        beside = printed.get(name.removesuffix(" paper_params"), {})
+        beside = printed.get(name, {})
         rows.append(
             {
                 "model": name,
