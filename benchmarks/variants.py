@@ -5,22 +5,19 @@
 D²iT in a sampling step (a forward pass) and in a training pass, as it is by default: in fp32 (on a
 GPU in bf16), not compiled, with all windows. bf16 is tried on a CPU that multiplies in it. Skipped
 windows are a setting of training, and what sampling does; maps are of photographs, half of whose
-regions are fine. Each block by itself is what `compile` does on a GPU, and on a CPU nothing is
-compiled; "whole" is the whole network, with all windows, as a graph wants shapes that stay. CUDA
-graphs (reduce-overhead) exist on a GPU alone. The first call compiles; then all take turns. A CPU
-computes in one thread, and seconds are its own: what else the machine does counts little.
-Differences are of outputs, relative to the largest.
+regions are fine. On a GPU each block by itself is what `compile` compiles; "whole" is the whole
+network, reduce-overhead CUDA graphs. All take turns. A CPU computes in one thread, and seconds are
+its own: what else the machine does counts little. Differences are of outputs, relative to the
+largest.
 
 Tried and not taken; `git log docs/benchmarks.md` has their table. Channels-last DVAEs and compiled
-blocks on a CPU: every result would have to be made anew for their gain. Products and softmax or
+code on a CPU: every result would have to be made anew for their gain. Products and softmax or
 FlexAttention in windows, and modulation by addcmul: about a hundredth of a step. no_grad, and
 guidance in two batches: within the spread, or slower. Fine codes that see no coarse ones: another
 network.
 """
 
 import copy
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -36,7 +33,6 @@ from d2it.grains.entropy import entropy_map
 from d2it.machine.device import arithmetic, choose_device, compile_blocks, multiplies_bf16
 from d2it.models.content_transformer import ContentTransformer
 
-COMPILED = {"cpu": ("demo",), "cuda": tuple(SIZES["cuda"])}  # a CPU takes minutes to compile B once
 PASSES = ("sampling step", "training pass")
 DEFAULT = "default"
 Way = tuple[str, nn.Module, Precision]
@@ -52,13 +48,12 @@ def ways(device: str, size: str) -> Iterator[Way]:
     skipping = ContentTransformer(**content, skip_windows=True).to(device)
     skipping.load_state_dict(network.state_dict())
     yield "windows with fine regions alone (skip_windows)", skipping, usual
-    if size not in COMPILED[device]:
+    if device == "cpu":  # where nothing is ever compiled
         return
     blocks = copy.deepcopy(network)
     compile_blocks(blocks)
     yield "each block compiled (compile)", blocks, usual
-    modes = ["default", "max-autotune-no-cudagraphs"]
-    for mode in modes + ["reduce-overhead"] * (device == "cuda"):
+    for mode in ("default", "max-autotune-no-cudagraphs", "reduce-overhead"):
         whole = copy.deepcopy(network)
         whole.compile(mode=mode)
         yield f"whole, compiled: {mode}", whole, usual
@@ -108,11 +103,9 @@ def measure(device: str, size: str, what: str, repeats: int) -> list[dict[str, A
     for way in ways(device, size):
         name = way[0]
         calls[name] = caller(what, way, inputs)
-        began = time.perf_counter()
         found = calls[name]()
-        first = round(time.perf_counter() - began, 1)
         expected = found if name == DEFAULT else expected
-        row = {"size": size, "what": what, "way": name, "first call, s": first}
+        row = {"size": size, "what": what, "way": name}
         rows.append(row | {"difference": difference(found, expected)})
     clock = time.process_time if device == "cpu" else time.perf_counter
     rounds = interleaved(calls, repeats, device, clock=clock)
@@ -131,11 +124,9 @@ def main() -> None:
     given = arguments(__doc__.splitlines()[0])
     choose_device()  # and one thread on a CPU
     rows = []
-    with tempfile.TemporaryDirectory() as cache:  # or a first call would find what another left
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        for size in SIZES[given.device]:
-            for what in PASSES:
-                rows += measure(given.device, size, what, given.repeats)
+    for size in SIZES[given.device]:
+        for what in PASSES:
+            rows += measure(given.device, size, what, given.repeats)
     write("variants", given.device, {"repeats": given.repeats}, rows)
 
 
