@@ -23,6 +23,7 @@ from d2it.config.run import run_of
 from d2it.config.settings import walk
 from d2it.errors import UserError
 from tests.commands import command
+from tests.composed import composed
 from tests.forked import Forked
 
 ROOT = Path(__file__).parents[1]
@@ -109,7 +110,7 @@ def test_bad_overrides_get_one_sentence(override, sentence, tmp_path):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_setting_has_a_meaning_and_every_number_a_range(scale):
-    for setting, value in walk(load(overrides=[f"scale={scale}"])):
+    for setting, value in walk(composed(f"scale={scale}")):
         assert setting.meaning
         chosen = get_origin(setting.type) is Literal
         ratio = {"ratio", "ratios"} & set(setting.name.split("."))  # check_ratio's
@@ -133,7 +134,7 @@ def test_a_setting_is_explained(explained):
         "a whole number, at least 1",
         "set by params/scale/smoke.yaml",
     ]
-    runs = load(overrides=["scale=smoke"]).runs.content
+    runs = composed("scale=smoke").runs.content
     assert lines[4] == f"part of the identity of 7 of 15 runs: {', '.join(runs)}"
 
 
@@ -157,7 +158,7 @@ def test_what_sets_a_setting(words, by, explained):
 def test_a_table_is_explained_as_yaml_and_an_unknown_setting_by_the_nearest(explained, capsys):
     header, *lines = explained("training.grain", "scale=smoke")
     assert header.startswith("training.grain: # ") and len(lines) == 16
-    training = asdict(load(overrides=["scale=smoke"]).training.grain)
+    training = asdict(composed("scale=smoke").training.grain)
     assert yaml.safe_load("\n".join(lines)) == json.loads(json.dumps(training))
     for word, near in [
         ("training.grain.bach", "'training.grain.batch'"),
@@ -171,7 +172,7 @@ def test_a_table_is_explained_as_yaml_and_an_unknown_setting_by_the_nearest(expl
 
 def test_what_decides_weights_is_told_from_what_does_not():
     """As an override of each setting would move the runs' names, without doing it."""
-    tree, config = interpolated(["scale=smoke"]), load(overrides=["scale=smoke"])
+    tree, config = interpolated(["scale=smoke"]), composed("scale=smoke")
     known = {setting.name: (setting, value) for setting, value in walk(config)}
 
     def moved(name: str) -> set[str]:
@@ -188,7 +189,7 @@ def test_what_decides_weights_is_told_from_what_does_not():
 
 @pytest.mark.parametrize("scale", [scale for scale in SCALES if scale != "paper"])
 def test_the_average_forgets_the_untrained_network(scale):
-    for training in vars(load(overrides=[f"scale={scale}"]).training).values():
+    for training in vars(composed(f"scale={scale}").training).values():
         assert 0 < training.ema_half_life <= 0.05 * training.images
 
 
@@ -196,7 +197,7 @@ def test_more_than_two_grains_are_a_ratio_each():
     three = ["model.factors=[16,8,4]", "ratio=[0.2,0.3]"]
     three += ["runs.dvae.dvae.ratios=[[0.2,0.3],[0,0],[1,0],[0,1]]"]
     fixed = [f"runs.content.d2it_b_r{100 * r}.ratio=[{r},0]" for r in (0, 1)]
-    config = load(overrides=["scale=smoke", *three, *fixed])
+    config = composed("scale=smoke", *three, *fixed)
     assert config.ratio == config.runs.grain["grain"].ratio == [0.2, 0.3]
 
 
@@ -213,11 +214,11 @@ def test_a_full_disk_and_a_path_below_a_file_get_one_sentence(tmp_path):
 
 
 def test_a_scale_drops_an_evaluation_that_it_inherits():
-    runs = load(overrides=["scale=mini"]).runs.content
+    runs = composed("scale=mini").runs.content
     assert set(runs["d2it_b_routing_s1"].evaluations) == {"main", "middle", "late"}
-    runs = load(overrides=["scale=mini_cpu"]).runs.content
+    runs = composed("scale=mini_cpu").runs.content
     assert set(runs["d2it_b_routing_s1"].evaluations) == {"main"}
-    fewer = load(overrides=["scale=mini", "convergence.early=null"])
+    fewer = composed("scale=mini", "convergence.early=null")
     assert set(fewer.runs.content["d2it_b_classes"].evaluations) == {"middle", "main"}
 
 
@@ -228,7 +229,7 @@ def test_what_dvc_composes_is_what_we_compose(scale, tmp_path):
     compose_and_dump(
         str(written), str(params_folder()), None, "config", str(tmp_path), [f"scale={scale}"]
     )
-    assert load(written) == load(overrides=[f"scale={scale}"])
+    assert load(written) == composed(f"scale={scale}")
 
 
 def test_unknown_experiment_is_named_with_the_nearest():
@@ -289,7 +290,7 @@ def test_recipes_see_what_decides_their_numbers_and_nothing_else():
     assert named("data.photos.train=999", run="d2it_l") != run_of(config, "d2it_l").id
     assert (
         run_of(config, "dvae").latents_recipe
-        != run_of(load(overrides=["dvae_loss.kl_weight=1"]), "dvae").latents_recipe
+        != run_of(composed("dvae_loss.kl_weight=1"), "dvae").latents_recipe
     )
 
 

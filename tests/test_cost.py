@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from d2it.config import load
 from d2it.config.published import published
 from d2it.config.recipe import KINDS
 from d2it.config.run import run_of
 from d2it.cost.macs import cost, discriminator, dvae_step, gmacs, parameters
 from d2it.cost.named_models import models_table, named_models
 from d2it.models.architecture import architecture, split_layers
+from tests.composed import composed
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,7 +61,7 @@ def check(kind: str, arguments: dict) -> None:
 
 
 def test_closed_forms_equal_every_network_of_the_demo():
-    config = load()
+    config = composed()
     networks = [
         (kind, architecture(run_of(config, run))) for kind in KINDS for run in _runs(config, kind)
     ]
@@ -129,7 +129,7 @@ def test_the_published_sizes_are_reached_by_rounding(models):
 def test_the_published_scale_trains_the_letter_and_one_switch_is_the_plain_design(
     models, size, settings, plain
 ):
-    config = load(overrides=["scale=paper", *settings])
+    config = composed("scale=paper", *settings)
     shape = architecture(run_of(config, f"d2it_{size}_classes"))
     kind, named = models[f"D²iT-{size.upper()}{plain}"]
     assert {key: shape.get(key, value) for key, value in named.items()} == named | {
@@ -138,7 +138,7 @@ def test_the_published_scale_trains_the_letter_and_one_switch_is_the_plain_desig
 
 
 def test_table_1_prints_466_where_the_paper_prints_imagenets_467():
-    shape = architecture(run_of(load(overrides=["scale=paper"]), "d2it_l"))
+    shape = architecture(run_of(composed("scale=paper"), "d2it_l"))
     assert parameters("content", shape)["trainable"] / 1e6 == pytest.approx(466.309, abs=5e-4)
 
 
@@ -216,7 +216,7 @@ def test_a_training_step_of_the_dvae(backbone, playing):
             self.flops += count(*args, **(kwargs or {}), out_val=found)
             return found
 
-    config = load(overrides=["scale=smoke"])
+    config = composed("scale=smoke")
     shape = architecture(run_of(config, "dvae"))
     critic = {"channels": 32, "layers": 2, "norm_groups": 8}
     with torch.device("meta"):

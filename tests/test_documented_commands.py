@@ -19,6 +19,7 @@ from d2it.config.load import load
 from d2it.config.run import run_of, runs_of
 from d2it.config.study import ITEMS
 from d2it.snakefile import TARGETS, hydra_overrides
+from tests.composed import composed
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -81,7 +82,7 @@ def test_of_d2it(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module(f"d2it.commands.{verb}")
     monkeypatch.setattr(module, "main", parsed.append)
     assert cli.main(words[1:]) == 0 and parsed
-    config = load(overrides=settings_of(words))
+    config = composed(*settings_of(words))
     name = next((word for word in words[2:3] if not re.search(r"^-|=", word)), None)
     if verb in ("train", "encode", "evaluate", "export") and name:
         assert run_of(config, name).kind

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2it.config import load, paths
+from d2it.config import paths
 from d2it.config.run import run_of
 from d2it.config.study import FIGURES, load_study
 from d2it.errors import UserError
@@ -22,13 +22,14 @@ from d2it.report.figures import (
     read_gallery,
     write_figure,
 )
+from tests.composed import composed
 from tests.fake_results import write_gallery, write_results
 
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return load()
+    return composed()
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_points_of_figure_5_are_those_of_the_evaluations(config, study):
 
 
 def test_where_two_runs_have_one_ratio_the_first_is_shown_and_it_is_said(config, study):
-    other = load(overrides=["ratio=0.7"])
+    other = composed("ratio=0.7")
     write_results(other)
     points = ratio_points(study.figure_5, other)
     fid = points[points["metric"] == "fid"]

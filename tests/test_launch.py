@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from d2it.config import Config, load, paths
+from d2it.config import Config, paths
 from d2it.config.recipe import KINDS
 from d2it.config.run import run_of
 from d2it.errors import UserError
@@ -22,6 +22,7 @@ from d2it.jobs.submit import make_executor
 from d2it.machine.gpus import joinable, visible_gpus
 from d2it.runs.plan import Plan, make_plan
 from tests.commands import command
+from tests.composed import composed
 
 OVERRIDES = [
     "scale=smoke",
@@ -79,11 +80,11 @@ def test_a_launcher_is_changed_in_words(tmp_path: Path) -> None:
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     monkeypatch.chdir(tmp_path)
-    config = load(overrides=OVERRIDES)
+    config = composed(*OVERRIDES)
     images = paths.images(config, "photos") / "manifest.json"
     images.parent.mkdir(parents=True)
     images.write_text("{}")
-    return make_plan(run_of(load(overrides=CONSTANT), "dvae"))
+    return make_plan(run_of(composed(*CONSTANT), "dvae"))
 
 
 def test_what_sbatch_reads(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +127,7 @@ def test_the_shipped_launcher_serves_every_scale(
 ) -> None:
     """A job has no more processes than shards, and as many GPUs."""
     monkeypatch.setattr(shutil, "which", lambda name: name)
-    config = load(overrides=[f"scale={scale}"])
+    config = composed(f"scale={scale}")
     for kind in KINDS:
         most = 1 if kind == "grain" else min(8, getattr(config.training, kind).shards)
         executor = make_executor(plan.folder, arrange(config, load_launcher("slurm"), kind))
@@ -184,15 +185,15 @@ def test_what_cannot_be_launched_leaves_nothing(
     else:
         monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    config = load(overrides=CONSTANT)
+    config = composed(*CONSTANT)
     with pytest.raises(UserError, match=sentence):
         launch(run_of(config, "dvae"), load_launcher(launcher))
     assert not plan.folder.exists()
 
 
 def test_the_published_scale_demands_a_gpu() -> None:
-    assert load(overrides=["scale=paper"]).accelerator == "cuda"
-    assert load(overrides=["scale=demo"]).accelerator == "auto"
+    assert composed("scale=paper").accelerator == "cuda"
+    assert composed("scale=demo").accelerator == "auto"
 
 
 def arrange_all(config: Config, words: str) -> None:
@@ -220,7 +221,7 @@ def arrange_all(config: Config, words: str) -> None:
 )
 def test_what_cannot_share_a_step_is_told_what_can(words: str, sentence: str) -> None:
     """And what is named then does."""
-    config = load(overrides=["scale=paper"])
+    config = composed("scale=paper")
     with pytest.raises(UserError, match=re.escape(sentence)) as error:
         arrange_all(config, f"slurm {words}")
     named = str(error.value).rpartition("use ")[2].rstrip(".").split(", or ")
@@ -229,7 +230,7 @@ def test_what_cannot_share_a_step_is_told_what_can(words: str, sentence: str) ->
 
 
 def test_launchers_in_the_documents_can_train_the_published_scale() -> None:
-    config, root = load(overrides=["scale=paper"]), Path(__file__).parents[1]
+    config, root = composed("scale=paper"), Path(__file__).parents[1]
     files = [*root.glob("docs/*.md"), root / "README.md", root / "params/launcher/slurm.yaml"]
     pattern = re.compile(r"[`\"](slurm [\w.' ]*=[^`\"]+)[`\"]")
     found = {words for file in files for words in pattern.findall(file.read_text())}
@@ -271,6 +272,6 @@ def test_gpus_named_by_uuid_reach_the_processes(
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937,GPU-46f0,GPU-0123")
     monkeypatch.setattr(local, "LocalJob", Telling)
-    job = Job(run_of(load(overrides=CONSTANT), "dvae"), "cuda", 1)
+    job = Job(run_of(composed(*CONSTANT), "dvae"), "cuda", 1)
     with pytest.raises(UserError, match="0: GPU-8932f937,GPU-46f0$"):
         run_here(plan, job, 2, visible_gpus()[:2])

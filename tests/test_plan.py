@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from d2it.cli import main
-from d2it.config import load
 from d2it.config.recipe import KINDS
 from d2it.config.run import run_of
 from d2it.config.study import ITEMS, load_study
@@ -20,6 +19,7 @@ from d2it.cost.rate import rate_of
 from d2it.machine.gpus import GPUS
 from d2it.models.architecture import DvaeShape
 from d2it.report.claims import load_claims, needed
+from tests.composed import composed
 
 ROOT = Path(__file__).parents[1]
 A800 = rate_of(GPUS["a800"], results=Path("none"))
@@ -27,7 +27,7 @@ A800 = rate_of(GPUS["a800"], results=Path("none"))
 
 @pytest.fixture(scope="module")
 def config():
-    return load(overrides=["scale=paper"])
+    return composed("scale=paper")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_predicted_maps_cost_their_network(config):
 
 @pytest.mark.parametrize(("precision", "rate"), [("fp32", 0.5 * 19.5), ("bf16", 0.25 * 312)])
 def test_drawing_images_is_priced_in_its_precision(precision, rate):
-    config = load(overrides=["scale=paper", f"sampling.precision={precision}"])
+    config = composed("scale=paper", f"sampling.precision={precision}")
     price = price_run(run_of(config, "grain"), A800)
     by_hand = 2 * 10_000 * 3 * 250 * price.gmacs * 1e9 / (rate * 1e12) / 3600
     assert price.hours["evaluate"] == pytest.approx(by_hand)
@@ -110,7 +110,7 @@ def test_the_prices_in_the_documents_are_the_plans(config, study):
     paper = plan(config, study, [], rate_of(GPUS["a100"], results=Path("none")))
     asked = f"{paper.hours:,.0f} A100-hours for everything, {paper.items['table_3']:,.0f} for Table"
     assert asked in readme
-    small = load(overrides=["scale=mini"])
+    small = composed("scale=mini")
     runs, h200 = needed(load_claims(), small), rate_of(GPUS["h200"], results=Path("none"))
     for found in (plan(small, study, runs, h200), plan(small, study, runs[:12], h200)):
         assert f"{found.hours:.1f} GPU-hours and {found.disk.bytes / 1e9:.0f} GB" in mini
@@ -184,7 +184,7 @@ def test_the_first_hour_on_a_gpu_measures_every_kind(config, tmp_path):
 
 
 def test_checkpointing_is_a_third_more_work_and_less_memory(config):
-    spared = load(overrides=["scale=paper", "training.dit.checkpointing=true"])
+    spared = composed("scale=paper", "training.dit.checkpointing=true")
     dense, less = (
         price_run(run_of(config, "dit_xl_classes"), A800),
         price_run(run_of(spared, "dit_xl_classes"), A800),
@@ -200,7 +200,7 @@ def test_the_published_scale_fits_80_gb_and_what_does_not_is_said(config, study)
     (said,) = plan(config, study, ["dit_xl_classes", "d2it_xl_classes"], a100).too_large[1:]
     assert said.startswith("d2it_xl_classes: training needs 39.7 GB of a GPU's memory and 5% for")
     assert "and A100-40 has 40: set training.content.checkpointing=true" in said
-    dense = load(overrides=["scale=paper", "training.dvae.checkpointing=false"])
+    dense = composed("scale=paper", "training.dvae.checkpointing=false")
     (said,) = plan(dense, study, ["table_3", "dvae_r0"], A800).too_large
     price = price_run(run_of(dense, "dvae"), A800)
     assert said.startswith(f"dvae, dvae_r0, dvae_r100: training needs {price.memory_gb} GB")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from d2it.clock import Order
-from d2it.config import Config, load, paths
+from d2it.config import Config, paths
 from d2it.config.check import check_meaning
 from d2it.config.recipe import (
     KINDS,
@@ -19,6 +19,7 @@ from d2it.errors import UserError
 from d2it.runs.plan import make_plan
 from d2it.training.batches import Batches
 from d2it.training.tasks import make_task
+from tests.composed import composed
 from tests.test_transformers import TWO, write_latents
 
 
@@ -36,7 +37,7 @@ def config(tmp_path, monkeypatch) -> Config:
     """Two seeds of a DiT and a D²iT, in a working directory with the latents of their DVAE."""
     torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
-    config = repeated(load(overrides=["scale=demo"]), "dit_b", "d2it_b")
+    config = repeated(composed("scale=demo"), "dit_b", "d2it_b")
     check_meaning(config)
     write_latents(paths.latents(config, "dvae"), digest(run_of(config, "dvae").latents_recipe), TWO)
     return config
@@ -74,7 +75,7 @@ def test_another_seed_sees_others_and_starts_from_other_weights(config):
 
 
 def test_recipes_of_repeats_differ_in_the_seed_alone():
-    config = repeated(load(overrides=["scale=demo"]), "dit_b", "dvae")
+    config = repeated(composed("scale=demo"), "dit_b", "dvae")
     for run in ("dit_b", "dvae"):
         first, second = run_of(config, run).recipe, run_of(config, f"{run}_s1").recipe
         assert (
@@ -86,7 +87,7 @@ def test_recipes_of_repeats_differ_in_the_seed_alone():
 
 
 def test_fewer_seeds_leave_the_others_what_they_were():
-    more, fewer, one = (load(overrides=["scale=mini", f"repeats.dit_b={n}"]) for n in (3, 2, 1))
+    more, fewer, one = (composed("scale=mini", f"repeats.dit_b={n}") for n in (3, 2, 1))
     assert repeats_of(one, "dit_b") == ["dit_b"] and repeats_of(fewer, "dit_b")[-1] == "dit_b_s1"
     for config in (fewer, one):
         for run in repeats_of(config, "dit_b"):
@@ -98,13 +99,13 @@ def test_fewer_seeds_leave_the_others_what_they_were():
 
 @pytest.mark.parametrize("scale", ["smoke", "demo", "paper"])
 def test_runs_of_a_single_seed_are_as_they_were(scale):
-    config = load(overrides=[f"scale={scale}"])
+    config = composed(f"scale={scale}")
     assert not config.repeats
     assert "training_seed" not in run_of(config, "d2it_b").recipe["settings"]
 
 
 def test_the_mini_scale_repeats_what_the_claims_compare():
-    config = load(overrides=["scale=mini"])
+    config = composed("scale=mini")
     names = [run_of(config, run).id for name in config.repeats for run in repeats_of(config, name)]
     assert len(set(names)) == len(names) == 3 * len(config.repeats)
     assert {"dit_b", "d2it_b", "d2it_l", "dit_xl_classes", "dvae_r70"} <= config.repeats.keys()
@@ -121,7 +122,7 @@ def test_the_mini_scale_repeats_what_the_claims_compare():
     ],
 )
 def test_repeats_that_make_no_sense(repeats, sentence):
-    config = repeated(load(overrides=["scale=demo"]), "dit_b")
+    config = repeated(composed("scale=demo"), "dit_b")
     others = {**config.runs.content, "d2it_b_s1": config.runs.content["d2it_b_routing"]}
     config = replace(config, runs=replace(config.runs, content=others))
     with pytest.raises(UserError, match=sentence):

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from d2it.commands.status import duration, table
-from d2it.config import load, paths
+from d2it.config import paths
 from d2it.config.recipe import KINDS
 from d2it.config.run import run_of
 from d2it.files import canonical_digest, write_json
 from d2it.jobs.status import gpu_hours, statuses
 from d2it.text import amount
+from tests.composed import composed
 
 ROOT = Path(__file__).parents[1]
 RUN = "dit_b"
@@ -34,7 +35,7 @@ with lease(Path(sys.argv[1])):
 
 @pytest.fixture(scope="module")
 def config():
-    return load(overrides=["scale=smoke"])
+    return composed("scale=smoke")
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_finished_published_and_longer_than_before(config, folder):
     header = {"recipe_digest": canonical_digest(run_of(config, RUN).recipe), "images": 64}
     write_json(paths.model(config, RUN) / "model.json", header)
     assert look(config).state == "published"
-    longer = load(overrides=["scale=smoke", "training.dit.images=640"])
+    longer = composed("scale=smoke", "training.dit.images=640")
     status = look(longer)
     assert (status.state, status.images, status.of) == ("stopped", 64, 640)
 

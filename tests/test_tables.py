@@ -8,13 +8,14 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from d2it.config import load, paths
+from d2it.config import paths
 from d2it.config.published import published
 from d2it.config.run import run_of
 from d2it.config.study import TABLES, item_of, load_study
 from d2it.evaluation.compare import HEADLESS
 from d2it.report.tables import table, write_table
 from d2it.text import escape
+from tests.composed import composed
 from tests.fake_results import write_evaluation, write_results
 
 
@@ -22,7 +23,7 @@ from tests.fake_results import write_evaluation, write_results
 def config(tmp_path, monkeypatch):
     """The demo, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    return load()
+    return composed()
 
 
 @pytest.fixture(scope="module")
@@ -150,14 +151,14 @@ def test_a_run_that_the_scale_does_not_train_is_a_gap(config, study):
 def test_a_number_made_with_other_settings_is_not_shown(config, study):
     write_results(config)
     make_comparable(config, study, "table_3")
-    other = load(overrides=["training.content.learning_rate=0.5"])
+    other = composed("training.content.learning_rate=0.5")
     lines = table(study, "table_3", other).to_dict("records")
     assert [line["note"] for line in lines][:4] == ["", *3 * ["evaluated with other settings"]]
     assert pd.isna(lines[3]["fid_ours"])
 
 
 def test_a_ratio_other_than_the_published_one_is_said_in_the_row(config, study):
-    other = load(overrides=["ratio=0.7"])
+    other = composed("ratio=0.7")
     write_results(other)
     make_comparable(other, study, "table_3")
     notes = list(table(study, "table_3", other)["note"])[:4]
@@ -185,7 +186,7 @@ def test_the_guidance_of_lowest_fid_is_chosen_and_named(config, study):
 
 
 def test_the_fid_of_raw_weights_stands_beside_the_averaged_ones(config, study):
-    raw = load(overrides=["runs.content.d2it_b.evaluations={main:{},raw:{weights:raw}}"])
+    raw = composed("runs.content.d2it_b.evaluations={main:{},raw:{weights:raw}}")
     write_results(raw)
     found = json.loads(paths.evaluation(raw, "d2it_b").read_text())["evaluations"]
     line = table(study, "table_4", raw).set_index("row").loc["10+2"]
