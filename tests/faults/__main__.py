@@ -12,7 +12,8 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.faults.matrix import Result, matrix
+from tests.faults.matrix import matrix
+from tests.faults.result import Result
 from tests.faults.runs import World
 
 HEADER = """# What was done to training, and what became of it
