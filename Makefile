@@ -22,6 +22,7 @@ setup: .venv/.installed  ## environment (.venv), weights and emoji, nothing else
 
 demo: setup  ## every table and figure at the demo scale, from the embedded photographs
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) all_tables all_figures
+	$(BIN)/d2it metrics
 	@echo "Tables: results/demo/tables/   Figures: results/demo/figures/"
 
 test: setup  ## all tests that need neither GPU nor Slurm
