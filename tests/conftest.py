@@ -1,4 +1,6 @@
-"""Fixtures of more than one file of tests."""
+"""Fixtures of more than one file of tests, and how a worker of pytest computes."""
+
+import gc
 
 import pytest
 import torch
@@ -7,6 +9,13 @@ from d2it.config.load import compose
 from tests import forked_run
 
 torch.set_num_threads(1)  # a worker a core: threads of one would wait for those of another
+gc.disable()  # until all is imported: it would look through millions of objects that stay
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.set_threshold(10_000)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
