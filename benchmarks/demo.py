@@ -116,7 +116,8 @@ def sampling(config: Any) -> Callable[[], Any]:
     for part in (network, grain, dvae):
         part.network.eval().requires_grad_(False)
     side, steps = grain.architecture["side"], config.sampling.grain_steps
-    maps = GrainMaps(side, None, grain, steps, schedule_of(config.diffusion), "cpu")
+    ratio, schedule = config.ratio, schedule_of(config.diffusion)
+    maps = GrainMaps(side, ratio, ratio, grain, steps, schedule, "cpu")
     settings = (config.sampling, config.diffusion)
     pipeline = Pipeline("content", network, dvae, maps, 1.0, *settings)
     return lambda: pipeline.sample(config.sampling.block)

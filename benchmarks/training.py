@@ -92,7 +92,7 @@ def task_of(
     task = object.__new__(ContentTask if content else DitTask)
     task.kind, task.latents, task.size = kind, latents, len(latents)
     task.ratio = ratio if content else finest(2)
-    task.cuts, task.scale = latents.cuts(task.ratio), latents.scale(task.ratio)
+    task.scale = latents.scale(task.ratio)
     task.normaliser = 1.0 if content else None
     task.flip, task.classes, task.label_dropout = True, CLASSES, training.label_dropout
     task.schedule, task.shared_noise = Schedule(), True

@@ -245,8 +245,10 @@ def sample_maps(
     steps: int,
     y: Tensor | None = None,
     schedule: Schedule | None = None,
+    reached: Tensor | None = None,
 ) -> Tensor:
     """Grain maps from a Dynamic Grain Transformer, by ancestral sampling. (N, h, w) int64.
+    `reached`: see GrainTransformer.forward.
 
     The logits at every step give the expected one-hot map, 2p - 1, as x_0. The last logits' argmax
     is the map: by then they are sure, and drawing from them gives the same.
@@ -256,7 +258,7 @@ def sample_maps(
         noises = in_order(pool, 1, noise_source, range(steps))
         x = next(noises)  # (N, k, h, w)
         for t, now, later in steps_of(schedule, steps):
-            logits = network(x, torch.full((len(x),), t, device=x.device), y).float()
+            logits = network(x, torch.full((len(x),), t, device=x.device), y, reached).float()
             if later == 1:
                 break
             x0 = 2 * logits.softmax(1) - 1

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from d2it.config import paths
-from d2it.config.ratios import shares
+from d2it.config.ratios import numeric, shares
 from d2it.config.recipe import KINDS, digest, ratio_key
 from d2it.config.run import run_of
 from d2it.config.schema import Config
@@ -30,7 +30,7 @@ def write_evaluation(config: Config, run: str, **spread: float) -> None:
     luck = random.Random(run)  # the same numbers every time
     found: dict[str, Any] = {}
     if kind == "dvae":
-        for ratio in settings.ratios:
+        for ratio in numeric(settings.ratios):
             fine = shares(ratio)[-1]
             metrics = {"rfid": 150 - 60 * fine + luck.random(), "psnr": 25 + 2 * fine}
             found[f"r{ratio_key(ratio)}"] = measured(config, metrics, spread, n=256)
@@ -45,8 +45,11 @@ def write_evaluation(config: Config, run: str, **spread: float) -> None:
         if kind == "content":
             metrics["obedience"] = 0.8
         images = int(how.at * run_of(config, run).training.images)
-        settings_of = asdict(how) | {"n": how.n or config.evaluation.n}
-        found[label] = measured(config, metrics, spread, images=images, **settings_of)
+        asked = asdict(how) | {"n": how.n or config.evaluation.n}
+        if (ratio := asked.pop("ratio")) is not None or getattr(settings, "ratio", 0) == "random":
+            asked["ratio"] = run_of(config, run).main_ratio if ratio is None else ratio
+            metrics["gmacs"] = 0.03
+        found[label] = measured(config, metrics, spread, images=images, **asked)
     network = architecture(run_of(config, run))
     header = {
         "format": "d2it-evaluation",
@@ -58,7 +61,9 @@ def write_evaluation(config: Config, run: str, **spread: float) -> None:
         "ratio": getattr(settings, "ratio", None),
         "images": run_of(config, run).training.images,
         "parameters": parameters(kind, network),
-        "gmacs": gmacs(kind, network, settings.ratio if kind == "content" else None),
+        "gmacs": gmacs(
+            kind, network, run_of(config, run).main_ratio if kind == "content" else None
+        ),
         "evaluations": found,
     }
     write_json(paths.evaluation(config, run), header)

@@ -135,7 +135,7 @@ def test_a_setting_is_explained(explained):
         "set by params/scale/smoke.yaml",
     ]
     runs = composed("scale=smoke").runs.content
-    assert lines[4] == f"part of the identity of 7 of 15 runs: {', '.join(runs)}"
+    assert lines[4] == f"part of the identity of 8 of 17 runs: {', '.join(runs)}"
 
 
 @pytest.mark.parametrize(

@@ -114,3 +114,28 @@ def test_classes_and_three_grains():
     noise = torch.randn(2, 3, 4, 4)
     assert network(noise, torch.tensor([3, 900]), y).shape == (2, 3, 4, 4)
     assert sample_maps(network, lambda step: noise, 3, y).shape == (2, 4, 4)
+
+
+def test_maps_have_the_ratio_that_the_network_is_told():
+    """Learnt from maps of up to four fine columns, from the left or from the right."""
+    torch.manual_seed(0)
+    network = GrainTransformer(4, 2, width=32, depth=2, heads=2, classes=0, any_ratio=True)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0)
+    generator, schedule = torch.Generator().manual_seed(0), Schedule()
+    for _ in range(300):
+        reached = torch.randint(5, (64, 1), generator=generator) / 4
+        mirrored = torch.rand(64, generator=generator) < 0.5
+        map = (torch.arange(4) < 4 * reached)[:, None].expand(-1, 4, -1).long()
+        map = torch.where(mirrored[:, None, None], map.flip(-1), map)
+        t = torch.randint(1000, (64,), generator=generator)
+        noise = torch.randn(64, 2, 4, 4, generator=generator)
+        noisy = schedule.q_sample(one_hot(map, 2), t, noise)
+        loss = grain_loss(network(noisy, t, None, reached), map)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    noises = torch.randn(20, 64, 2, 4, 4, generator=generator)
+    for ratio in (0.0, 0.25, 0.5, 0.75, 1.0):
+        told = torch.full((64, 1), ratio)
+        maps = sample_maps(network, lambda step: noises[step], 20, None, schedule, told)
+        assert fine_share(maps) == pytest.approx(ratio, abs=0.04)

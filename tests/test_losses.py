@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 from d2it.config import load
 from d2it.config.run import run_of
 from d2it.grains.calibrate import calibrate
+from d2it.grains.mixture import random_shares
 from d2it.images.prepare import prepare
 from d2it.models.lpips import Lpips
 from d2it.sources.fetch import weights_file
-from d2it.training.dvae import DISCRIMINATOR, GENERATOR, random_shares
+from d2it.training.dvae import DISCRIMINATOR, GENERATOR
 from d2it.training.dvae_loss import adaptive_weight, hinge_discriminator, hinge_generator
 from d2it.training.tasks import make_task
 

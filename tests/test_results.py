@@ -65,13 +65,13 @@ def numbers(value) -> list[float]:
 
 
 def test_every_table_and_figure_is_there(demo):
-    tables = {f"table_{n}.{kind}" for n in range(1, 6) for kind in ("csv", "md", "tex")}
+    tables = {f"table_{n}.{kind}" for n in range(1, 7) for kind in ("csv", "md", "tex")}
     figures = {f"figure_{n}.{kind}" for n in range(3, 8) for kind in ("png", "svg")}
     assert {path.name for path in demo.glob("tables/*.*")} == tables
     assert {path.name for path in demo.glob("figures/*.*")} == figures
 
 
-@pytest.mark.parametrize("n", range(1, 6))
+@pytest.mark.parametrize("n", range(1, 7))
 def test_every_number_of_ours_is_found_in_an_evaluation(demo, evaluations, n):
     table = pd.read_csv(demo / f"tables/table_{n}.csv", comment="#")
     found = 0

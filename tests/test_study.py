@@ -28,6 +28,7 @@ from d2it.config.study import (
 from d2it.errors import UserError
 
 ROOT = Path(__file__).parents[1]
+PRINTED = TABLES[:-1]  # the last one is beyond the paper
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_every_cell_names_an_experiment(study, config):
 
 
 def test_every_row_of_the_study_stands_beside_a_published_one(study):
-    for name in TABLES:
+    for name in PRINTED:
         item = item_of(study, name)
         printed = published(name)
         assert {row.row for row in item.rows} <= {row["row"] for row in printed}, name
@@ -79,6 +80,7 @@ def test_rows_that_the_paper_trained_itself_all_have_runs(study, config):
         "table_3": 5,  # one of them beyond the paper
         "table_4": 6,
         "table_5": 3,
+        "table_6": 16,
         "figure_3": 1,
         "figure_4": 1,
         "figure_5": 12,

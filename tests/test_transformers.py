@@ -44,6 +44,7 @@ def write_latents(folder: Path, recipe_digest: str, factors: list[int], side: in
             "0.5": {"cuts": [0.5], "scale": 0.5},
             "1": {"cuts": ["-inf"], "scale": 0.25},
             "0.25,0.25": {"cuts": [0.5, 0.75], "scale": 0.5},
+            "random": {"quantiles": np.linspace(0, 1, 101).tolist(), "scale": 0.5},
         },
         "files": {},
     }
@@ -84,8 +85,9 @@ def change(config: Config, kind: str, run: str, **changes) -> Config:
 def there(config, tmp_path, monkeypatch) -> Config:
     """A working directory with the latents of the demo's DVAE."""
     monkeypatch.chdir(tmp_path)
-    recipe = digest(run_of(config, "dvae").latents_recipe)
-    write_latents(paths.latents(config, "dvae"), recipe, TWO)
+    for dvae, factors in (("dvae", TWO), ("dvae_three", THREE)):
+        recipe = digest(run_of(config, dvae).latents_recipe)
+        write_latents(paths.latents(config, dvae), recipe, factors)
     return config
 
 
@@ -99,7 +101,8 @@ def loss_of(task, batch, network=None):
     return task.loss(learner.name, {learner.name: network or learner.module}, dict(batch), 0)
 
 
-RUNS = ["grain", "grain_classes", "d2it_b", "d2it_b_classes", "dit_b", "dit_b_classes"]
+RUNS = ["grain", "grain_classes", "grain_elastic", "d2it_b", "d2it_b_classes"]
+RUNS += ["d2it_b_elastic", "dit_b", "dit_b_classes", "grain_three_elastic", "d2it_b_three_elastic"]
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -38,7 +38,7 @@ OVERRIDES = [
     "sampling.grain_steps=2",
     "sampling.block=4",
     "evaluation.n=8",
-    "runs.dvae.dvae.ratios=[0.0,0.5,1.0]",
+    "runs.dvae.dvae.ratios=[0.0,0.5,1.0,random]",
 ]
 
 

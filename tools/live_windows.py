@@ -32,7 +32,7 @@ def live(map: torch.Tensor, window: int, grain: int) -> torch.Tensor:
 def measure(run: Run, images: PackedImages) -> dict[str, Any]:
     """Of each RefineNet, coarse to fine."""
     region, config = run.factors[0], run.config
-    cuts = cuts_of(config, run.data, region, run.ratio)
+    cuts = cuts_of(config, run.data, region, run.main_ratio)
     found = np.zeros(len(run.factors) - 1)
     for start in range(0, len(images), TOGETHER):
         pixels = torch.from_numpy(images[np.arange(start, min(start + TOGETHER, len(images)))])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from d2it.commands.options import ratio_of
 from d2it.config.check import check_ratio
 from d2it.errors import UserError
 from d2it.files import atomic_path
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ratio",
         action="append",
-        type=shares,
+        type=ratio_of,
         metavar="R",
         help="share of fine regions, or shares of the finer grains, e.g. 0.3,0.2; repeat for more "
         "pictures (default: 0.5)",
@@ -50,11 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="thresholds.json of a data set (default: quantiles of this photograph's own regions, "
         "so that it has exactly the ratio)",
     )
-
-
-def shares(text: str) -> float | list[float]:
-    values = [float(part) for part in text.split(",")]
-    return values[0] if len(values) == 1 else values
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -13,6 +13,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def ratio_of(text: str) -> float | list[float]:
+    """The type of --ratio: one share, or those of the finer grains, 0.3,0.2."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share or shares, e.g. 0.3") from None
+    return values[0] if len(values) == 1 else values
+
+
 def weights_of(text: str) -> Literal["ema", "raw"] | float:
     """The value of --weights: which of a run's weights are meant."""
     if text == "ema":

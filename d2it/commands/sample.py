@@ -2,15 +2,18 @@
 
 import argparse
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from d2it import shares
-from d2it.commands.options import add_config_arguments, weights_of
+from d2it.commands.options import add_config_arguments, ratio_of, weights_of
 from d2it.config.check import check_guidance
 from d2it.config.protocols import PROTOCOLS
+from d2it.config.recipe import ratio_key
 from d2it.errors import UserError
+from d2it.files import read_json
 from d2it.jobs.spread import spread
 
 LAST = 10**12  # above all numbers of images
@@ -58,6 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "region or a multiple, e.g. the images' size (default: the run's own maps)",
     )
     parser.add_argument(
+        "--ratio",
+        type=ratio_of,
+        metavar="R",
+        help="share of fine regions, of a run of random ratios: fewer are less work; for more "
+        "grains than two the shares of the finer ones, e.g. 0.3,0.2 (default: the main ratio)",
+    )
+    parser.add_argument(
         "--guidance", type=float, metavar="G", help="scale; 1: none (default: 1, or the folder's)"
     )
     parser.add_argument(
@@ -92,14 +102,26 @@ def main(arguments: argparse.Namespace) -> None:
         check_guidance(arguments.guidance)
     if arguments.protocol and arguments.format != "features":
         raise UserError("--protocol goes with --format features: leave it out, or ask for them.")
+    if arguments.ratio is not None and arguments.grain_map is not None:
+        raise UserError("A grain map has a ratio of its own: leave out --ratio or --grain-map.")
     out = arguments.out or Path("samples", Path(arguments.run).name)
-    drawn = True
+    drawn, began = True, time.monotonic()
     if not spread(arguments, "sample"):
         drawn = draw(arguments, span, out, share)
     if share is not None:
         print(f"Share {share} is done: run without --shard to combine all shares.")
         return
-    print(f"{out} {'is ready' if drawn else 'is up to date'}: {len(span)} images.")
+    seconds = f" in {time.monotonic() - began:.1f} s" if drawn else ""
+    print(f"{out} {'is ready' if drawn else 'is up to date'}: {len(span)} images{seconds}.")
+    print(work(read_json(out / "samples.json", made_by="d2it sample")))
+
+
+def work(header: dict[str, Any]) -> str:
+    """What an image costs: windows without fine regions are skipped."""
+    recipe = header["recipe"]
+    passes = recipe["sampling"]["steps"] * (1 if recipe["guidance"] == 1 else 2)
+    at = f"At ratio {ratio_key(recipe['ratio'])}: " if "ratio" in recipe else ""
+    return f"{at}{header['gmacs']:.3g} GMACs a forward pass, {passes} passes an image."
 
 
 def draw(arguments: argparse.Namespace, span: range, out: Path, share: shares.Share | None) -> bool:
@@ -159,4 +181,4 @@ def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
     )
     if arguments.guidance is not None:
         pipeline.guidance = arguments.guidance
-    return pipeline
+    return pipeline if arguments.ratio is None else pipeline.at(arguments.ratio)

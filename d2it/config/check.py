@@ -20,6 +20,7 @@ from d2it.config.schema import (
     DitRun,
     DvaeRun,
     GrainRun,
+    Learned,
     Measured,
     Range,
     Ratio,
@@ -103,6 +104,16 @@ def check_ratio(ratio: Ratio | str, grains: int, where: str) -> None:
     )
 
 
+def check_asked(ratio: Ratio, learned: Learned, grains: int, where: str) -> None:
+    """Whether a network that learnt from these ratios draws at the one asked for."""
+    check_ratio(ratio, grains, where)
+    _require(
+        isinstance(learned, str) or ratio_key(ratio) == ratio_key(learned),
+        f"{where} is {ratio_key(ratio)}, but this run was trained for {ratio_key(learned)} alone: "
+        "leave it out, or take a run whose ratio is random, such as d2it_b_elastic.",
+    )
+
+
 def _require(condition: bool, sentence: str) -> None:
     if not condition:
         raise UserError(sentence)
@@ -182,6 +193,8 @@ def _check_run(config: Config, run: GrainRun | ContentRun | DitRun, where: str) 
         _require(bool(run.evaluations), f"{where}.evaluations is empty: keep at least main.")
         for label, measured in run.evaluations.items():
             words, weights = f"{where}.evaluations.{label}", measured.weights
+            if measured.ratio is not None:
+                check_asked(measured.ratio, ratio, grains, f"{words}.ratio")
             _require(
                 weights == "ema" or measured.at == 1,
                 f"{words} asks for {weights} weights at {measured.at}, but they are kept of the "

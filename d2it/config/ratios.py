@@ -1,8 +1,8 @@
 """Ratios: how large a share of the regions each grain has, for any number of grains. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from d2it.config.schema import Ratio
+from d2it.config.schema import Learned, Ratio
 
 ROUNDING = 1e-6  # shares such as .7, .2 and .1 do not quite sum to 1
 
@@ -19,9 +19,14 @@ def at_least(ratio: float | Sequence[float]) -> list[float]:
     return [1.0 if total > 1 - ROUNDING else total for total in sums]
 
 
-def is_constant(ratio: Ratio) -> bool:
+def is_constant(ratio: Learned) -> bool:
     """Whether every region of every image has the same grain, which no thresholds decide."""
-    return set(at_least(ratio)) <= {0.0, 1.0}
+    return not isinstance(ratio, str) and set(at_least(ratio)) <= {0.0, 1.0}
+
+
+def numeric(ratios: Iterable[Learned]) -> list[Ratio]:
+    """Without "random", which no single image has."""
+    return [ratio for ratio in ratios if not isinstance(ratio, str)]
 
 
 def half_finest(grains: int) -> Ratio:

@@ -11,7 +11,7 @@ from typing import Any
 
 from d2it.config.paths import in_repository
 from d2it.config.ratios import shares
-from d2it.config.schema import Config, Ratio, Sampling
+from d2it.config.schema import Config, Learned, Sampling
 from d2it.files import canonical_digest, file_digest
 
 # Raised when a change of code changes the numbers of a stage.
@@ -46,9 +46,9 @@ def digest(recipe: Recipe) -> str:
     return canonical_digest(recipe)
 
 
-def ratio_key(ratio: Ratio) -> str:
+def ratio_key(ratio: Learned) -> str:
     """How a ratio is spelt in keys and labels: "0", "0.5", "1"; "0.2,0.3" for three grains."""
-    return ",".join(f"{share:g}" for share in shares(ratio))
+    return ratio if isinstance(ratio, str) else ",".join(f"{share:g}" for share in shares(ratio))
 
 
 def factors_of(config: Config, dvae: str) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from d2it.clock import milestone
 from d2it.config import paths
-from d2it.config.ratios import finest, is_constant
+from d2it.config.ratios import finest, half_finest, is_constant
 from d2it.config.recipe import (
     KINDS,
     Recipe,
@@ -22,7 +22,17 @@ from d2it.config.recipe import (
     thresholds_recipe,
     training_seed,
 )
-from d2it.config.schema import LETTER, PLAIN, Config, ContentRun, Dataset, Measured, Ratio, Training
+from d2it.config.schema import (
+    LETTER,
+    PLAIN,
+    Config,
+    ContentRun,
+    Dataset,
+    Learned,
+    Measured,
+    Ratio,
+    Training,
+)
 from d2it.config.typed import nearest
 from d2it.errors import SETTINGS, UserError
 
@@ -74,10 +84,20 @@ class Run:
         return factors_of(self.config, self.dvae.name)
 
     @property
-    def ratio(self) -> Ratio:
+    def ratio(self) -> Learned:
         """Of what it learns from; every region of a DiT's is of the finest grain."""
-        ratio: Ratio = finest(len(self.factors)) if self.kind == "dit" else self.spec.ratio
+        ratio: Learned = finest(len(self.factors)) if self.kind == "dit" else self.spec.ratio
         return ratio
+
+    @property
+    def main_ratio(self) -> Ratio:
+        """At which it draws unless it is asked for another one: its own, or of random ones the
+        main ratio, which for more grains than two is half of the regions finest.
+        """
+        if not isinstance(self.ratio, str):
+            return self.ratio
+        main, grains = self.config.ratio, len(self.factors)
+        return main if grains == len(self.config.model.factors) else half_finest(grains)
 
     @property
     def evaluations(self) -> dict[str, Measured]:
@@ -223,7 +243,7 @@ def _of_dvae(run: Run, settings: dict[str, Any]) -> dict[str, Recipe]:
         settings["model"]["warm_start"] = start["sha256"]
     settings["loss"] = asdict(config.dvae_loss)
     inputs = {"images": images_recipe(config, run.data)}
-    if run.spec.ratio == "random" or not is_constant(run.spec.ratio):
+    if not is_constant(run.spec.ratio):
         inputs["thresholds"] = thresholds_recipe(config, run.data, run.factors[0])
     return inputs
 

@@ -25,6 +25,11 @@ Grey = Annotated[int, Range("at least -1 and at most 1")]
 Ratio = float | list[float]
 """Share of fine regions r; for k > 2 grains, the shares of grains 1..k-1 (0 is the coarsest)."""
 
+# "random": a ratio per image, 20 % each of 0, .5 and 1, else uniform. For k > 2 grains, k-1 such
+# numbers in falling order are the shares of the regions of grain 1 or finer, 2 or finer, …
+Learned = Ratio | Literal["random"]
+"""What a run learns from: images of one ratio, or of a random one each, so that it serves all."""
+
 Precision = Literal["fp32", "tf32", "bf16"]
 
 Kernel = tuple[float, int, tuple[int, int]]
@@ -209,6 +214,9 @@ class Measured:
         "a number: the power-function average of this relative width, made from snapshots",
     ] = "ema"
     n: Annotated[Several | None, "images drawn; null: evaluation.n"] = None
+    ratio: Annotated[
+        Ratio | None, "share of fine regions, of a run of random ratios; null: the main one"
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -216,11 +224,9 @@ class DvaeRun:
     """A Dynamic VAE (section 3.1)."""
 
     data: Annotated[str, "data set that it learns from"]
-    # "random": a ratio per image, 20 % each of 0, .5 and 1, else uniform. For k > 2 grains, k-1
-    # such numbers in falling order are the shares of the regions of grain 1 or finer, 2 or finer, …
-    ratio: Annotated[Ratio | Literal["random"], "share of fine regions; random: one per image"]
+    ratio: Annotated[Learned, "share of fine regions; random: one per image"]
     factors: Annotated[list[Count] | None, "downsampling factors; null: the model's"] = None
-    ratios: Annotated[list[Ratio], "at which latents are measured"] = field(default_factory=list)
+    ratios: Annotated[list[Learned], "at which latents are measured"] = field(default_factory=list)
     thresholds: Annotated[str | None, "thresholds_from of its data set, repeated here"] = None
     images: Annotated[Count | None, "length of its training; null: training.dvae's"] = None
 
@@ -230,7 +236,7 @@ class GrainRun:
     """A Dynamic Grain Transformer (section 3.2): draws grain maps."""
 
     latents: Annotated[str, "DVAE run whose latents and maps it learns from"]
-    ratio: Annotated[Ratio, "share of fine regions, in [0, 1]"]
+    ratio: Annotated[Learned, "share of fine regions, in [0, 1]; random: one per image"]
     conditional: Annotated[bool, "whether it is given the class"] = False
     size: Annotated[str, "one of model.sizes"] = "S"
     images: Annotated[Count | None, "length of its training; null: training.grain's"] = None
@@ -243,7 +249,7 @@ class ContentRun:
     latents: Annotated[str, "DVAE run whose latents it learns from"]
     # params/ name the DVAE run where maps are constant (DVC wants a path that exists): None here
     grain: Annotated[str | None, "grain run that draws its maps; its DVAE run: constant maps"]
-    ratio: Annotated[Ratio, "share of fine regions, in [0, 1]"]
+    ratio: Annotated[Learned, "share of fine regions, in [0, 1]; random: one per image"]
     conditional: Annotated[bool, "whether it is given the class"] = False
     size: Annotated[str, "one of model.sizes"] = "B"
     split: Annotated[

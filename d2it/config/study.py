@@ -32,10 +32,10 @@ class Row:
 class Table:
     title: str
     section: str
-    published: str  # what the published numbers are
-    n: int  # images of the published FID; no difference is shown to ours of another number
     metrics: list[str]
     rows: list[Row]
+    published: str | None = None  # what the published numbers are; None: there are none
+    n: int | None = None  # images of the published FID; no difference is shown to other numbers
     cost: bool = False  # parameters and GMACs of every row
     # Ours alone: `row` is what it is called. Only where the scale trains the run.
     beyond: list[Row] = field(default_factory=list)
@@ -113,6 +113,7 @@ class Study:
     table_3: Table
     table_4: Table
     table_5: Table
+    table_6: Table
     figure_3: Samples
     figure_4: Samples
     figure_5: Ratios
@@ -205,8 +206,9 @@ def inputs(study: Study, item: str, config: Config) -> list[Path]:
     runs = needs(study, item, config)
     if isinstance(item_of(study, item), Samples):
         return [paths.gallery(config, run) / "manifest.json" for run in runs]
-    printed = Path("data", "published", f"{item}.csv")
-    return [*(paths.evaluation(config, run) for run in runs), printed]
+    evaluations = [paths.evaluation(config, run) for run in runs]
+    printed = [Path("data", "published", f"{item}.csv")] if item_of(study, item).published else []
+    return evaluations + printed
 
 
 def listing(study: Study, config: Config) -> list[dict[str, Any]]:

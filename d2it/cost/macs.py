@@ -58,6 +58,14 @@ def gmacs(kind: str, architecture: dict[str, Any], ratio: Ratio | None = None) -
     return {"dense": round(dense, 9), "sparse": round(sparse, 9)}
 
 
+def live_gmacs(architecture: dict[str, Any], live: Sequence[float]) -> float:
+    """10^9 MACs of a content network's forward pass in which each RefineNet, coarse to fine,
+    computes such a share of its windows. Without RefineNets there are none.
+    """
+    shares = [here - finer for here, finer in zip(live, [*live[1:], 0.0], strict=True)]
+    return cost("content", architecture, shares or None).macs / 1e9
+
+
 def cost(kind: str, architecture: dict[str, Any], ratio: Ratio | None = None) -> Cost:
     """The cost of one network; `ratio` None counts all of RefineNet's tokens."""
     if kind == "dvae":
@@ -124,9 +132,11 @@ def dit(
     )
 
 
-def grain(side: int, grains: int, **size: Any) -> Cost:
-    """A DiT over the one-hot map, a token per region."""
-    return dit(side=side, channels=grains, patch=1, learn_sigma=False, **size)
+def grain(side: int, grains: int, width: int, any_ratio: bool = False, **size: Any) -> Cost:
+    """A DiT over the one-hot map, a token per region; told the ratio, an embedding a share."""
+    told = condition(width, 0) * (grains - 1 if any_ratio else 0)
+    map = dit(side=side, channels=grains, patch=1, width=width, learn_sigma=False, **size)
+    return map + told
 
 
 def content(

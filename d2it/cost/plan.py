@@ -13,6 +13,7 @@ from pathlib import Path
 
 from d2it.config import paths
 from d2it.config.protocols import MANIFOLD, asked
+from d2it.config.ratios import numeric
 from d2it.config.run import Run, runs_of
 from d2it.config.schema import Config, Precision, Ratio, Training
 from d2it.config.study import FIGURES, ITEMS, TABLES, Study, needs, with_inputs
@@ -166,7 +167,7 @@ def price_data(config: Config, name: str, rate: Rate) -> Price:
 def price_run(run: Run, rate: Rate) -> Price:
     config, kind, spec, training = run.config, run.kind, run.spec, run.training
     shape, images = architecture(run), run.images
-    ratio: Ratio | None = spec.ratio if getattr(spec, "skip_windows", False) else None
+    ratio: Ratio | None = run.main_ratio if getattr(spec, "skip_windows", False) else None
     forward = cost(kind, shape, ratio).macs
     count = parameters(kind, shape)
     price = Price(
@@ -232,7 +233,7 @@ def _dvae_price(run: Run, price: Price, rate: Rate) -> Price:
     # cuDNN's convolutions take TF32 unless told otherwise
     arithmetic: Precision = "bf16" if training.precision == "bf16" else "tf32"
     coding, n = sum(_halves(run)), config.evaluation.n
-    packed, ratios = counts(config, run.data), len(run.spec.ratios)
+    packed, ratios = counts(config, run.data), len(numeric(run.spec.ratios))
     evaluate = rate.hours(n * ratios * coding, "tf32")
     evaluate += rate.hours(n * (ratios + 1) * INCEPTION, "fp32")
     model = training_flops("dvae", shape) / 2 * price.images

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from d2it.config.ratios import numeric
 from d2it.config.recipe import ratio_key
 from d2it.config.schema import Ratio
 from d2it.errors import UserError
@@ -31,7 +32,7 @@ CHUNK = 16 * BLOCK  # images in memory at once
 def first_stage(evaluator: Evaluator) -> dict[str, Evaluated]:
     """rFID against the very images that were coded, PSNR, SSIM and LPIPS, by ratio."""
     coder = Coder(evaluator)
-    ratios = {ratio_key(ratio): ratio for ratio in evaluator.run.spec.ratios}
+    ratios = {ratio_key(ratio): ratio for ratio in numeric(evaluator.run.spec.ratios)}
     return {f"r{key}": coder.evaluate(f"r{key}", ratio) for key, ratio in ratios.items()}
 
 

@@ -47,7 +47,7 @@ def evaluate(run: Run, share: Share | None = None) -> list[str]:
 def describe(run: Run, header: dict[str, Any], evaluations: dict[str, Any]) -> dict[str, Any]:
     """The evaluation file: what was evaluated, what it costs, and the numbers."""
     kind, architecture = run.kind, header["architecture"]
-    fixed = run.ratio if kind == "content" else run.config.ratio
+    fixed = run.main_ratio if kind == "content" else run.config.ratio
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -18,13 +18,15 @@ from d2it.sampling.trained_run import Maps
 def grain_maps(evaluator: Evaluator) -> dict[str, Evaluated]:
     """Shares of the finer grains and agreement of neighbours: of drawn maps, and of the data's."""
     run = evaluator.run
-    maps = Maps(run.dvae, run.ratio, "predicted", run, evaluator.device)
+    maps = Maps(run.dvae, run.main_ratio, "predicted", run, evaluator.device, run.ratio)
     assert maps.grain is not None  # the configuration refuses grain runs of constant maps
     recipe = recipe_of(evaluator, maps.grain)
+    if maps.learned == "random":
+        recipe["ratio"] = maps.ratio
     classes = maps.grain.architecture["classes"]
 
     def compute() -> Evaluated:
-        true = maps.latents.maps(run.ratio, np.arange(len(maps.latents)))
+        true = maps.latents.maps(maps.ratio, np.arange(len(maps.latents)))
         data = {f"{name}_data": value for name, value in measure(true, maps).items()}
         drawn = [draw(maps, classes, seed, recipe["n"]) for seed in recipe["seeds"]]
         metrics, spread = over_seeds([measure(each, maps) for each in drawn])

@@ -45,7 +45,7 @@ class Evaluator:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.device = choose_device()
-        self.noise_errors: dict[str, dict[str, float]] = {}  # by sha256 of the weights
+        self.noise_errors: dict[tuple[str, str], dict[str, float]] = {}  # by weights and ratio
 
     @property
     def config(self) -> Config:

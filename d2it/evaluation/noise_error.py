@@ -30,15 +30,18 @@ def epsilon_error(
     times: int = 4,
     shared_noise: bool = True,
     regions: Ratio | None = None,
+    scale: float | None = None,
 ) -> dict[str, float | None]:
     """Mean squared error of the predicted noise on the first n held-out images, each noised `times`
     times.
 
     "epsilon_error" is over all cells, "epsilon_error_<i>" over the regions of grain i (None: there
     are none). The grains are those of ratio `regions` (None: `ratio`), so that a DiT, whose ratio
-    is 1, is compared on a D2iT's regions.
+    is 1, is compared on a D2iT's regions. Codes are scaled as at `ratio` (None), or by `scale`.
     """
     device, grains = next(network.parameters()).device, latents.grains
+    scale = latents.scale(ratio) if scale is None else scale
+    cuts = latents.cuts(ratio)
     sums = torch.zeros(grains, dtype=torch.float64)
     counts = torch.zeros(grains, dtype=torch.float64)
     for start in range(0, min(n, len(latents)), BLOCK):
@@ -47,7 +50,6 @@ def epsilon_error(
         drawn = [_draws(latents, schedule, seed, int(image), times) for image in indices]
         t, noises, *posterior = (torch.stack(v).to(device) for v in zip(*drawn, strict=True))
         unmirrored = torch.zeros(len(indices), dtype=torch.bool, device=device)
-        cuts, scale = latents.cuts(ratio), latents.scale(ratio)
         z0, map = route_sample(batch, posterior, unmirrored, cuts, scale)
         judged = latents.maps(ratio if regions is None else regions, indices).to(device)
         cells = to_grid(judged, 2 ** (grains - 1))  # (N, H, W)

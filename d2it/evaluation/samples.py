@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from d2it.config.protocols import OF_RUNS
+from d2it.config.ratios import is_constant
 from d2it.config.recipe import precision_recipe, ratio_key
 from d2it.config.schema import Measured, Ratio
 from d2it.evaluation.compare import compare, missing, over_seeds, rank_deficient
@@ -17,7 +18,6 @@ from d2it.evaluation.noise_error import epsilon_error
 from d2it.files import require_space
 from d2it.grains.entropy import entropy_map
 from d2it.grains.maps import grain_map
-from d2it.grains.thresholds import constant_cuts
 from d2it.latents.cache import Latents
 from d2it.models.inception import BLOCK, DIMENSIONS, SPATIAL, Head
 from d2it.sampling.pipeline import Drawn, schedule_of
@@ -89,8 +89,9 @@ def evaluate_samples(
                     drawn["features"], evaluator.reference.features, evaluator.device
                 )
                 metrics["nearest"] = distance / evaluator.held_out_distance
-            if "obedience" in drawn:
-                metrics["obedience"] = float(drawn["obedience"].mean())
+            for name in ("obedience", "fine_share", "gmacs"):
+                if name in drawn:
+                    metrics[name] = float(drawn[name].mean())
             found.append(metrics)
             pictures.append(Drawn(drawn["images"], drawn["maps"], drawn["labels"]))
         metrics, spread = over_seeds(found)
@@ -107,7 +108,7 @@ def evaluate_samples(
 def recipe_of(evaluator: Evaluator, pipeline: RunPipeline, n: int) -> dict[str, Any]:
     """All that decides the numbers, digests of weights included."""
     sampling, settings = evaluator.config.sampling, evaluator.config.evaluation
-    measured, reference, grain = pipeline.measured, evaluator.reference, pipeline.maps.grain
+    measured, reference, grain = pipeline.measured, evaluator.reference, pipeline.maps.drawn_by
     recipe = evaluator.protocol | {
         "n": n,
         "seeds": settings.seeds,
@@ -136,6 +137,8 @@ def recipe_of(evaluator: Evaluator, pipeline: RunPipeline, n: int) -> dict[str, 
         "reference_digest": reference.digest,
         "rank_deficient": rank_deficient(n, len(reference.features)),
     }
+    if pipeline.maps.learned == "random":
+        recipe["ratio"] = pipeline.maps.ratio
     recipe |= precision_recipe(sampling)
     regions = regions_of(evaluator, pipeline)
     return recipe if regions is None else recipe | {"epsilon_regions": regions}
@@ -164,6 +167,9 @@ def one_shard(evaluator: Evaluator, pipeline: RunPipeline, unit: Unit, advance: 
         block = evaluator.features(drawn.images)
         if evaluator.run.kind == "content" and pipeline.maps.cuts is None:
             block["obedience"] = obedience(evaluator, pipeline, drawn)
+        if pipeline.maps.learned == "random":  # what the work of a sample follows
+            block["fine_share"] = (drawn.maps == pipeline.grains - 1).mean((1, 2))
+            block["gmacs"] = pipeline.gmacs(drawn.maps)
         shown = drawn[: max(0, PICTURES - start)]
         block |= {"images": shown.images, "maps": shown.maps, "labels": shown.labels}
         blocks.append(block)
@@ -197,8 +203,9 @@ def noise_errors(evaluator: Evaluator, pipeline: RunPipeline, n: int) -> dict[st
     they can be compared with a D²iT's.
     """
     config, ratio, known = evaluator.config, pipeline.maps.ratio, evaluator.noise_errors
-    if not n or pipeline.network.sha256 in known:
-        return known.get(pipeline.network.sha256, {})
+    key = (pipeline.network.sha256, ratio_key(ratio))
+    if not n or key in known:
+        return known.get(key, {})
     held_out = Latents.open(pipeline.maps.latents.folder, "test")
     found = epsilon_error(
         pipeline.network.network,
@@ -209,15 +216,16 @@ def noise_errors(evaluator: Evaluator, pipeline: RunPipeline, n: int) -> dict[st
         seed=config.evaluation.seeds[0],
         shared_noise=config.diffusion.shared_noise,
         regions=regions_of(evaluator, pipeline),
+        scale=pipeline.scale,
     )
-    known[pipeline.network.sha256] = {k: error for k, error in found.items() if error is not None}
-    return known[pipeline.network.sha256]
+    known[key] = {name: error for name, error in found.items() if error is not None}
+    return known[key]
 
 
 def of_one_map(evaluator: Evaluator, pictures: dict[str, Drawn]) -> dict[str, Drawn]:
     """Figure 3: several images for one map. Nothing where a run's maps are constant."""
     run = evaluator.run
-    if run.kind != "content" or constant_cuts(run.ratio) is not None:
+    if run.kind != "content" or is_constant(run.ratio):
         return {}
     label = "main" if "main" in pictures else next(iter(pictures))
     shown = pictures[label]

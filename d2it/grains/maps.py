@@ -23,6 +23,11 @@ def grain_map(entropy: Tensor, cuts: Sequence[float | Tensor]) -> Tensor:
     )
 
 
+def per_image(cuts: Tensor) -> list[Tensor]:
+    """Cuts (n, k-1) of n images, as `grain_map` takes them."""
+    return [cut[:, None, None] for cut in cuts.unbind(1)]
+
+
 def constant_map(n: int, side: int, grain: int, device: torch.device | str = "cpu") -> Tensor:
     """Every region of the same grain: an ordinary VAE of one factor."""
     return torch.full((n, side, side), grain, dtype=torch.long, device=device)

@@ -36,9 +36,7 @@ class Thresholds:
 
     def cut(self, ratio: Ratio) -> list[float]:
         """k-1 rising entropies: above the i-th lies the share of regions of grain i or finer."""
-        steps = np.linspace(0, 1, len(self.quantiles))
-        measured = [float(np.interp(1 - share, steps, self.quantiles)) for share in at_least(ratio)]
-        return [EXTREMES.get(s, cut) for s, cut in zip(at_least(ratio), measured, strict=True)]
+        return cuts_at(self.quantiles, ratio)
 
     def above(self, cut: float) -> float:
         """The share of regions whose entropy exceeds `cut`: the inverse of `cut` for two grains."""
@@ -88,6 +86,13 @@ class Thresholds:
         table = np.quantile(entropy.astype(np.float64), np.linspace(0, 1, 1001))
         sigma, bins, _ = USUAL
         return cls(name, "", region, bins, sigma, entropy.size, tuple(table.tolist()))
+
+
+def cuts_at(quantiles: Sequence[float] | np.ndarray, ratio: Ratio) -> list[float]:
+    """See Thresholds.cut. quantiles: the entropies at 0, 1/n, ..., 1."""
+    steps = np.linspace(0, 1, len(quantiles))
+    measured = [float(np.interp(1 - share, steps, quantiles)) for share in at_least(ratio)]
+    return [EXTREMES.get(s, cut) for s, cut in zip(at_least(ratio), measured, strict=True)]
 
 
 def save(path: Path | str, tables: Sequence[Thresholds]) -> None:

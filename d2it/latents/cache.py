@@ -7,6 +7,7 @@ mirrored image: the encoder does not commute with mirroring, so a mirrored code 
 
 import shlex
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from d2it.config.recipe import digest, ratio_key
 from d2it.config.run import Run
-from d2it.config.schema import Ratio
+from d2it.config.schema import Learned, Ratio
 from d2it.errors import SETTINGS, UserError
 from d2it.files import read_format
 from d2it.grains.maps import grain_map, route
+from d2it.grains.thresholds import cuts_at
 from d2it.models.dvae import sample
 
 FORMAT, VERSION = "d2it-latents", 1
@@ -100,7 +102,7 @@ class Latents:
         sides = [self.side * self.factors[-1] // factor for factor in self.factors]
         return [(self.channels, side, side) for side in sides]
 
-    def _ratio(self, ratio: Ratio) -> dict[str, Any]:
+    def _ratio(self, ratio: Learned) -> dict[str, Any]:
         key = ratio_key(ratio)
         if key not in self.header["ratios"]:
             name, keys = self.folder.name, [*self.header["ratios"], key]
@@ -113,10 +115,18 @@ class Latents:
         return self.header["ratios"][key]
 
     def cuts(self, ratio: Ratio) -> list[float]:
-        """Entropies between the grains, ascending."""
+        """Entropies between the grains, ascending; of any ratio, if random ones were measured."""
+        if self.quantiles is not None and ratio_key(ratio) not in self.header["ratios"]:
+            return cuts_at(self.quantiles, ratio)
         return [float(cut) for cut in self._ratio(ratio)["cuts"]]
 
-    def scale(self, ratio: Ratio) -> float:
+    @cached_property
+    def quantiles(self) -> np.ndarray | None:
+        """The thresholds' table; None where no random ratios were measured."""
+        measured = self.header["ratios"].get("random")
+        return None if measured is None else np.array(measured["quantiles"])
+
+    def scale(self, ratio: Learned) -> float:
         """1 / standard deviation of the routed, sampled code over the training split."""
         return self._ratio(ratio)["scale"]
 
@@ -124,7 +134,7 @@ class Latents:
         """Standard deviation of each grain's codes in use; None for a grain that no region has."""
         return self._ratio(ratio)["std"]
 
-    def reached(self, ratio: Ratio) -> Ratio:
+    def reached(self, ratio: Learned) -> Ratio:
         """The ratio that the cuts really give on the training split."""
         return self._ratio(ratio)["reached"]
 
@@ -154,10 +164,13 @@ class Latents:
             gathered[ending] = array
         return gathered
 
+    def entropy(self, indices: np.ndarray) -> Tensor:
+        """Of the regions of these images, (n, h, w)."""
+        return torch.from_numpy(self._gather(indices, ["entropy"])["entropy"])
+
     def maps(self, ratio: Ratio, indices: np.ndarray, mirrored: Tensor | bool = False) -> Tensor:
         """Grain maps (n, h, w) of these images, or of their mirror images where `mirrored` (n,)."""
-        entropy = torch.from_numpy(self._gather(indices, ["entropy"])["entropy"])
-        return grain_map(mirror(entropy, mirrored), self.cuts(ratio))
+        return grain_map(mirror(self.entropy(indices), mirrored), self.cuts(ratio))
 
 
 def mirror(values: Tensor, mirrored: Tensor | bool) -> Tensor:
@@ -171,12 +184,13 @@ def route_sample(
     batch: Batch,
     noises: Sequence[Tensor],
     mirrored: Tensor,
-    cuts: Sequence[float],
+    cuts: Sequence[float | Tensor],
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """What the second stage learns from: scaled codes on the finest grid, and their grain map.
 
-    batch: of Latents.fetch; noises: per grain (n, C, H_i, W_i); mirrored (n,) bool
+    batch: of Latents.fetch; noises: per grain (n, C, H_i, W_i); mirrored (n,) bool; cuts: see
+    grain_map
     -> (n, C, H_f, W_f), (n, h, w). The posterior is sampled before neighbour copying, so that a
     coarse region's cells share one code.
     """

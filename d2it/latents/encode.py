@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from d2it.clock import seed_of
 from d2it.config.ratios import at_least
 from d2it.config.recipe import digest, ratio_key
 from d2it.config.run import Run
-from d2it.config.schema import Ratio
+from d2it.config.schema import Learned, Ratio
 from d2it.errors import SETTINGS, UserError
 from d2it.files import (
     atomic_path,
@@ -27,8 +28,9 @@ from d2it.files import (
     write_json,
 )
 from d2it.grains.entropy import entropy_map
-from d2it.grains.maps import grain_map
-from d2it.grains.thresholds import cuts_of
+from d2it.grains.maps import grain_map, per_image
+from d2it.grains.mixture import random_shares
+from d2it.grains.thresholds import cuts_at, cuts_of, thresholds_of
 from d2it.images.packed import open_images
 from d2it.latents.cache import FORMAT, MIRRORS, VERSION, Latents, shard_arrays
 from d2it.machine.device import choose_device
@@ -44,6 +46,7 @@ MEASURED = 256  # images whose moments are summed at a time
 TOLERANCE = 0.01  # how far a reached ratio may be from the one asked for without a warning
 
 Header = dict[str, Any]
+Rule = dict[str, Any]
 Shard = dict[str, Any]
 
 
@@ -56,8 +59,8 @@ def encode(dvae: Run, share: Share | None = None) -> bool:
     folder, header = dvae.latents, identity(dvae)
     known = _same(folder / "manifest.json", header)
     wanted = {ratio_key(ratio): ratio for ratio in dvae.spec.ratios}
-    cuts = {  # before anything slow: thresholds may be missing
-        key: cuts_of(dvae.config, dvae.data, dvae.factors[0], ratio)
+    rules = {  # before anything slow: thresholds may be missing
+        key: rule_of(dvae, ratio)
         for key, ratio in wanted.items()
         if known is None or key not in known["ratios"]
     }
@@ -70,9 +73,9 @@ def encode(dvae: Run, share: Share | None = None) -> bool:
     made = encoding.folder if encoding else folder
     header = encoding.listed() if encoding else known or {}
     latents = Latents(made, "train", header)
-    if known and not cuts:
+    if known and not rules:
         return False
-    measured = measure(latents, cuts)
+    measured = measure(latents, rules)
     for key, numbers in measured.items():
         _compare(key, wanted[key], numbers["reached"], folder)
     write_json(made / "manifest.json", header | {"ratios": header["ratios"] | measured})
@@ -80,6 +83,18 @@ def encode(dvae: Run, share: Share | None = None) -> bool:
         os.replace(made, folder)
         encoding.units.remove()
     return True
+
+
+def rule_of(dvae: Run, ratio: Learned) -> Rule:
+    """What gives the grain maps of a ratio, as the manifest says it: cuts, or of random ratios the
+    whole table of quantiles, which then gives those of any other ratio too.
+    """
+    config, data, region = dvae.config, dvae.data, dvae.factors[0]
+    if isinstance(ratio, str):
+        return {"quantiles": list(thresholds_of(config, data, region).quantiles)}
+    # JSON knows no infinity: those of constant maps are written as words
+    cuts = cuts_of(config, data, region, ratio)
+    return {"cuts": [cut if math.isfinite(cut) else str(cut) for cut in cuts]}
 
 
 def identity(dvae: Run) -> Header:
@@ -203,25 +218,35 @@ def shard_of(unit: Unit) -> Shard:
     return {"name": f"{unit.series}-{unit.span.start // SHARD:05d}", "count": len(unit.span)}
 
 
-def measure(latents: Latents, cuts: dict[str, list[float]]) -> dict[str, Any]:
-    """Per ratio: its cuts, the ratio reached, the scale of the routed code, each grain's deviation.
+def measure(latents: Latents, rules: dict[str, Rule]) -> dict[str, Any]:
+    """Per ratio: its rule, the ratio reached, the scale of the routed code, each grain's deviation.
 
     In closed form over the posterior, Var z = E[mean^2] + E[var] - E[mean]^2, over both mirrors; a
     coarse code counts as often as it is copied.
     """
     k = latents.grains
-    sums = {key: torch.zeros(3, k, dtype=torch.float64) for key in cuts}  # codes, z, z^2
+    sums = {key: torch.zeros(3, k, dtype=torch.float64) for key in rules}  # codes, z, z^2
     for start in range(0, len(latents), MEASURED):
         batch = latents.fetch(np.arange(start, min(start + MEASURED, len(latents))))
         regions = [
             _region_sums(batch[f"mean_{grain}"], batch[f"logvar_{grain}"], 2**grain)
             for grain in range(k)
         ]
-        for key, cut in cuts.items():
-            map = grain_map(batch["entropy"], cut)
+        for key, rule in rules.items():
+            map = grain_map(batch["entropy"], _cuts(rule, k, start, len(batch["entropy"])))
             for grain, values in enumerate(regions):
                 sums[key][:, grain] += values[:, map == grain].sum(1)
-    return {key: _numbers(cut, sums[key], latents) for key, cut in cuts.items()}
+    return {key: rule | _numbers(sums[key], latents) for key, rule in rules.items()}
+
+
+def _cuts(rule: Rule, grains: int, start: int, n: int) -> Sequence[float | Tensor]:
+    """Of n images from `start` on; random ones are drawn once for each image."""
+    if "cuts" in rule:
+        return [float(cut) for cut in rule["cuts"]]
+    generator = torch.Generator().manual_seed(seed_of("ratios", start))
+    table = np.array(rule["quantiles"])
+    drawn = [cuts_at(table, shares) for shares in random_shares(generator, n, grains - 1)]
+    return per_image(torch.tensor(drawn))
 
 
 def _region_sums(mean: Tensor, logvar: Tensor, cells: int) -> Tensor:
@@ -236,7 +261,7 @@ def _region_sums(mean: Tensor, logvar: Tensor, cells: int) -> Tensor:
     return summed
 
 
-def _numbers(cuts: list[float], sums: Tensor, latents: Latents) -> dict[str, Any]:
+def _numbers(sums: Tensor, latents: Latents) -> dict[str, Any]:
     """What the manifest says of one ratio. sums (3, k): number, sum and sum of squares of codes."""
     k = latents.grains
     regions = sums[0] / (MIRRORS * latents.channels * 4.0 ** torch.arange(k))
@@ -244,8 +269,6 @@ def _numbers(cuts: list[float], sums: Tensor, latents: Latents) -> dict[str, Any
     copies = 4.0 ** torch.arange(k - 1, -1, -1)
     routed = (sums * copies).sum(1)
     return {
-        # JSON knows no infinity: those of constant maps are written as words
-        "cuts": [cut if math.isfinite(cut) else str(cut) for cut in cuts],
         "reached": shares[0] if k == 2 else shares,
         "scale": 1 / _deviation(routed),
         "std": [_deviation(one) if one[0] > 0 else None for one in sums.unbind(1)],
@@ -257,7 +280,9 @@ def _deviation(sums: Tensor) -> float:
     return math.sqrt(second / number - (first / number) ** 2)
 
 
-def _compare(key: str, wanted: Ratio, reached: Ratio, folder: Path) -> None:
+def _compare(key: str, wanted: Learned, reached: Ratio, folder: Path) -> None:
+    if isinstance(wanted, str):
+        return
     pairs = zip(at_least(wanted), at_least(reached), strict=True)
     if any(abs(a - b) > TOLERANCE for a, b in pairs):
         warnings.warn(

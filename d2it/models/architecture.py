@@ -137,6 +137,7 @@ def _grain(run: Run) -> Architecture:
         "side": run.dataset.size // run.factors[0],
         "grains": len(run.factors),
         "depth": run.config.model.sizes[run.spec.size].depth,
+        **({"any_ratio": True} if run.ratio == "random" else {}),  # younger than some networks
     }
 
 

@@ -98,6 +98,23 @@ class TimestepEmbedder(nn.Module):
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
 
 
+class SharesEmbedder(nn.Module):
+    """Shares in [0, 1], each embedded as a timestep is, on the scale of 1000 steps; their sum.
+
+    Beyond the paper: what tells the Grain Transformer the ratio that it is to draw a map of.
+    """
+
+    def __init__(self, width: int, shares: int) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(TimestepEmbedder(width) for _ in range(shares))
+
+    def forward(self, shares: Tensor) -> Tensor:
+        """(N, shares) -> (N, h)."""
+        columns = (1000 * shares).unbind(1)
+        embedded = [embed(column) for embed, column in zip(self.each, columns, strict=True)]
+        return torch.stack(embedded).sum(0)
+
+
 class Condition(nn.Module):
     """Timestep and class: the vector c of Eq 6 and Eq 8 (its third part, the grain map, differs by
     token).

@@ -164,7 +164,7 @@ class RefineNet(nn.Module):
     def windows(self, map: Tensor, skip: bool) -> Windows:
         """All windows, or with `skip` those with such regions."""
         cells = to_grid(map, self.side // map.shape[-1])
-        coarser = to_windows(cells[..., None], self.window)[..., 0] < self.grain
+        coarser = self.coarser(cells)
         hidden = apart(coarser) if self.fine_only else None
         live = torch.arange(len(coarser), device=cells.device)
         if not skip:
@@ -174,6 +174,10 @@ class RefineNet(nn.Module):
         live = live if len(live) else live.new_zeros(1)
         hidden = None if hidden is None else hidden[live]
         return Windows(cells, hidden, live, len(live) == len(coarser), True)
+
+    def coarser(self, cells: Tensor) -> Tensor:
+        """Tokens of no such region. cells (N, side, side), their grains -> (N windows, window^2)"""
+        return to_windows(cells[..., None], self.window)[..., 0] < self.grain
 
 
 class ContentTransformer(nn.Module):
@@ -285,6 +289,16 @@ class ContentTransformer(nn.Module):
         """Of each RefineNet, for many forward passes with one map, which is on the CPU."""
         nets = cast(list[RefineNet], self.refine)
         return [refine.windows(map, skip=True).to(device) for refine in nets]
+
+    def live_shares(self, map: Tensor) -> Tensor:
+        """The share of the windows that each RefineNet has to compute, coarse to fine: (N, k-1)
+        float64, or (N, 0) without RefineNets.
+        """
+        shares = []
+        for refine in cast(list[RefineNet], self.refine):
+            coarser = refine.coarser(to_grid(map, refine.side // map.shape[-1]))
+            shares.append((~coarser.all(1)).view(len(map), -1).double().mean(1))
+        return torch.stack(shares, 1) if shares else map.new_zeros((len(map), 0)).double()
 
     def one_code(self, noise: Tensor, map: Tensor) -> Tensor:
         """The cells of a code share one noise, and stay equal to the bit when sampled."""

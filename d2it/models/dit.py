@@ -51,8 +51,11 @@ class DiT(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x (N, C, H, W), t (N,), y (N,) or None -> (N, C or 2C, H, W)."""
+        return self.given(x, self.condition(t, y))
+
+    def given(self, x: Tensor, c: Tensor) -> Tensor:
+        """`forward` with the condition c (N, width)."""
         check_latents(x, self.channels, self.side)
-        c = self.condition(t, y)
         tokens = self.patch_embed(x) + self.positions
         tokens = run_blocks(self.blocks, tokens, c, self.checkpointing)
         return unpatchify(self.head(tokens, c), self.patch)

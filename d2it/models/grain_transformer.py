@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from d2it.models.blocks import SharesEmbedder
 from d2it.models.dit import DiT
 
 
@@ -13,6 +14,8 @@ class GrainTransformer(DiT):
     cross-entropy of Eq 5 trains it at every t. Paper does not say how a map is sampled; one shot
     from pure noise can only learn each region's frequencies, and loses how neighbours agree. Hence
     the many steps of `diffusion.sample_maps`.
+
+    any_ratio   it is told the ratio, beside t: one network draws the maps of every ratio
     """
 
     def __init__(
@@ -25,6 +28,7 @@ class GrainTransformer(DiT):
         classes: int,
         mlp_ratio: float = 4.0,
         qk_norm: bool = False,
+        any_ratio: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__(
@@ -41,6 +45,18 @@ class GrainTransformer(DiT):
             checkpointing=checkpointing,
         )
         self.grains = grains
+        self.ratio = SharesEmbedder(width, grains - 1) if any_ratio else None
+
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor | None = None, reached: Tensor | None = None
+    ) -> Tensor:
+        """x (N, k, h, w), t (N,), y (N,) or None -> (N, k, h, w). `reached` (N, k-1), the shares of
+        regions of grain 1 or finer, 2 or finer, …, where the network is told the ratio.
+        """
+        c = self.condition(t, y)
+        if self.ratio is not None:
+            c = c + self.ratio(reached)
+        return self.given(x, c)
 
 
 def one_hot(map: Tensor, grains: int) -> Tensor:

@@ -10,6 +10,7 @@ import yaml
 
 from d2it.clock import milestone
 from d2it.config.load import params_folder
+from d2it.config.ratios import numeric
 from d2it.config.recipe import ratio_key, repeats_of
 from d2it.config.run import Run, runs_of
 from d2it.config.schema import Config, Measured
@@ -118,7 +119,7 @@ def labels_of(pair: Pair, side: int, runs: dict[str, Run]) -> list[str]:
     name, pattern = pair.sides[side]
     run = runs[name]
     if run.kind == "dvae":
-        labels = [f"r{ratio_key(ratio)}" for ratio in run.spec.ratios]
+        labels = [f"r{ratio_key(ratio)}" for ratio in numeric(run.spec.ratios)]
     else:
         labels = list(run.evaluations)
     if side == 0 and pair.share is not None:

@@ -44,8 +44,8 @@ def computed(costs: dict[str, float]) -> float:
 def live_windows(config: Config, run: Run) -> float | None:
     """GMACs of a pass that leaves windows without such a region out; None: not measured."""
     path, shape = paths.windows(config), architecture(run)
-    if ratio_key(run.ratio) == "0":
-        return cost("content", shape, run.ratio).macs / 1e9  # no region is fine
+    if ratio_key(run.main_ratio) == "0":
+        return cost("content", shape, run.main_ratio).macs / 1e9  # no region is fine
     if not path.exists():
         return None
     for entry in read_format(path, FORMAT, VERSION, made_by=MADE_BY)["measured"]:
@@ -62,7 +62,7 @@ def measured_for(run: Run) -> dict[str, Any]:
         "data": run.data,
         "factors": run.factors,
         "window": run.config.model.window,
-        "ratio": ratio_key(run.ratio),
+        "ratio": ratio_key(run.main_ratio),
     }
 
 
@@ -82,5 +82,7 @@ def training_gmacs(config: Config, found: Result) -> dict[str, float]:
     """Of the network's training up to the evaluated moment; the grain network's, one for all sizes,
     is not in it.
     """
-    seen = found.recipe["images"]
-    return {reading: BACKWARD * seen * one for reading, one in pass_gmacs(config, found).items()}
+    seen, readings = found.recipe["images"], pass_gmacs(config, found)
+    if "gmacs" in found.metrics:  # of random ratios, at whatever ratio it draws
+        readings = {DENSE: found.header["gmacs"]["dense"]}
+    return {reading: BACKWARD * seen * one for reading, one in readings.items()}

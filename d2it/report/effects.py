@@ -131,7 +131,7 @@ def _by_chance(config: Config, first: Result | Gap, pair: Pair) -> Result | Gap:
     """How often two maps of the run's shares agree that know nothing of each other."""
     if isinstance(first, Gap):
         return first
-    finer = shares(run_of(config, pair.run).ratio)
+    finer = shares(run_of(config, pair.run).main_ratio)
     value = sum(share**2 for share in (1 - sum(finer), *finer))
     return replace(first, run=CHANCE, metrics={pair.metric: value}, header={}, recipe={})
 

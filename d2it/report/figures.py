@@ -196,10 +196,11 @@ def ratio_points(item: Ratios, config: Config) -> pd.DataFrame:
     """
     points = []
     for run in ratio_runs(item, config):
-        content = config.runs.content[run]
-        reconstruction = result(config, content.latents, f"r{ratio_key(content.ratio)}")
+        content = run_of(config, run)
+        at = content.main_ratio
+        reconstruction = result(config, content.dvae.name, f"r{ratio_key(at)}")
         for metric, found in (("fid", result(config, run)), ("rfid", reconstruction)):
-            points += _point(found, metric, metric=metric, ratio=shares(content.ratio)[-1])
+            points += _point(found, metric, metric=metric, ratio=shares(at)[-1])
     return pd.DataFrame(points, columns=["value", "spread", "run", "metric", "ratio"])
 
 

@@ -1,4 +1,4 @@
-"""Tables 1-5: ours beside the published numbers, as CSV (in full), Markdown and LaTeX (to read).
+"""Tables 1-6: ours beside the published numbers, as CSV (in full), Markdown and LaTeX (to read).
 
 Each row of data/published/<table>.csv becomes a line for every row of the study that stands beside
 it, or one marked as published only. A line without a number of ours says why. Rows that the paper
@@ -41,6 +41,10 @@ COST = (
     "GMACs a sample: all passes of the sampler, two a step with guidance, and those that draw a "
     "D²iT's map."
 )
+WINDOWS = (
+    "Of one network for every ratio they are of the windows that its maps make it compute, of all "
+    "others of every window."
+)
 ABSENT = "–"
 PUBLISHED_ONLY = "published only"
 BEYOND = "ours only"
@@ -51,14 +55,17 @@ def table(study: Study, name: str, config: Config) -> pd.DataFrame:
     item = item_of(study, name)
     assert isinstance(item, Table)
     lines: list[dict[str, Any]] = []
-    for printed in published(name):
+    every = published(name) if item.published else []
+    for printed in every:
         rows: list[Row | None] = [row for row in item.rows if row.row == printed["row"]]
         lines += [_line(item, printed, row, config) for row in rows or [None]]
-    for row in item.all_rows(config)[len(item.rows) :]:
-        unprinted = dict.fromkeys(printed, "") | {"row": row.row}
-        lines.append(_line(item, unprinted, row, config, [BEYOND]))
-    frame = pd.DataFrame(lines)
-    return frame.astype({"n": "Int64"})
+    columns = every[0] if every else ["row", *item.metrics]
+    for row in item.all_rows(config)[len(item.rows) if every else 0 :]:
+        unprinted = dict.fromkeys(columns, "") | {"row": row.row}
+        lines.append(_line(item, unprinted, row, config, [BEYOND] if every else []))
+    frame = pd.DataFrame(lines).astype({"n": "Int64"})
+    frame.attrs["published"] = bool(item.published)
+    return frame
 
 
 def _line(
@@ -132,8 +139,9 @@ def _incomparable(item: Table, ours: Result) -> str:
 def _notes(ours: Result) -> list[str]:
     """What sets this row apart from how the table's numbers are usually made."""
     notes = []
-    if ours.header["kind"] == "content" and ours.header["ratio"] != PUBLISHED_RATIO:
-        notes.append(f"r = {ratio_key(ours.header['ratio'])}")
+    ratio = ours.recipe.get("ratio", ours.header["ratio"])
+    if ours.header["kind"] == "content" and ratio != PUBLISHED_RATIO:
+        notes.append(f"r = {ratio_key(ratio)}")
     if ours.recipe.get("guidance", 1.0) != 1.0:
         notes.append(f"guidance {ours.recipe['guidance']}")
     if len(ours.tried) > 1:
@@ -149,8 +157,12 @@ def remarks(study: Study, name: str, config: Config) -> list[str]:
     assert isinstance(item, Table)
     found = [result(config, row.run, row.label) for row in item.all_rows(config)]
     several = of_several(config, [row.run for row in item.all_rows(config)])
-    shown = [COST] if any(isinstance(one, Result) for one in found) else []
-    return [f"Published: {item.published}.", *made_with(found), *shown, *several]
+    printed = [f"Published: {item.published}."] if item.published else []
+    ours = [one for one in found if isinstance(one, Result)]
+    shown = [COST] if ours else []
+    if any("gmacs" in one.metrics for one in ours):
+        shown.append(WINDOWS)
+    return [*printed, *made_with(found), *shown, *several]
 
 
 def write_table(study: Study, name: str, config: Config) -> list[Path]:
@@ -186,7 +198,7 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
             columns["GMACs a sample"] = [_gmacs(value) for value in values]
         elif label is None:
             columns[column] = [_text(value) for value in values]
-        elif part == "published":
+        elif part == "published" and frame.attrs["published"]:
             columns[f"{label} published"] = [_text(value) for value in values]
         elif part == "difference" and frame[column].notna().any():
             columns[f"{label.split()[0]} difference"] = [_text(value, "+.2f") for value in values]

@@ -20,7 +20,6 @@ from d2it.config.schema import Diffusion, Measured, Sampling
 from d2it.config.typed import build
 from d2it.errors import UserError
 from d2it.files import atomic_folder, folder_files, read_format, require_space, write_json
-from d2it.grains.thresholds import constant_cuts
 from d2it.images.packed import read_manifest
 from d2it.machine.device import choose_device
 from d2it.models.store import empty_network, fill, read_model, read_tensors, weights_name
@@ -68,6 +67,7 @@ def describe(pipeline: RunPipeline, run: str, classes: list[str]) -> dict[str, A
         "run": run,
         "kind": pipeline.kind,
         "ratio": maps.ratio,
+        "learned": maps.learned,
         # of the entropies (nats) between grains: what the training's own maps were made by
         "cuts": [str(cut) for cut in maps.latents.cuts(maps.ratio)],
         "sigma": config.sigma,
@@ -103,7 +103,8 @@ def load(folder: Path | str) -> Pipeline:
     diffusion = build(Diffusion, header["diffusion"], "diffusion")
     maps = GrainMaps(
         header["regions"],
-        constant_cuts(header["ratio"]),
+        header["ratio"],
+        header.get("learned", header["ratio"]),  # younger than some folders
         parts.get("grain"),
         sampling.grain_steps,
         schedule_of(diffusion),

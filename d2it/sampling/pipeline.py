@@ -7,6 +7,7 @@ kind of CPU or GPU.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,11 +16,15 @@ import torch
 from torch import Tensor
 
 from d2it.clock import seed_of
-from d2it.config.schema import Diffusion, Sampling
+from d2it.config.check import check_asked
+from d2it.config.ratios import at_least
+from d2it.config.schema import Diffusion, Learned, Ratio, Sampling
 from d2it.config.typed import nearest
+from d2it.cost.macs import gmacs, live_gmacs
 from d2it.diffusion import NoiseSource, Schedule, guided, sample, sample_maps
 from d2it.errors import UserError
 from d2it.grains.maps import grain_map, mean_within
+from d2it.grains.thresholds import constant_cuts
 from d2it.machine.device import Device, arithmetic, send
 from d2it.models.dvae import to_pixels
 
@@ -80,15 +85,26 @@ class GrainMaps:
     def __init__(
         self,
         side: int,
-        cuts: list[float] | None,
+        ratio: Ratio,
+        learned: Learned,  # what the networks learnt from
         grain: Part | None,
         steps: int,
         schedule: Schedule,
         device: Device,
     ) -> None:
         self.side, self.device = side, device
-        self.cuts = cuts  # of a constant map; None where maps differ between regions
+        self.ratio, self.learned = ratio, learned
         self.grain, self.steps, self.schedule = grain, steps, schedule
+
+    @property
+    def cuts(self) -> list[float] | None:
+        """Of a constant map; None where maps differ between regions."""
+        return constant_cuts(self.ratio)
+
+    @property
+    def drawn_by(self) -> Part | None:
+        """The network that draws them; None where they are constant or of another source."""
+        return self.grain if self.cuts is None else None
 
     def draw(self, seed: int, indices: np.ndarray, labels: np.ndarray | None) -> Tensor:
         """A whole aligned block of maps; labels (n,) where the images have classes."""
@@ -96,6 +112,8 @@ class GrainMaps:
             return grain_map(torch.zeros(len(indices), self.side, self.side), self.cuts)
         assert self.grain is not None  # where it is not, maps are given or of another source
         # from the Dynamic Grain Transformer (section 3.2.2), of the same class
+        reached = torch.tensor([at_least(self.ratio)]).expand(len(indices), -1)
+        told = self.grain.architecture.get("any_ratio", False)
         shape = [self.grain.architecture[name] for name in ("grains", "side", "side")]
         return sample_maps(
             self.grain.network,
@@ -103,6 +121,7 @@ class GrainMaps:
             self.steps,
             self.grain.labels(labels, self.device),
             self.schedule,
+            send(reached, self.device) if told else None,
         )
 
 
@@ -134,17 +153,40 @@ class Pipeline:
         seed: int = 0,
         map: np.ndarray | None = None,
         first: int = 0,
+        ratio: Ratio | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """`n` images of `seed` from number `first` on, and their grain maps.
 
         label: a class by number or name, "random", or None: all in turn. map: grains (h, w), or
-        (n, h, w) of each image, 0 coarse; None: drawn. Returns uint8 (n, H, W, 3), int64 (n, h, w).
+        (n, h, w) of each image, 0 coarse; None: drawn, at `ratio` if networks of random ratios are
+        asked for one. Returns uint8 (n, H, W, 3), int64 (n, h, w).
         """
+        if ratio is not None:
+            if map is not None:
+                raise UserError("A grain map has a ratio of its own: give a map or a ratio.")
+            return self.at(ratio).sample(n, label, seed, None, first)
         if n < 1 or first < 0:
             raise UserError(f"{n} images from number {first} on: ask for at least one, from 0 on.")
         map = None if map is None else self.checked_map(map, n)
         drawn = self.draw(seed, np.arange(first, first + n), map, self.label_of(label))
         return drawn.images, drawn.maps
+
+    def at(self, ratio: Ratio) -> "Pipeline":
+        """The same networks, drawing at another ratio."""
+        check_asked(ratio, self.maps.learned, self.grains, "ratio")
+        other, other.maps = copy(self), copy(self.maps)
+        other.maps.ratio = ratio
+        return other
+
+    def gmacs(self, maps: np.ndarray) -> np.ndarray:
+        """10^9 MACs of a forward pass for each of the maps (n, h, w): windows without fine regions
+        are skipped. (n,) float64
+        """
+        shape = self.network.architecture
+        if self.kind == "dit":
+            return np.full(len(maps), gmacs("dit", shape)["dense"])
+        live = self.network.network.live_shares(torch.from_numpy(maps)).tolist()
+        return np.array([live_gmacs(shape, shares) for shares in live])
 
     def label_of(self, label: int | str | None) -> int | Literal["random"] | None:
         """A class by number or name, "random", or None (all in turn), checked."""

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from d2it.clock import milestone
 from d2it.config import paths
+from d2it.config.ratios import is_constant
 from d2it.config.run import Run
-from d2it.config.schema import Measured, Ratio
+from d2it.config.schema import Learned, Measured, Ratio
 from d2it.errors import SETTINGS, UserError
 from d2it.grains.maps import random_map
-from d2it.grains.thresholds import constant_cuts
 from d2it.images.packed import read_manifest
 from d2it.latents.cache import open_latents
 from d2it.machine.device import Device, compile_on
@@ -52,21 +52,26 @@ class Maps(GrainMaps):
         source: str,
         grain: Run | None,
         device: Device,
+        learned: Learned | None = None,  # None: from that ratio alone
     ) -> None:
         config = self.config = dvae.config
-        self.ratio = ratio
         self.latents = open_latents(dvae, "train")
         self.flip = dvae.dataset.flip
-        cuts = constant_cuts(ratio)
-        self.source = source if cuts is None else "constant"
-        if self.source == "predicted" and grain is None:
+        self.asked, learned = source, ratio if learned is None else learned
+        predicted = source == "predicted" and not is_constant(learned)
+        if predicted and grain is None:
             raise UserError(
                 f"No grain run predicts maps of ratio {ratio} from {dvae.name}: "
                 "name one as `grain`."
             )
-        used = load_part(grain, device) if grain and self.source == "predicted" else None
+        used = load_part(grain, device) if grain and predicted else None
         side, steps = dvae.dataset.size // self.latents.factors[0], config.sampling.grain_steps
-        super().__init__(side, cuts, used, steps, schedule_of(config.diffusion), device)
+        schedule = schedule_of(config.diffusion)
+        super().__init__(side, ratio, learned, used, steps, schedule, device)
+
+    @property
+    def source(self) -> str:
+        return self.asked if self.cuts is None else "constant"
 
     def draw(self, seed: int, indices: np.ndarray, labels: np.ndarray | None) -> Tensor:
         if self.source not in ("random", "truth"):
@@ -105,7 +110,8 @@ class RunPipeline(Pipeline):
             )
         network = load_part(run, device, measured.at, measured.weights)
         dvae, name = load_part(run.dvae, device), run.dvae.name
-        maps = Maps(run.dvae, run.ratio, measured.maps, run.grain, device)
+        ratio = run.main_ratio if measured.ratio is None else measured.ratio
+        maps = Maps(run.dvae, ratio, measured.maps, run.grain, device, run.ratio)
         if maps.latents.header["dvae_digest"] != dvae.sha256:
             raise UserError(
                 f"The latents of {name} were made with other weights than it has now: "

@@ -54,7 +54,7 @@ class Request:
 
 def recipe_of(pipeline: Pipeline, request: Request) -> dict[str, Any]:
     """All that decides the files."""
-    grain = pipeline.maps.grain
+    grain = pipeline.maps.drawn_by
     return {
         "weights_sha256": pipeline.network.sha256,
         "dvae_sha256": pipeline.dvae.sha256,
@@ -69,7 +69,9 @@ def recipe_of(pipeline: Pipeline, request: Request) -> dict[str, Any]:
         "label": request.label,
         "map": None if request.map is None else request.map.tolist(),
         "form": request.form,
-    } | ({"protocol": request.protocol} if request.form == "features" else {})
+        **({"protocol": request.protocol} if request.form == "features" else {}),
+        **({"ratio": pipeline.maps.ratio} if pipeline.maps.learned == "random" else {}),
+    }
 
 
 def write_samples(
@@ -88,7 +90,9 @@ def write_samples(
         units.devices(f"{folder}")
         with atomic_folder(folder) as temporary:
             _put_together(pipeline, request, units, temporary)
+            maps = np.load(temporary / "maps.npy")
             header = {"format": FORMAT, "version": VERSION, "recipe": recipe}
+            header["gmacs"] = float(pipeline.gmacs(maps).mean())
             write_json(temporary / "samples.json", header | {"files": folder_files(temporary)})
         units.remove()
     return True

@@ -11,7 +11,8 @@ from torch import Generator, Tensor, nn
 from d2it.config.run import Run
 from d2it.cost.macs import training_flops
 from d2it.grains.entropy import entropy_map
-from d2it.grains.maps import grain_map, mean_per_grain, reached_shares
+from d2it.grains.maps import grain_map, mean_per_grain, per_image, reached_shares
+from d2it.grains.mixture import random_shares
 from d2it.grains.thresholds import cuts_of, thresholds_of
 from d2it.images.packed import open_images
 from d2it.models.architecture import architecture
@@ -100,7 +101,7 @@ class DvaeTask:
                 return None, {}
             return self._discriminator_loss(networks[DISCRIMINATOR], x, self.to_judge.popleft())
         entropy = entropy_map(images, self.dvae.factors[0], *self.kernel)
-        map = grain_map(entropy, [cut[:, None, None] for cut in batch["cuts"].unbind(1)])
+        map = grain_map(entropy, per_image(batch["cuts"]))
         noises = [batch[f"noise_{grain}"] for grain in range(self.grains)]
         reconstruction, moments = networks[GENERATOR](x, map, noises)
         if playing:  # the discriminator's turn comes when all shards have had the generator's
@@ -191,17 +192,3 @@ def cut_drawer(run: Run) -> Callable[[Generator, int], Tensor]:
         )
     cuts = cuts_of(config, run.data, region, ratio)
     return lambda generator, n: torch.tensor([cuts] * n)
-
-
-def random_shares(generator: Generator, n: int, thresholds: int) -> list[list[float]]:
-    """Random shares of grains 1..k-1 for each of n images.
-
-    For two grains 20 % each of 0, .5 and 1, the rest uniform: the ends and the main ratio stay well
-    served. For more, k-1 such draws are sorted to be the shares of "this grain or finer".
-    """
-    pick = torch.rand((n, thresholds), generator=generator)
-    uniform = torch.rand((n, thresholds), generator=generator)
-    fixed = torch.tensor([0.0, 0.5, 1.0])[(pick * 5).long().clamp(max=2)]
-    reached = torch.where(pick < 0.6, fixed, uniform).sort(dim=1, descending=True).values
-    finer = torch.cat([reached[:, 1:], torch.zeros(n, 1)], dim=1)
-    return (reached - finer).tolist()

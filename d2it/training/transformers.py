@@ -12,7 +12,8 @@ from d2it.config.schema import Ratio
 from d2it.cost.macs import training_flops
 from d2it.diffusion import Schedule, noise_loss
 from d2it.files import canonical_digest
-from d2it.grains.maps import cell_weights, copy_within, mean_per_grain
+from d2it.grains.maps import cell_weights, copy_within, grain_map, mean_per_grain, per_image
+from d2it.grains.mixture import random_shares
 from d2it.latents.cache import mirror, open_latents, route_sample
 from d2it.models.architecture import architecture
 from d2it.models.content_transformer import ContentTransformer
@@ -44,7 +45,8 @@ class SecondStageTask:
         self.extra: dict[str, Any] = {}
         self.notes: list[str] = []
         skips = self.architecture.get("skip_windows", False)
-        self.flops = training_flops(self.kind, self.architecture, self.ratio if skips else None)
+        reached = self.mean_ratio if skips else None
+        self.flops = training_flops(self.kind, self.architecture, reached)
         network = self.builder(**self.architecture, checkpointing=training.checkpointing)
         self.learners = [Learner(self.kind, network, training, training.learning_rate)]
 
@@ -56,6 +58,23 @@ class SecondStageTask:
             "mirrored": mirrored & self.flip,
             "hidden": torch.rand(n, generator=generator) < self.label_dropout,
             "noise": torch.randn((n, *self.noised_shape()), generator=generator),
+        }
+
+    @property
+    def mean_ratio(self) -> Ratio:
+        """The run's ratio; the mean of random ones."""
+        return self.latents.reached("random") if isinstance(self.ratio, str) else self.ratio
+
+    def draw_ratios(self, generator: Generator, n: int) -> Batch:
+        """Cuts (n, k-1) of each image's grain map: of the run's ratio, or of one drawn for each,
+        which `reached` says as the shares of grain 1 or finer, 2 or finer, …, (n, k-1).
+        """
+        if not isinstance(self.ratio, str):
+            return {"cuts": torch.tensor([self.latents.cuts(self.ratio)]).expand(n, -1)}
+        drawn = random_shares(generator, n, self.latents.grains - 1)
+        return {
+            "cuts": torch.tensor([self.latents.cuts(shares) for shares in drawn]),
+            "reached": torch.tensor([at_least(shares) for shares in drawn]),
         }
 
     def noised_shape(self) -> tuple[int, int, int]:
@@ -78,17 +97,21 @@ class GrainTask(SecondStageTask):
         return self.latents.grains, side, side
 
     def fetch(self, indices: np.ndarray) -> Batch:
-        """{"map": (n, h, w) of the unmirrored images, "label": (n,)}"""
+        """{"entropy": (n, h, w) of the unmirrored images, "label": (n,)}"""
         labels = torch.from_numpy(self.latents.labels[indices])
-        return {"map": self.latents.maps(self.ratio, indices), "label": labels}
+        return {"entropy": self.latents.entropy(indices), "label": labels}
+
+    def draw(self, generator: Generator, n: int, images_seen: int) -> Batch:
+        return super().draw(generator, n, images_seen) | self.draw_ratios(generator, n)
 
     def loss(
         self, learner: str, networks: dict[str, nn.Module], batch: Batch, images_seen: int
     ) -> tuple[Tensor, Batch]:
-        map = mirror(batch["map"], batch["mirrored"])
+        entropy = mirror(batch["entropy"], batch["mirrored"])
+        map = grain_map(entropy, per_image(batch["cuts"]))
         clean = one_hot(map, self.latents.grains)
         noisy = self.schedule.q_sample(clean, batch["t"], batch["noise"])
-        logits = networks[learner](noisy, batch["t"], self.labels(batch))
+        logits = networks[learner](noisy, batch["t"], self.labels(batch), batch.get("reached"))
         accuracy = (logits.detach().argmax(1) == map).float().mean()
         return grain_loss(logits, map), {"accuracy": accuracy}
 
@@ -100,7 +123,7 @@ class CodesTask(SecondStageTask):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self.cuts, self.scale = self.latents.cuts(self.ratio), self.latents.scale(self.ratio)
+        self.scale = self.latents.scale(self.ratio)
 
     def noised_shape(self) -> tuple[int, int, int]:
         return self.latents.channels, self.latents.side, self.latents.side
@@ -113,14 +136,15 @@ class CodesTask(SecondStageTask):
         drawn = super().draw(generator, n, images_seen)
         for grain, shape in enumerate(self.latents.noise_shapes()):
             drawn[f"posterior_{grain}"] = torch.randn((n, *shape), generator=generator)
-        return drawn
+        return drawn | self.draw_ratios(generator, n)
 
     def loss(
         self, learner: str, networks: dict[str, nn.Module], batch: Batch, images_seen: int
     ) -> tuple[Tensor, Batch]:
         grains = self.latents.grains
         posterior = [batch[f"posterior_{grain}"] for grain in range(grains)]
-        z0, map = route_sample(batch, posterior, batch["mirrored"], self.cuts, self.scale)
+        cuts = per_image(batch["cuts"])
+        z0, map = route_sample(batch, posterior, batch["mirrored"], cuts, self.scale)
         # eps_i of Eq 11 is the noise of a code: a coarse region's cells share one, as its code
         noise = copy_within(batch["noise"], map, grains) if self.shared_noise else batch["noise"]
         zt = self.schedule.q_sample(z0, batch["t"], noise)
@@ -143,7 +167,7 @@ class ContentTask(CodesTask):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         if run.spec.grain_loss:
-            self.normaliser = mean_weight(run.ratio) if run.spec.normalise_loss else 1.0
+            self.normaliser = mean_weight(self.mean_ratio) if run.spec.normalise_loss else 1.0
 
     def predict(
         self, network: nn.Module, zt: Tensor, t: Tensor, y: Tensor | None, map: Tensor
