@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
 import scipy.stats
@@ -71,6 +72,12 @@ def test_at_equal_work_the_dearer_may_be_the_second_and_a_seed_may_lack_its_mome
     left = worked(config)
     assert left.seeds == 2 and left.mean == pytest.approx(100 * (90 + 92) / 241 - 100)
     assert "] (2 seeds)" in sections(render(config, load_claims()))["What was run"]
+
+
+def test_a_moment_that_a_claim_names_is_not_moved_by_work(config):
+    of(config, *CLEAR)
+    assert effect(replace(PAIR, share=1.0), CLAIMS, config).worked == {}
+    assert effect(PAIR, CLAIMS, config).worked
 
 
 def test_fewer_windows_leave_more_of_the_training(config):

@@ -46,6 +46,8 @@ def test_a_sample_costs_all_passes_of_its_sampler_and_its_map(config):
     paths.evaluation(config, "d2it_xl_classes").write_text(json.dumps(found))
     for label, passes in steps.items():
         assert costs(label) == pytest.approx(passes * dense + 10 * map)
+    true_maps = sample_gmacs(config, result(config, "d2it_l", "truth"))[DENSE]
+    assert true_maps == 25 * gmacs("content", architecture(run_of(config, "d2it_l")))["dense"]
     shown = sample_gmacs(config, result(config, "dit_b"))
     dit = gmacs("dit", architecture(run_of(config, "dit_b")))["dense"]
     assert shown == {reading: pytest.approx(25 * dit) for reading in (DENSE, FINE, LIVE)}

@@ -46,7 +46,8 @@ class Pair:
     @property
     def of_whole_trainings(self) -> bool:
         """Of two networks that draw, each after all of its training."""
-        return {self.label, self.than_label} == {"main"} and self.metric != "rfid"
+        labels = {self.label, self.than_label}
+        return labels == {"main"} and self.share is None and self.metric != "rfid"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ rule claims:
         # a function: read only when the claims are asked for
         runs=lambda wildcards: evaluated(*claims.needed(claims.load_claims(), CONFIG)),
         which="params/claims.yaml",
+        windows=[str(path) for path in [paths.windows(CONFIG)] if path.exists()],
         published="data/published/prose_claims.csv",
     output:
         str(paths.claims(CONFIG)),
