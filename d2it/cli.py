@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from d2it.errors import UserError, compile_sentence, is_out_of_memory, lacks_compiler
+from d2it.runs.signals import Detached
 from d2it.version import __version__
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -74,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a closed pipe is noticed here, not at exit
     except UserError as error:
         return _complain(error, namespace)
+    except Detached as detached:
+        print(f"d2it: {detached}", file=sys.stderr)
+        return 128 + detached.signum
     except BrokenPipeError:  # e.g. `d2it study | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

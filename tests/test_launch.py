@@ -13,9 +13,9 @@ from d2it.config import Config, paths
 from d2it.config.recipe import KINDS
 from d2it.config.run import run_of
 from d2it.errors import UserError
-from d2it.jobs import local, slurm, slurm_training
+from d2it.jobs import local, slurm, slurm_jobs
 from d2it.jobs.launch import arrange, launch
-from d2it.jobs.launcher import Launcher, load_launcher
+from d2it.jobs.launcher import Launcher, Resources, load_launcher
 from d2it.jobs.local import Job, LocalJob, run_here
 from d2it.jobs.slurm_training import FRUITLESS, count_starts
 from d2it.jobs.submit import make_executor
@@ -151,9 +151,11 @@ def test_an_sbatch_that_outlives_us_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_job_gone_when_patience_ends(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm_training, "ENDING", -1.0)
+    monkeypatch.setattr(slurm_jobs, "ENDING", -1.0)
     monkeypatch.setattr(slurm, "queued", lambda name: [])
-    assert slurm_training._find(plan) is None
+    lock = plan.folder / "submit.lock"
+    jobs = slurm_jobs.Jobs(plan.folder, plan.run, {}, Resources(), every=60, lock=lock)
+    assert jobs._find() is None
 
 
 def test_a_job_that_never_saves_anything_is_given_up(plan: Plan) -> None:

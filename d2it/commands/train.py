@@ -41,18 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     run = run_of(load(arguments.params, arguments.overrides), arguments.run)
     launcher = load_launcher(arguments.launcher)
-    from d2it.runs.signals import Detached, Stopped
+    from d2it.runs.signals import Stopped
 
     try:
         launch(run, launcher, arguments.wait, arguments.processes)
     except Stopped as stopped:
-        ended = (
-            f"{stopped} ended the training of {arguments.run}: run the same command again to go on."
+        print(
+            f"d2it: {stopped} ended the training of {arguments.run}: run the same command again to "
+            "go on.",
+            file=sys.stderr,
         )
-        if isinstance(stopped, Detached):
-            ended = (
-                f"Slurm job {stopped.job} goes on training {arguments.run}: the same command waits "
-                f"for it again, and `scancel {stopped.job}` stops it."
-            )
-        print(f"d2it: {ended}", file=sys.stderr)
         raise SystemExit(128 + stopped.signum) from None

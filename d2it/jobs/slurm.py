@@ -1,13 +1,13 @@
 """What Slurm says about our jobs. Only its own programs are run; no torch, no submitit.
 
-    queued("dvae-1f2e3d4c")    jobs of this name that are pending or running: asks squeue, now
+    live(folder)               jobs of a folder that are pending or running: asks squeue, now
     accounting(["12", "15"])   {"12": Accounting(state="RUNNING", nodes="node1", ...)}: asks sacct
                                and squeue at most once a minute for all commands that share a runs/
                                folder together, so an answer is up to a minute old; a job that was
                                not yet asked about is missing
-                               (the third part of an array is "12_2")
-    record(folder, "12", ...)  note in the run folder that a job was submitted for it
-    jobs_of(folder)            ids of all jobs that were ever submitted for a run, oldest first
+    ids("12", 3)               ["12_0", "12_1", "12_2"], the jobs of an array of three
+    record(folder, "12", 3)    note in the folder that an array of three was submitted for it
+    jobs_of(folder)            ids of all that were ever submitted for a folder, oldest first
     with submitting(lock):     no other command, and no sbatch that outlived one, submits meanwhile
 
 GPU-hours of a job: `elapsed * gpus / 3600`.
@@ -65,6 +65,9 @@ class Accounting:
     exit: str = ""  # code:signal
     live: bool = True  # pending, running or about to be requeued; unlike `state` it is no moment's
 
+    def now(self) -> str:
+        return " ".join(filter(None, [self.state, self.nodes, self.reason]))
+
     def __str__(self) -> str:
         words = [f"ended on {self.nodes or 'no node'} as {self.state}"]
         words += [f"exit {self.exit}"] if self.exit else []
@@ -95,11 +98,21 @@ def queued(*names: str) -> list[Queued]:
     return sorted(jobs, key=lambda found: int(found.job))
 
 
-def record(folder: Path, job: str, tasks: int) -> None:
-    """Add a job to the run folder's jobs.json, unless it is the last one there."""
+def live(folder: Path) -> list[Queued]:
+    """The jobs that have this very folder's name and path."""
+    return [job for job in queued(folder.name) if job.comment == str(folder.resolve())]
+
+
+def ids(array: str, parts: int) -> list[str]:
+    """The jobs of an array; one alone is submitted, and called, as a mere job."""
+    return [f"{array}_{i}" for i in range(parts)] if parts > 1 else [array]
+
+
+def record(folder: Path, array: str, parts: int) -> None:
+    """Add a job or an array to the folder's jobs.json, unless it is the last one there."""
     jobs = _recorded(folder)
-    if [entry["job"] for entry in jobs[-1:]] != [job]:
-        entry = {"job": job, "tasks": tasks, "user": getpass.getuser(), "time": time.time()}
+    if [entry["job"] for entry in jobs[-1:]] != [array]:
+        entry = {"job": array, "parts": parts, "user": getpass.getuser(), "time": time.time()}
         write_json(folder / "jobs.json", [*jobs, entry])
 
 
@@ -118,7 +131,7 @@ def _recorded(folder: Path) -> list[dict[str, Any]]:
 def accounting(jobs: Iterable[str], every: float = EVERY) -> dict[str, Accounting]:
     """What is known of `jobs`, and never asked more often than `every` seconds by all together.
 
-    Whoever finds the last answers too old asks for the jobs of all runs and leaves what it hears
+    Whoever finds the last answers too old asks for all runs and arrays, and leaves what it hears
     in runs/.slurm/; the others read that.
     """
     jobs = set(jobs)
@@ -126,13 +139,19 @@ def accounting(jobs: Iterable[str], every: float = EVERY) -> dict[str, Accountin
     if _age(path) >= every:
         with suppress(BlockingIOError), _turn(path.parent):  # else another one asks
             if _age(path) >= every:
-                every_run = {job for run in runs_folder().iterdir() for job in jobs_of(run)[-1:]}
                 before = _answers(path)["jobs"]
-                answers = _ask(jobs | every_run, before)
+                answers = _ask(jobs | _last(), before)
                 known = before | {job: asdict(answer) for job, answer in answers.items()}
                 _leave(path, {"asked": time.time(), "jobs": known})
     known = _answers(path)["jobs"]
     return {job: Accounting(**known[job]) for job in jobs if job in known}
+
+
+def _last() -> set[str]:
+    """The jobs that were last submitted for each run, and for each array of shares."""
+    folders = [*runs_folder().iterdir(), *runs_folder().glob(".arrays/*")]
+    last = [entry for folder in folders for entry in _recorded(folder)[-1:]]
+    return {job for entry in last for job in ids(entry["job"], entry.get("parts", 1))}
 
 
 @contextmanager
@@ -186,14 +205,18 @@ def _ask(jobs: set[str], before: dict[str, Any]) -> dict[str, Accounting]:
     answered = queue.returncode == 0 or "Invalid job id" in queue.stderr  # none of them is left
     waiting = set(queue.stdout.split()) if answered else jobs
     found = parse(told.stdout, waiting)
+    if answered:  # where there is no accounting, squeue tells all that is known
+        unknown = jobs - found.keys() - waiting
+        found |= {job: Accounting("GONE", live=False) for job in unknown if _was_live(job, before)}
     for job, answer in found.items():  # sacct may hear of an end later than squeue, but not much
-        if not answer.live and answer.state in UNDER_WAY:
-            ending = before.get(job, {}).get("state") != ENDING
-            found[job] = replace(answer, state=ENDING, live=True) if ending else answer
-    if answered and told.returncode == 0:
-        gone = jobs - found.keys() - waiting
-        found |= {job: Accounting("GONE", live=False) for job in gone}
+        if not answer.live and answer.state in UNDER_WAY and _was_live(job, before):
+            found[job] = replace(answer, state=ENDING, live=True)
     return found
+
+
+def _was_live(job: str, before: dict[str, Any]) -> bool:
+    known = before.get(job, {"live": True, "state": ""})
+    return bool(known["live"]) and known["state"] != ENDING
 
 
 def parse(rows: str, live: set[str]) -> dict[str, Accounting]:

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 
 REQUEUES = 1000  # submitit's own limit, 3, would end a week-long run on its third day
-
-
 WARNED = 90  # seconds before its time limit at which a job is told to save
+ASKED = ("partition", "account", "constraint", "nodes", "gpus", "minutes", "extra")  # of Slurm
 
 
 def logs_of(folder: Path) -> Path:
@@ -67,34 +66,25 @@ def submit(
     except FailedJobError as error:
         for path in set(executor.folder.iterdir()) - before:
             path.unlink()
-        asked = {
-            "partition": resources.partition,
-            "account": resources.account,
-            "constraint": resources.constraint,
-            "nodes": resources.nodes,
-            "gpus": resources.gpus,
-            "minutes": resources.minutes,
-            "extra": _spelt(resources.extra),
-        }
-        settings = ", ".join(f"{name} {value}" for name, value in asked.items() if value)
+        asked = ((name, getattr(resources, name)) for name in ASKED)
+        settings = ", ".join(f"{name} {value}" for name, value in asked if value).replace("'", "")
         raise UserError(
             f"Slurm refused the job of {folder.name} ({slurm.refusal(error)}): nothing was "
             f"submitted; correct the launcher, which asks for {settings}."
         ) from None
 
 
-def _spelt(extra: dict[str, Any]) -> str:
-    """As in a launcher: {mem: 200G, qos: high}."""
-    entries = ", ".join(f"{name}: {value}" for name, value in extra.items())
-    return entries and f"{{{entries}}}"
-
-
-def leave(job: "submitit.Job[Any]", work: Callable[[], Any], resources: "Resources") -> None:
+def leave(folder: Path, job: str, work: Callable[[], Any], resources: "Resources") -> None:
     """What a job does, where it looks for that within its first minute: whoever submitted it may
-    have been killed before."""
+    have been killed before.
+
+    The file bears the job's number, so that submitit too can write it only after sbatch. To hold
+    the job until then saves nothing: after a kill, its place in the queue would be given up.
+    """
+    from submitit.core.utils import JobPaths
     from submitit.helpers import DelayedSubmission
 
-    path = job.paths.submitted_pickle
+    path = JobPaths(logs_of(folder), job).submitted_pickle
     if not path.exists():
         delayed = DelayedSubmission(work)
         delayed.set_timeout(resources.minutes, REQUEUES)

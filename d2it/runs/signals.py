@@ -34,12 +34,15 @@ class Stopped(Exception):
         self.signum = signum
 
 
-class Detached(Stopped):
-    """Only who waited for a Slurm job was asked to stop: the job goes on."""
+class Detached(Exception):
+    """Only who waited for Slurm was asked to stop: its job, or array of jobs, goes on."""
 
-    def __init__(self, job: str, signum: int):
-        super().__init__(signum)
-        self.job = job
+    def __init__(self, who: str, job: str, signum: int):
+        super().__init__(
+            f"Slurm job {job} goes on with {who}: the same command waits for it again, and "
+            f"`scancel {job}` stops it."
+        )
+        self.signum = signum
 
 
 class Stalled(UserError):

@@ -1,0 +1,187 @@
+"""The Slurm jobs of a folder: submitted once, found again, waited for, their end explained.
+
+A training is one job of several processes; the shares of a stage are an array of jobs of one. Jobs
+belong to a folder by their name, the folder's own, and by their comment, its path: whoever waits
+may be killed, since the same command finds them in the queue. What a process has come to it leaves
+as JSON (last_word.py); of a job that left nothing, sacct tells the end. No torch is imported.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from d2it.errors import UserError
+from d2it.files import locked
+from d2it.jobs import last_word, slurm
+from d2it.jobs.submit import WARNED, leave, logs_of, submit
+from d2it.runs.signals import SIGNALS, Detached, Stalled
+
+if TYPE_CHECKING:
+    import submitit
+
+    from d2it.jobs.launcher import Resources
+
+LOOK = 2.0  # seconds between two looks at what jobs left; Slurm itself is asked less often
+ENDING = 60.0  # seconds that a job may be listed as completing: then it is gone, or waits again
+WORD = "_result.json"  # of a process, beside submitit's own files: <job>_<rank>_result.json
+
+
+class Work:
+    """What a job does, in each of its processes. submitit pickles it and calls it there."""
+
+    def __call__(self) -> None:
+        from submitit import JobEnvironment
+
+        here = JobEnvironment()
+        word = here.paths.folder / f"{here.job_id}_{here.global_rank}{WORD}"
+        word.unlink(missing_ok=True)  # of a start before a requeue
+        if here.global_rank == 0:
+            for half in here.paths.folder.glob(f"{here.job_id}_*.save_tmp"):
+                half.unlink()  # which submitit would refuse to write again
+        try:
+            finished = self.do(here, word)
+        except Stalled:  # it waited for one that died: that one's node may be down, all requeued
+            raise
+        except UserError as error:
+            last_word.leave(word, error)
+            raise
+        if finished and here.global_rank == 0:
+            last_word.leave(word, None)
+
+    def do(self, here: "submitit.JobEnvironment", word: Path) -> bool:
+        """False: stopped, and perhaps requeued; or something else has left a word."""
+        raise NotImplementedError
+
+    def checkpoint(self) -> Any:
+        """For submitit: what a requeued job does."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+@dataclass
+class Jobs:
+    """The parts of what is computed in a folder, a job each."""
+
+    folder: Path
+    who: str  # as sentences call them together
+    parts: Mapping[str, Work]  # by what sentences call each
+    resources: "Resources"
+    every: float  # seconds between two questions to Slurm
+    lock: Path  # held while they are submitted
+
+    def __post_init__(self) -> None:
+        least = -(-2 * WARNED // 60)
+        if self.resources.minutes < least:
+            raise UserError(
+                f"The launcher gives {self.who} {self.resources.minutes} minutes, but a job is "
+                f"told to save {WARNED} s before its limit: give it `minutes` of {least} or more."
+            )
+
+    def run(self, clear: Callable[[], None], show: Callable[[], None] = lambda: None) -> bool:
+        """Have every part done: find its job in the queue, or `clear` and submit; then wait.
+
+        A signal ends the waiting alone. False: the same command, waiting elsewhere, has seen the
+        end of all and tidied up.
+        """
+        with slurm.submitting(self.lock):
+            array = self._find()
+            if array is None:
+                clear()
+                [first, *_] = submit(self.folder, list(self.parts.values()), self.resources)
+                array = first.job_id.partition("_")[0]
+            else:
+                for part, job in self._jobs(array).items():
+                    leave(self.folder, job, self.parts[part], self.resources)
+            slurm.record(self.folder, array, len(self.parts))
+        count = f", {len(self.parts)} parts" if len(self.parts) > 1 else ""
+        print(f"{self.who}: Slurm job {array}{count}", file=sys.stderr)
+
+        def detach(signum: int, _: Any) -> None:
+            raise Detached(self.who, array, signum)
+
+        handlers = {signum: signal.signal(signum, detach) for signum in SIGNALS}
+        try:
+            return self._wait(array, show)
+        finally:
+            for signum, previous in handlers.items():
+                signal.signal(signum, previous)
+
+    def ended_well(self) -> bool:
+        """Whether all parts did, as they were last submitted."""
+        return any(self._well(array) for array in slurm.jobs_of(self.folder)[-1:])
+
+    def _jobs(self, array: str) -> dict[str, str]:
+        return dict(zip(self.parts, slurm.ids(array, len(self.parts)), strict=True))
+
+    def _words(self, array: str) -> dict[str, last_word.Word]:
+        """What the parts came to that have ended: the first process tells that all went well, and
+        any of them what a user can mend. Names are listed, since NFS knows a file's absence long.
+        """
+        found = {}
+        for part, job in self._jobs(array).items():
+            paths = sorted(logs_of(self.folder).glob(f"{job}_*{WORD}"))
+            words = [word for path in paths if (word := last_word.read(path))]
+            if words:
+                found[part] = max(words, key=lambda word: word["error"] is not None)
+        return found
+
+    def _well(self, array: str) -> bool | None:
+        """Whether all parts ended well; None: not all have ended."""
+        words = self._words(array).values()
+        return not any(word["error"] for word in words) if len(words) == len(self.parts) else None
+
+    def _find(self) -> str | None:
+        """The array in the queue, unless it has failed and is about to leave."""
+        deadline = time.monotonic() + ENDING
+        while mine := slurm.live(self.folder):
+            array = mine[0].job
+            going = any(job.state != "COMPLETING" for job in mine)
+            if going and self._well(array) is not False or time.monotonic() > deadline:
+                return array
+            time.sleep(LOOK)
+        return None
+
+    def _wait(self, array: str, show: Callable[[], None]) -> bool:
+        jobs, said = self._jobs(array), ""
+        while len(words := self._words(array)) < len(jobs):
+            if not self.folder.exists():
+                with locked(self.lock):  # or somebody is submitting it again
+                    if not self.folder.exists():
+                        return False
+            show()
+            left = {part: job for part, job in jobs.items() if part not in words}
+            known = slurm.accounting(left.values(), self.every)
+            if all(job in known and not known[job].live for job in left.values()):
+                if self._words(array).keys() == words.keys():
+                    raise self._unfinished(left, known)
+                continue
+            if len(jobs) == 1 and known and said != (said := known[array].now()):
+                print(f"{self.who}: Slurm job {array}: {said}", file=sys.stderr)
+            time.sleep(LOOK)
+        for part, word in words.items():
+            if "died" in word:
+                last_word.show_end(self._log(jobs[part]))
+            if word["error"]:
+                raise UserError(word["error"])
+        return True
+
+    def _unfinished(self, left: Mapping[str, str], known: Mapping[str, slurm.Accounting]) -> UserError:
+        """Of one of these jobs that have ended, if possible one that was started."""
+        job = min(left.values(), key=lambda job: not known[job].nodes)
+        log = self._log(job)
+        last_word.show_end(log)
+        return UserError(
+            f"Slurm ended {self.who} before {', '.join(left)} was finished: job {job} "
+            f"{known[job]} (its log: {log}): the same command goes on from what was saved."
+        )
+
+    def _log(self, job: str) -> Path:
+        """Of its first process; srun tells there of others that failed."""
+        from submitit.core.utils import JobPaths
+
+        return JobPaths(logs_of(self.folder), job, 0).stderr
