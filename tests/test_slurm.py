@@ -92,6 +92,18 @@ def test_an_end_that_sacct_hears_of_late(monkeypatch) -> None:
     assert first["8"] == again["8"] and not again["8"].live
 
 
+def test_an_end_where_there_is_no_accounting(monkeypatch) -> None:
+    """squeue lists the job no more, which is all that is known; what sacct once told is kept."""
+
+    def run(command: str, *_: str) -> subprocess.CompletedProcess[str]:
+        answer = (1, "Slurm accounting storage is disabled") if command == "sacct" else (0, "")
+        return subprocess.CompletedProcess([], answer[0], "", answer[1])
+
+    monkeypatch.setattr(slurm, "_run", run)
+    before = {"8": asdict(slurm.Accounting("COMPLETED", live=False))}
+    assert slurm._ask({"7", "8"}, before) == {"7": slurm.Accounting("GONE", live=False)}
+
+
 @pytest.mark.parametrize(
     ("told", "why"),
     [

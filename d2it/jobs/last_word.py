@@ -1,7 +1,9 @@
 """What a process leaves, as JSON, for the one that waits for it: the error that ended it, or none.
 
-{"error": null}      it ended well
-{"error": "..."}     a UserError's sentence, with the gaps for settings
+{"error": null}                   it ended well
+{"error": "..."}                  a UserError's sentence, with the gaps for settings
+{"error": ..., "died": true}      it died of something else: its log tells of what
+{"error": null, "stopped": 15}    a training saved and left, as this signal asked
 """
 
 import json

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from d2it.config.run import Run
 from d2it.errors import UserError
-from d2it.jobs.last_word import show_end
+from d2it.jobs import last_word
 from d2it.runs.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -53,24 +53,29 @@ class LocalJob(Job):
     alive: Path  # locked by the launching process while it lives
     gpus: list[str]  # as CUDA_VISIBLE_DEVICES names them, one to a process; submitit takes numbers
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self) -> None:
         from submitit.helpers import TorchDistributedEnvironment
 
         from d2it.runs.signals import Stopped
 
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        here = TorchDistributedEnvironment()
+        here.export(set_cuda_visible_devices=False, overwrite=True)
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
         os.environ["MASTER_ADDR"] = "127.0.0.1"
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
         threading.Thread(target=_end_with, args=(self.alive,), daemon=True).start()
         (self.alive.parent / f"{os.getpid()}.pid").touch()
+        word = self.alive.parent / f"{here.rank}.json"
         try:
             self.train(make_plan(self.run))
+            last_word.leave(word, None)
         except UserError as error:
-            return {"error": error.sentence}
+            last_word.leave(word, error)
         except Stopped as stopped:
-            return {"stopped": stopped.signum}
-        return {}
+            last_word.leave(word, None, stopped=stopped.signum)
+        except BaseException:
+            last_word.leave(word, None, died=True)
+            raise
 
 
 def _end_with(alive: Path) -> None:
@@ -115,7 +120,7 @@ def run_here(plan: Plan, job: Job, processes: int, gpus: list[str]) -> None:
                 while not submitted.done():
                     show()
                     time.sleep(POLL)
-                    if failed_at is None and _has_failed(submitted):
+                    if failed_at is None and any(map(_has_failed, _words(folder, processes))):
                         failed_at = time.monotonic()
                     if failed_at is not None and time.monotonic() > failed_at + GRACE:
                         _kill(folder)  # one that stands still hears nothing else
@@ -128,19 +133,19 @@ def run_here(plan: Plan, job: Job, processes: int, gpus: list[str]) -> None:
             for signum, previous in handlers.items():
                 signal.signal(signum, previous)
         try:
-            _settle(plan, submitted)
+            _settle(plan, submitted, _words(folder, processes))
         except Stopped as stopped:
             raise Stopped(received[0] if received else stopped.signum) from None
     shutil.rmtree(folder)
 
 
-def _has_failed(submitted: "submitit.Job[Any]") -> bool:
-    """Whether a process left an error; one that was told to stop may leave while others save."""
-    from submitit.core.utils import pickle_load
+def _words(folder: Path, processes: int) -> list[last_word.Word | None]:
+    return [last_word.read(folder / f"{rank}.json") for rank in range(processes)]
 
-    results = [submitted.task(i).paths.result_pickle for i in range(submitted.num_tasks)]
-    left = [pickle_load(path) for path in results if path.exists()]
-    return any(outcome == "error" or "error" in result for outcome, result in left)
+
+def _has_failed(word: last_word.Word | None) -> bool:
+    """Unlike one that was told to stop, which may leave while others save."""
+    return word is not None and bool(word["error"] or "died" in word)
 
 
 def _kill(folder: Path) -> None:
@@ -177,27 +182,23 @@ def follow(plan: Plan) -> Iterator[Any]:
         show()
 
 
-def _settle(plan: Plan, submitted: "submitit.Job[Any]") -> None:
+def _settle(plan: Plan, submitted: "submitit.Job[Any]", words: list[last_word.Word | None]) -> None:
     """The end of a job: silence if all went well, else the clearest of what its processes left."""
     from d2it.runs.signals import Stopped
 
-    tasks = [submitted.task(i) for i in range(submitted.num_tasks)]
-    ended = [task for task in tasks if task.paths.result_pickle.exists()]
-    results = [task.result() for task in ended if task.exception() is None]
-    for result in results:
-        if "error" in result:
-            raise UserError(result["error"])
+    for word in words:
+        if word and word["error"]:
+            raise UserError(word["error"])
     # A process that was killed leaves nothing; the others then fail for want of it.
-    failed = [task for task in tasks if task not in ended]
-    failed += [task for task in ended if task.exception() is not None]
+    failed = [rank for rank, word in enumerate(words) if word is None]
+    failed += [rank for rank, word in enumerate(words) if _has_failed(word)]
     if failed:
-        log = failed[0].paths.stderr
-        show_end(log)
-        rank = tasks.index(failed[0])
+        log = submitted.task(failed[0]).paths.stderr
+        last_word.show_end(log)
         raise UserError(
-            f"Process {rank} of the training of {plan.run} died (its log: {log}): the same command "
-            "goes on from the last saved state."
+            f"Process {failed[0]} of the training of {plan.run} died (its log: {log}): the same "
+            "command goes on from the last saved state."
         )
-    first = tasks[0].result()  # of the others, what is left may be from before a requeue
-    if "stopped" in first:
-        raise Stopped(first["stopped"])
+    for word in words:
+        if word and "stopped" in word:
+            raise Stopped(word["stopped"])

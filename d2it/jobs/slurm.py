@@ -29,7 +29,7 @@ from typing import Any
 
 from d2it.config.paths import runs_folder
 from d2it.errors import UserError
-from d2it.files import locked, read_json, write_json
+from d2it.files import locked, write_json
 
 EVERY = 60.0  # seconds between two questions to Slurm's accounting
 PATIENCE = 60  # seconds for an answer
@@ -69,6 +69,8 @@ class Accounting:
         return " ".join(filter(None, [self.state, self.nodes, self.reason]))
 
     def __str__(self) -> str:
+        if self.state == "GONE":
+            return "left the queue, and sacct tells nothing of it"
         words = [f"ended on {self.nodes or 'no node'} as {self.state}"]
         words += [f"exit {self.exit}"] if self.exit else []
         words += [f"reason {self.reason}"] if self.reason else []
@@ -117,15 +119,15 @@ def record(folder: Path, array: str, parts: int) -> None:
 
 
 def jobs_of(folder: Path) -> list[str]:
-    return [entry["job"] for entry in _recorded(folder)]
+    return [str(entry["job"]) for entry in _recorded(folder)]
 
 
 def _recorded(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "jobs.json"
-    if not os.access(path, os.R_OK):  # not there, or of somebody who shows it to nobody
-        return []
-    jobs: list[dict[str, Any]] = read_json(path, made_by="d2it train")
-    return jobs
+    """What is damaged, or of somebody who shows it to nobody, tells of none."""
+    with suppress(OSError, ValueError, TypeError):
+        found = json.loads((folder / "jobs.json").read_bytes())
+        return [entry for entry in found if isinstance(entry, dict) and "job" in entry]
+    return []
 
 
 def accounting(jobs: Iterable[str], every: float = EVERY) -> dict[str, Accounting]:
@@ -136,12 +138,12 @@ def accounting(jobs: Iterable[str], every: float = EVERY) -> dict[str, Accountin
     """
     jobs = set(jobs)
     path = runs_folder() / ".slurm" / "accounting.json"
-    if _age(path) >= every:
+    if _age(_answers(path)) >= every:
         with suppress(BlockingIOError), _turn(path.parent):  # else another one asks
-            if _age(path) >= every:
-                before = _answers(path)["jobs"]
-                answers = _ask(jobs | _last(), before)
-                known = before | {job: asdict(answer) for job, answer in answers.items()}
+            last = _answers(path)
+            if _age(last) >= every:
+                answers = _ask(jobs | _last(), last["jobs"])
+                known = last["jobs"] | {job: asdict(answer) for job, answer in answers.items()}
                 _leave(path, {"asked": time.time(), "jobs": known})
     known = _answers(path)["jobs"]
     return {job: Accounting(**known[job]) for job in jobs if job in known}
@@ -176,12 +178,8 @@ def _leave(path: Path, answers: dict[str, Any]) -> None:
         _own[path] = answers
 
 
-def _age(path: Path) -> float:
+def _age(answers: dict[str, Any]) -> float:
     """Seconds since Slurm was asked, if need be by a clock that is ahead of ours."""
-    return _since(_answers(path))
-
-
-def _since(answers: dict[str, Any]) -> float:
     return abs(time.time() - answers["asked"])
 
 
@@ -189,7 +187,7 @@ def _answers(path: Path) -> dict[str, Any]:
     """The last that were left there, or that this process has kept."""
     own: dict[str, Any] = _own.get(path, {"asked": 0.0, "jobs": {}})
     try:
-        return min(json.loads(path.read_text(encoding="utf-8")), own, key=_since)
+        return min(json.loads(path.read_text(encoding="utf-8")), own, key=_age)
     except (OSError, json.JSONDecodeError):
         return own
 

@@ -170,7 +170,7 @@ class Jobs:
                 raise UserError(word["error"])
         return True
 
-    def _unfinished(self, left: Mapping[str, str], known: Mapping[str, slurm.Accounting]) -> UserError:
+    def _unfinished(self, left: dict[str, str], known: dict[str, slurm.Accounting]) -> UserError:
         """Of one of these jobs that have ended, if possible one that was started."""
         job = min(left.values(), key=lambda job: not known[job].nodes)
         log = self._log(job)

@@ -21,7 +21,7 @@ from d2it.config import paths
 from d2it.config.run import Run, runs_of
 from d2it.config.schema import Config
 from d2it.errors import UserError
-from d2it.jobs.slurm import Accounting, accounting
+from d2it.jobs.slurm import Accounting, accounting, jobs_of
 from d2it.runs.lease import HEARTBEAT, SILENCE
 
 TAIL = 64 * 1024  # bytes of a log in which its last lines are looked for
@@ -77,19 +77,13 @@ def _folders() -> list[Path]:
 
 def _accounts(folders: Iterable[Path]) -> Accounts:
     """What Slurm knows of every job, where there is Slurm; it is asked once a minute at most."""
-    jobs = [job for folder in folders for job in _jobs(folder)]
+    jobs = [job for folder in folders for job in jobs_of(folder)]
     if not jobs or shutil.which("sacct") is None:
         return {}
     try:
         return accounting(jobs)
     except (UserError, OSError, ValueError, KeyError, TypeError):  # of damaged records
         return {}
-
-
-def _jobs(folder: Path) -> list[str]:
-    """Slurm jobs that were submitted for a run, oldest first."""
-    entries = _list(_json(folder / "jobs.json"))
-    return [str(entry["job"]) for entry in entries if isinstance(entry, dict) and "job" in entry]
 
 
 def _of_scale(run: Run, accounts: Accounts) -> Status:
@@ -130,7 +124,7 @@ def _facts(
     starts = [start for start in _list(header.get("starts")) if _is_start(start)]
     done = _dict(_json(folder / "done.json")).get("images")
     done = done if isinstance(done, int) else None
-    holder, jobs = _holder(folder), _jobs(folder)
+    holder, jobs = _holder(folder), jobs_of(folder)
     account = accounts.get(jobs[-1]) if jobs else None
     waits = account is not None and account.live and not holder
     error = None if holder or waits else _error(folder, log) or _slurms(jobs, account)

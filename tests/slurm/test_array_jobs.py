@@ -115,7 +115,8 @@ def test_whoever_waits_is_killed(cluster: Cluster, config: Config, alone: bytes)
 
 def test_jobs_of_an_array_are_disturbed(cluster: Cluster, config: Config, alone: bytes) -> None:
     """By SIGKILL to a process, then by scancel, then by the time limit: each time the sentence of
-    what it was, or a requeue; nothing that was computed is lost. A silent squeue ends no waiting.
+    what it was, or a requeue; nothing that was computed is lost. Neither a silent squeue nor Ctrl-C
+    ends anything but the waiting.
     """
     paths.evaluation(config, RUN).unlink()
     run_of(config, RUN).folder.rename("before")
@@ -142,7 +143,9 @@ def test_jobs_of_an_array_are_disturbed(cluster: Cluster, config: Config, alone:
     running = cluster.run("squeue", "--noheader", "--states=R", "--format=%i").split()
     [job] = [job for job in running if job.endswith("_1")]
     cluster.run("scancel", "--signal=USR2", job)
-    said_by(process)
+    process.send_signal(signal.SIGINT)
+    assert re.search(r"Slurm job \d+ goes on with d2it-evaluate-", said_by(process, 130))
+    said_by(start())
     assert paths.evaluation(config, RUN).read_bytes() == alone
     states = cluster.run("sacct", "--noheader", "--duplicates", "--allocations", "--format=State")
     assert "REQUEUED" in states
