@@ -61,15 +61,18 @@ def test_every_equation_of_the_paper_has_a_place():
     assert cited == set(range(1, 12))
 
 
-def test_every_switch_of_the_open_points_is_a_setting():
+def test_every_switch_of_the_departures_and_open_points_is_a_setting():
     """A row that names a switch, in brackets after its point, names one that the schema has."""
-    section = (ROOT / "docs/model.md").read_text().split("## What the paper leaves open")[1]
+    text = (ROOT / "docs/model.md").read_text().split("## Where we depart from the paper")[1]
+    departures, section = text.split("## What the paper leaves open")
     points = re.findall(r"^\| (?!Point|---)(.+?) \|", section.split("## Three")[0], re.M)
     named = {name.split(".")[-1] for point in points for name in re.findall(r"`(.+?)`", point)}
     settings = {
         field.name for kind in vars(schema).values() if is_dataclass(kind) for field in fields(kind)
     }
     assert len(points) > 50 and len(named) > 25 and not named - settings
+    switches = set(re.findall(r"\(`(\w+)`", departures))
+    assert len(switches) > 5 and not switches - settings
 
 
 def test_the_cluster_page_names_every_launcher_field_and_every_state_of_a_run():

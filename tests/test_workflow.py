@@ -15,6 +15,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
 from d2it.config.load import compose, load
+from d2it.config.recipe import thresholds_source
 from d2it.config.run import run_of
 from d2it.snakefile import configure, explain_target, hydra_overrides, unknown_targets
 from tests.forked import Forked
@@ -139,6 +140,9 @@ def test_dvc_and_snakemake_run_the_same_commands(checkout, scale):
     learnt_from = {run.latents for kind in kinds for run in kind.values()}
     # DVC encodes with every DVAE, also with those that are only there to be evaluated
     idle = {f"d2it encode {run}" for run in config.runs.dvae.keys() - learnt_from}
+    # and calibrates every data set, also one whose thresholds another's are
+    sources = {thresholds_source(config, run.data) for run in config.runs.dvae.values()}
+    idle |= {f"d2it calibrate {data}" for data in config.data.keys() - sources}
     # and leaves a published reference batch to who starts it: a number in its place names no file
     references = {data.reference for data in config.data.values()}
     batches = {f"d2it fetch {name}" for name in references if isinstance(name, str)}

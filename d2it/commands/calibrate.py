@@ -32,12 +32,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def print_foreign_shares(config: Config, data: str) -> None:
-    """What the thresholds of another data set, if they rule this one, make of its regions."""
+    """What the thresholds of another data set, if they rule this one, make of its regions; nothing
+    while they are not measured.
+    """
     from d2it.config.recipe import regions_of, thresholds_source
     from d2it.grains.thresholds import Thresholds, thresholds_of
 
     source = thresholds_source(config, data)
-    if source == data:
+    if source == data or not paths.thresholds(config, source).is_file():
         return
     for region in regions_of(config, data):
         ruling = thresholds_of(config, data, region)

@@ -10,6 +10,7 @@ rule calibrate:
         regions=lambda wildcards: recipe.regions_of(CONFIG, wildcards.data),
         sigma=CONFIG.sigma,
         bins=CONFIG.bins,
+        grey_range=CONFIG.grey_range,
         quantiles=CONFIG.quantiles,
     log:
         f"{LOGS}/calibrate/{{data}}.log",
