@@ -40,7 +40,7 @@ def test_published_sizes(size):
 
 def test_grain_transformer_has_33_million_parameters():
     with torch.device("meta"):
-        network = GrainTransformer(16, 2, 384, 12, 6, classes=1000)
+        network = GrainTransformer(16, 2, 384, depth=12, heads=6, classes=1000)
     assert round(trainable(network)) == 33
 
 

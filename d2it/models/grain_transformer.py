@@ -1,5 +1,7 @@
 """The Dynamic Grain Transformer (section 3.2.2): draws the grain of every region from noise."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,31 +21,10 @@ class GrainTransformer(DiT):
     """
 
     def __init__(
-        self,
-        side: int,
-        grains: int,
-        width: int,
-        depth: int,
-        heads: int,
-        classes: int,
-        mlp_ratio: float = 4.0,
-        qk_norm: bool = False,
-        any_ratio: bool = False,
-        checkpointing: bool = False,
+        self, side: int, grains: int, width: int, any_ratio: bool = False, **others: Any
     ) -> None:
-        super().__init__(
-            side,
-            channels=grains,
-            patch=1,
-            width=width,
-            depth=depth,
-            heads=heads,
-            classes=classes,
-            mlp_ratio=mlp_ratio,
-            learn_sigma=False,
-            qk_norm=qk_norm,
-            checkpointing=checkpointing,
-        )
+        """`others` are a DiT's: depth, heads, classes, …"""
+        super().__init__(side, grains, patch=1, width=width, learn_sigma=False, **others)
         self.grains = grains
         self.ratio = SharesEmbedder(width, grains - 1) if any_ratio else None
 
