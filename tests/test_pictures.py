@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shlex
 import shutil
 import zipfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from d2it.config.recipe import sources_table
 from d2it.evaluation.metrics import Gaussian, frechet_distance, inception_score
 from d2it.evaluation.neighbours import precision_recall
 from d2it.files import file_digest
+from d2it.images.packed import open_images
 from d2it.models.inception import DIMENSIONS, SPATIAL
 from tests.test_fuzz import bomb
 from tests.tiny_world import OVERRIDES, WEIGHTS, build_world, enter, remembered
@@ -85,6 +85,19 @@ def test_adm_measures_fid_and_sfid_and_says_why_there_is_no_inception_score(eval
     assert "d2it fetch inception_head" in recipe["missing"]["inception_score"]
     status, _, told = evaluate("ours", "theirs", "--metrics", "inception_score")
     assert status == 2 and "get it with `d2it fetch inception_head`" in told
+
+
+def test_a_data_set_is_compared_by_either_resizing(evaluate, adm, config) -> None:
+    images = open_images(config, "photos", "train")
+    n = config.data["photos"].reference or len(images)
+    np.save("train.npy", images[np.arange(n)])
+    found = [
+        evaluate("ours", which, "--protocol", "adm", "--metrics", "fid", *OVERRIDES)[1]
+        for which in ("photos", "train.npy")
+    ]
+    assert found[0]["recipe"]["protocol"] == "adm" and found[0]["metrics"] == found[1]["metrics"]
+    usual = evaluate("ours", "photos", "--metrics", "fid", *OVERRIDES)[1]["metrics"]
+    assert usual != found[0]["metrics"]
 
 
 def test_a_batch_of_images_is_a_folder_of_them(evaluate, adm) -> None:
@@ -248,9 +261,16 @@ BAD = {
     "two numbers": (["ours", "theirs", "--metrics", "fid_10k", "--n", "5"], "for 5 and 10000"),
     "no metric": (["ours", "theirs", "--metrics", "fidd"], "did you mean 'fid'?"),
     "no reference made": (["ours", "photos"], "make it with `d2it reference photos"),
-    "another protocol": (
-        ["ours", "photos", "--protocol", "adm", *OVERRIDES],
-        f"`d2it reference photos {shlex.join(OVERRIDES)} data.photos.protocol=adm`",
+    "another protocol than a published batch's": (
+        [
+            "ours",
+            "photos",
+            "--protocol",
+            "adm",
+            *OVERRIDES,
+            "data.photos.reference=adm_imagenet256",
+        ],
+        "or set data.photos.reference=null",
     ),
     "no spatial features": (
         ["ours", "photos", "--metrics", "sfid", *OVERRIDES],

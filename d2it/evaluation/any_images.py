@@ -17,7 +17,13 @@ from d2it.config.typed import nearest
 from d2it.errors import SETTINGS, UserError
 from d2it.evaluation.compare import compare, missing, rank_deficient
 from d2it.evaluation.image_sets import Pictures, open_pictures, spell_side
-from d2it.evaluation.reference import CHUNK, Reference, cached_reference, open_reference
+from d2it.evaluation.reference import (
+    CHUNK,
+    Reference,
+    cached_reference,
+    open_reference,
+    pictures_of,
+)
 from d2it.machine.device import choose_device
 from d2it.models.inception import DIMENSIONS, Head, Inception
 from d2it.sources.fetch import weights_file
@@ -40,19 +46,22 @@ def compare_pictures(
     first so many are taken; fewer are an error. No names: the protocol's, and KID.
     """
     known = None if Path(reference).exists() else _data_set(str(reference), config)
-    protocol = _protocol(known, protocol, config)
+    own = config.data[known].protocol if known else "clean"
+    protocol = protocol or own
     names, n = _named(metrics or _usual(protocol), n)
     ours = open_pictures(images, n)
     _warn_of_copies(ours)
     theirs: Reference | Pictures
     side: tuple[int, int] | None
     if known:
-        theirs, side = open_reference(config, known), (config.data[known].size,) * 2
-        fewest = min(ours.n, len(theirs.features))
+        made = protocol == own
+        theirs = open_reference(config, known) if made else pictures_of(config, known)
+        side = (config.data[known].size,) * 2
     else:
         theirs = open_pictures(reference)
-        side, fewest = theirs.side, min(ours.n, theirs.n)
+        side = theirs.side
         _warn_of_copies(theirs)
+    fewest = min(ours.n, theirs.n if isinstance(theirs, Pictures) else len(theirs.features))
     _check_sides(ours, str(reference), side, any_size)
     lacking = {} if metrics else _lacking(list(names), fewest)
     bases = [base for base in names.values() if base not in lacking]
@@ -97,17 +106,6 @@ def _data_set(name: str, config: Config) -> str:
             f"{nearest(name, list(config.data))}: name one of them."
         )
     return name
-
-
-def _protocol(known: str | None, protocol: str | None, config: Config) -> str:
-    own = config.data[known].protocol if known else None
-    if own and protocol not in (None, own):
-        raise UserError(
-            f"The reference of {known} is of protocol {own}, not {protocol}: leave --protocol out, "
-            f"or run `d2it reference {known}{SETTINGS} data.{known}.protocol={protocol}`, and this "
-            "command with that setting."
-        )
-    return protocol or own or "clean"
 
 
 def _usual(protocol: str) -> list[str]:

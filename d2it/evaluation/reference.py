@@ -178,6 +178,19 @@ def _pictures(config: Config, data: str) -> Pictures:
     return _packed(data, images, n)
 
 
+def pictures_of(config: Config, data: str) -> Pictures:
+    """What the reference of `data` is made of, for another protocol than the data set's own."""
+    source, protocol = config.data[data].reference, config.data[data].protocol
+    if isinstance(source, str):  # its statistics are of that protocol
+        raise UserError(
+            f"The reference of {data} is {source}, of protocol {protocol}: leave --protocol out, "
+            f"or set data.{data}.reference=null, for the training images."
+        )
+    pictures = _pictures(config, data)
+    own = canonical_digest([pictures.digest, "train", pictures.n])  # its digest is of all images
+    return replace(pictures, digest=own)
+
+
 def _packed(name: str, images: PackedImages, n: int) -> Pictures:
     """The first n of a data set's packed images."""
     side = (images.size, images.size)
