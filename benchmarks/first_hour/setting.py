@@ -100,7 +100,7 @@ def configuration(scale: str, images: int) -> Config:
         "task.unconditional": task,
         "first_stage.classes": DVAE,
         "first_stage.classes_r100": DVAE,
-        f"runs.dvae.{DVAE}.ratios": "[0.0,${ratio},1.0]",  # DiT's is 1
+        f"runs.dvae.{DVAE}.ratios": "[0.0,${ratio},1.0,random]",  # DiT's is 1
         "dvae_loss.gan_start": 0,  # the discriminator at work from the first step on
         "evaluation.n": images,
         "evaluation.seeds": "[0]",

@@ -20,11 +20,10 @@ from d2it.config.run import Run, runs_of
 from d2it.files import folder_files, write_json
 from d2it.grains.calibrate import calibrate
 from d2it.grains.entropy import entropy_map
-from d2it.grains.thresholds import cuts_of
 from d2it.images.packed import open_images
 from d2it.images.prepare import prepare
 from d2it.latents.cache import Latents, shard_arrays
-from d2it.latents.encode import SPLITS, identity, measure, shard_of
+from d2it.latents.encode import SPLITS, identity, measure, rule_of, shard_of
 from d2it.models.architecture import architecture
 from d2it.models.store import empty_network, save_model
 from d2it.units import Unit
@@ -99,8 +98,6 @@ def write_latents(dvae: Run) -> None:
             values = known[ending] if ending in known else random.random(shape)
             values.astype(dtype).tofile(folder / f"{shard['name']}-{ending}.bin")
     header |= {"files": folder_files(folder), "ratios": {}}
-    cuts = {
-        ratio_key(ratio): cuts_of(config, dvae.data, region, ratio) for ratio in dvae.spec.ratios
-    }
-    header["ratios"] = measure(Latents(folder, "train", header), cuts)
+    rules = {ratio_key(ratio): rule_of(dvae, ratio) for ratio in dvae.spec.ratios}
+    header["ratios"] = measure(Latents(folder, "train", header), rules)
     write_json(folder / "manifest.json", header)
