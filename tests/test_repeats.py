@@ -58,7 +58,8 @@ def first_batch(config: Config, run: str) -> dict[str, torch.Tensor]:
 def test_both_methods_of_a_seed_see_the_same_images_times_and_noise(config):
     ours, theirs = first_batch(config, "d2it_b_s1"), first_batch(config, "dit_b_s1")
     assert ours.keys() == theirs.keys() and {"t", "noise", "mirrored", "label"} <= ours.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    shared = ours.keys() - {"cuts"}  # of the maps: each has its own ratio
+    assert all(torch.equal(ours[name], theirs[name]) for name in shared)
 
 
 def test_another_seed_sees_others_and_starts_from_other_weights(config):
