@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from benchmarks.calibration import SIDE, photographs
 from benchmarks.common import arguments, interleaved, timed, write
 from benchmarks.training import CHANNELS, CLASSES, SIZES, shapes
-from d2it.config.schema import Precision
+from d2it.config.types import Precision
 from d2it.grains.entropy import entropy_map
 from d2it.machine.device import arithmetic, choose_device, compile_blocks, multiplies_bf16
 from d2it.models.content_transformer import ContentTransformer

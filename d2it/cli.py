@@ -134,5 +134,5 @@ def _complain(error: UserError, arguments: argparse.Namespace) -> int:
     from d2it.jobs import last_word
 
     if last_word.FILE in os.environ:
-        last_word.leave(os.environ[last_word.FILE], error)
+        last_word.write(os.environ[last_word.FILE], error)
     return 2

@@ -20,7 +20,7 @@ from d2it.errors import UserError
 
 WORKER = "D2IT_WORKER"  # set where standard input is the line to the process that waits
 
-Unit = TypeVar("Unit")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Share:
     part: int
     parts: int
 
-    def take(self, units: Sequence[Unit], before: int = 0) -> Sequence[Unit]:
+    def take(self, items: Sequence[Item], before: int = 0) -> Sequence[Item]:
         """Every parts-th unit of a list that `before` others precede."""
-        return units[(self.part - 1 - before) % self.parts :: self.parts]
+        return items[(self.part - 1 - before) % self.parts :: self.parts]
 
     def __str__(self) -> str:
         return f"{self.part}/{self.parts}"

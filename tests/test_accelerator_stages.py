@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 import tests.simulated as simulated
 from d2it.config import Config, paths
+from d2it.config.experiments import Measured
 from d2it.config.recipe import sampling_recipe
 from d2it.config.run import run_of
-from d2it.config.schema import Measured
 from d2it.evaluation import reference
 from d2it.evaluation.any_images import compare_pictures
 from d2it.evaluation.evaluate import evaluate

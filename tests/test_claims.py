@@ -20,9 +20,9 @@ from d2it.errors import UserError
 from d2it.files import write_json
 from d2it.report.claims import Pair, asked, load_claims, needed
 from d2it.report.claims_page import render, write_claims
-from d2it.report.claims_summary import summary
 from d2it.report.effects import effect, stand_together, supporting
 from tests.planted import CLAIMS, CLEAR, NOTHING, PAIR, of, plant, sections
+from tools.claims_summary import summary
 
 ROOT = Path(__file__).parents[1]
 

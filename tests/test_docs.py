@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from d2it.config import schema
+from d2it.config import experiments, schema
 from d2it.jobs.launcher import Launcher, Resources
 from tests.test_layers import FLOORS
 
@@ -68,7 +68,10 @@ def test_every_switch_of_the_departures_and_open_points_is_a_setting():
     points = re.findall(r"^\| (?!Point|---)(.+?) \|", section.split("## Three")[0], re.M)
     named = {name.split(".")[-1] for point in points for name in re.findall(r"`(.+?)`", point)}
     settings = {
-        field.name for kind in vars(schema).values() if is_dataclass(kind) for field in fields(kind)
+        field.name
+        for kind in (vars(schema) | vars(experiments)).values()
+        if is_dataclass(kind)
+        for field in fields(kind)
     }
     assert len(points) > 50 and len(named) > 25 and not named - settings
     switches = set(re.findall(r"\(`(\w+)`", departures))

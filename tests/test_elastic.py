@@ -9,9 +9,9 @@ import torch
 import d2it
 from d2it import cli
 from d2it.config import Config, load, paths
+from d2it.config.experiments import Measured
 from d2it.config.ratios import at_least
 from d2it.config.run import run_of
-from d2it.config.schema import Measured
 from d2it.cost.macs import gmacs
 from d2it.errors import UserError
 from d2it.evaluation.evaluate import evaluate

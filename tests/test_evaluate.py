@@ -11,9 +11,9 @@ from PIL import Image
 
 from d2it import cli
 from d2it.config import Config, paths
+from d2it.config.experiments import Measured
 from d2it.config.recipe import digest
 from d2it.config.run import run_of
-from d2it.config.schema import Measured
 from d2it.evaluation import samples
 from d2it.evaluation.any_images import show
 from d2it.evaluation.evaluate import EVALUATORS, evaluate

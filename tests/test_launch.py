@@ -16,7 +16,7 @@ from d2it.errors import UserError
 from d2it.jobs import local, slurm, slurm_jobs
 from d2it.jobs.launch import arrange, launch
 from d2it.jobs.launcher import Launcher, Resources, load_launcher
-from d2it.jobs.local import Job, LocalJob, run_here
+from d2it.jobs.local import LocalJob, TrainingWork, run_here
 from d2it.jobs.slurm_training import FRUITLESS, count_starts
 from d2it.jobs.submit import make_executor
 from d2it.machine.gpus import joinable, visible_gpus
@@ -151,7 +151,7 @@ def test_an_sbatch_that_outlives_us_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_job_gone_when_patience_ends(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm_jobs, "ENDING", -1.0)
+    monkeypatch.setattr(slurm_jobs, "COMPLETING", -1.0)
     monkeypatch.setattr(slurm, "queued", lambda name: [])
     lock = plan.folder / "submit.lock"
     jobs = slurm_jobs.Jobs(plan.folder, plan.run, {}, Resources(), every=60, lock=lock)
@@ -274,6 +274,6 @@ def test_gpus_named_by_uuid_reach_the_processes(
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937,GPU-46f0,GPU-0123")
     monkeypatch.setattr(local, "LocalJob", Telling)
-    job = Job(run_of(composed(*CONSTANT), "dvae"), "cuda", 1)
+    job = TrainingWork(run_of(composed(*CONSTANT), "dvae"), "cuda", 1)
     with pytest.raises(UserError, match="0: GPU-8932f937,GPU-46f0$"):
         run_here(plan, job, 2, visible_gpus()[:2])

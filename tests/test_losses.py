@@ -205,7 +205,7 @@ def test_the_deviation_of_each_grains_codes_is_logged(chain):
     """Of the codes in use alone, as the maps of these images say."""
     from d2it.grains.entropy import entropy_map
     from d2it.grains.maps import grain_map
-    from d2it.models.dvae import in_use, sample, to_network
+    from d2it.models.dvae import draw_code, in_use, to_network
 
     task = start(chain, gan_start=10**9)
     batch = batch_of(task, 4)
@@ -217,7 +217,7 @@ def test_the_deviation_of_each_grains_codes_is_logged(chain):
         moments = task.dvae.encode(to_network(batch["images"]))
     for grain, used in enumerate(in_use(map, 2)):
         mean, logvar = moments[grain]
-        code = sample(mean, logvar, batch[f"noise_{grain}"])
+        code = draw_code(mean, logvar, batch[f"noise_{grain}"])
         expected = code[used.expand_as(code)].std(correction=0).item()
         assert logs[f"std_{grain}"].item() == pytest.approx(expected, rel=1e-4)
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from d2it.config import Config, load, paths
+from d2it.config.experiments import Measured
 from d2it.config.recipe import sampling_recipe
 from d2it.config.run import run_of
-from d2it.config.schema import Measured
 from d2it.errors import UserError
 from d2it.files import file_digest, read_json, write_json
 from d2it.grains.maps import copy_within

@@ -9,9 +9,9 @@ import torch
 
 from d2it import cli
 from d2it.config import Config, load, paths
+from d2it.config.experiments import Measured
 from d2it.config.ratios import at_least, finest, half_finest, is_constant
 from d2it.config.run import run_of
-from d2it.config.schema import Measured
 from d2it.cost.named_models import named_models
 from d2it.diffusion import Schedule, noise_loss, sample
 from d2it.files import read_json

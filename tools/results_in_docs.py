@@ -15,8 +15,8 @@ from d2it.config import Config, load, paths
 from d2it.files import atomic_path, read_json, write_text
 from d2it.grains.overlay import overlay
 from d2it.images.photos import read_photo
-from d2it.report.claims_summary import summary
 from d2it.sources.table import read_sources
+from tools.claims_summary import summary
 
 RUN, SAMPLES = "d2it_xl_classes", (1, 4, 13, 12, 8)
 STUDIES = ("mini", "mini_cpu")

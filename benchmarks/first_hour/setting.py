@@ -5,9 +5,9 @@ from functools import cached_property
 from typing import Any
 
 from d2it.config import Config, load
+from d2it.config.experiments import Measured
 from d2it.config.protocols import METRICS, OF_RUNS
 from d2it.config.run import run_of
-from d2it.config.schema import Measured
 from d2it.cost.plan import Price, price_data, price_run
 from d2it.cost.rate import ASSUMED, Rate
 from d2it.machine.gpus import GPUS, identify

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     from d2it.config import load
+    from d2it.config.experiments import Measured
     from d2it.config.run import run_of
-    from d2it.config.schema import Measured
 
     check_guidance(arguments.guidance)
     config = load(arguments.params, arguments.overrides)

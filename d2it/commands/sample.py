@@ -165,8 +165,8 @@ def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
         pipeline = load(folder)
     else:
         from d2it.config import load as load_config
+        from d2it.config.experiments import Measured
         from d2it.config.run import run_of
-        from d2it.config.schema import Measured
         from d2it.machine.device import choose_device
         from d2it.sampling.trained_run import RunPipeline
 

@@ -40,6 +40,6 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def describe(run: dict[str, Any]) -> str:
-    """A line for the run and its inputs, and one for each cell it fills."""
-    lines = [f"  {run['folder']:<32} from {', '.join(run['inputs'])}"]
+    """A line for the run, its folder and inputs, and one for each cell it fills."""
+    lines = [f"  {run['run']:<24} {run['folder']:<32} from {', '.join(run['inputs'])}"]
     return "\n".join([*lines, *(f"      fills {cell}" for cell in run["fills"])])

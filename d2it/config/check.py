@@ -4,6 +4,7 @@ import operator
 from collections.abc import Collection
 from typing import Any
 
+from d2it.config.experiments import ContentRun, DitRun, DvaeRun, GrainRun, Measured
 from d2it.config.protocols import METRICS, OF_RUNS
 from d2it.config.ratios import finest, is_constant, shares
 from d2it.config.recipe import (
@@ -14,19 +15,10 @@ from d2it.config.recipe import (
     thresholds_source,
     training_seed,
 )
-from d2it.config.schema import (
-    Config,
-    ContentRun,
-    DitRun,
-    DvaeRun,
-    GrainRun,
-    Learned,
-    Measured,
-    Range,
-    Ratio,
-)
+from d2it.config.schema import Config
 from d2it.config.settings import fields_of, walk
 from d2it.config.typed import nearest
+from d2it.config.types import Learned, Range, Ratio
 from d2it.errors import UserError
 
 OPERATORS = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from d2it.config.schema import Learned, Ratio
+from d2it.config.types import Learned, Ratio
 
 ROUNDING = 1e-6  # shares such as .7, .2 and .1 do not quite sum to 1
 

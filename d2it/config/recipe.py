@@ -11,7 +11,8 @@ from typing import Any
 
 from d2it.config.paths import in_repository
 from d2it.config.ratios import shares
-from d2it.config.schema import Config, Learned, Sampling
+from d2it.config.schema import Config, Sampling
+from d2it.config.types import Learned
 from d2it.files import canonical_digest, file_digest
 
 # Raised when a change of code changes the numbers of a stage.

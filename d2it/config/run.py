@@ -11,6 +11,7 @@ from typing import Any
 
 from d2it.clock import milestone
 from d2it.config import paths
+from d2it.config.experiments import LETTER, PLAIN, ContentRun, Measured
 from d2it.config.ratios import finest, half_finest, is_constant
 from d2it.config.recipe import (
     KINDS,
@@ -22,18 +23,9 @@ from d2it.config.recipe import (
     thresholds_recipe,
     training_seed,
 )
-from d2it.config.schema import (
-    LETTER,
-    PLAIN,
-    Config,
-    ContentRun,
-    Dataset,
-    Learned,
-    Measured,
-    Ratio,
-    Training,
-)
+from d2it.config.schema import Config, Dataset, Training
 from d2it.config.typed import nearest
+from d2it.config.types import Learned, Ratio
 from d2it.errors import SETTINGS, UserError
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, replace
 from typing import Any
 
-from d2it.config.schema import Config, Range
+from d2it.config.schema import Config
+from d2it.config.types import Range
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from d2it.config.ratios import at_least, finest, half_finest
-from d2it.config.schema import Ratio
+from d2it.config.types import Ratio
 from d2it.models.architecture import DvaeShape, Stage
 from d2it.models.lpips_layers import BACKBONES
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import yaml
 
+from d2it.config.experiments import LETTER, PLAIN
 from d2it.config.load import params_folder
 from d2it.config.published import published
-from d2it.config.schema import LETTER, PLAIN, DvaeModel, Model
+from d2it.config.schema import DvaeModel, Model
 from d2it.config.typed import build
 from d2it.cost.macs import gmacs, parameters
 from d2it.models.architecture import PATCH, split_layers

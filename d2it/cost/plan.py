@@ -15,9 +15,10 @@ from d2it.config import paths
 from d2it.config.protocols import MANIFOLD, asked
 from d2it.config.ratios import numeric
 from d2it.config.run import Run, runs_of
-from d2it.config.schema import Config, Precision, Ratio, Training
+from d2it.config.schema import Config, Training
 from d2it.config.study import FIGURES, ITEMS, TABLES, Study, needs, with_inputs
 from d2it.config.typed import nearest
+from d2it.config.types import Precision, Ratio
 from d2it.cost.disk import Disk, latents_disk, no_space, states
 from d2it.cost.macs import cost, decoder, dvae_step, encoder, parameters, training_flops
 from d2it.cost.memory import GAPS, Need, need_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2it.config.schema import Precision
+from d2it.config.types import Precision
 from d2it.errors import UserError
 from d2it.machine.gpus import Gpu, identify
 

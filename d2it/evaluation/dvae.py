@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from d2it.config.ratios import numeric
 from d2it.config.recipe import ratio_key
-from d2it.config.schema import Ratio
+from d2it.config.types import Ratio
 from d2it.errors import UserError
 from d2it.evaluation.compare import rank_deficient
 from d2it.evaluation.measure import PICTURES, Evaluated, Evaluator

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from d2it.clock import seed_of
-from d2it.config.schema import Ratio
+from d2it.config.types import Ratio
 from d2it.diffusion import Schedule
 from d2it.grains.maps import copy_within, to_grid
 from d2it.latents.cache import Latents, route_sample

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from d2it.config.experiments import Measured
 from d2it.config.protocols import OF_RUNS
 from d2it.config.ratios import is_constant
 from d2it.config.recipe import precision_recipe, ratio_key
-from d2it.config.schema import Measured, Ratio
+from d2it.config.types import Ratio
 from d2it.evaluation.compare import compare, missing, over_seeds, rank_deficient
 from d2it.evaluation.measure import PICTURES, Evaluated, Evaluator
 from d2it.evaluation.neighbours import nearest_distance

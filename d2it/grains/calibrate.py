@@ -10,7 +10,7 @@ import torch
 
 from d2it.config import Config, paths
 from d2it.config.recipe import regions_of
-from d2it.config.schema import Kernel
+from d2it.config.types import Kernel
 from d2it.errors import UserError
 from d2it.grains.entropy import entropy_map
 from d2it.grains.thresholds import Thresholds, save

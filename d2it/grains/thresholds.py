@@ -9,7 +9,7 @@ import numpy as np
 
 from d2it.config import Config, paths, recipe
 from d2it.config.ratios import at_least, is_constant
-from d2it.config.schema import Kernel, Ratio
+from d2it.config.types import Kernel, Ratio
 from d2it.errors import SETTINGS, UserError
 from d2it.files import canonical_digest, read_format, write_json
 from d2it.images.packed import read_manifest

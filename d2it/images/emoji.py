@@ -19,7 +19,7 @@ from d2it.sources.fetch import weights_file
 from d2it.sources.table import find_source
 
 
-class Row(NamedTuple):
+class Picture(NamedTuple):
     codepoints: str  # the picture's name, e.g. 1f469-200d-1f680
     group: str
     split: str
@@ -63,10 +63,10 @@ def emoji_groups() -> list[str]:
     return list(dict.fromkeys(row.group for row in read_table()))
 
 
-def read_table() -> list[Row]:
+def read_table() -> list[Picture]:
     with open(emoji_table(), encoding="utf-8", newline="") as file:
         try:
-            return [Row(**row) for row in csv.DictReader(file)]
+            return [Picture(**row) for row in csv.DictReader(file)]
         except (TypeError, UnicodeDecodeError, csv.Error) as error:
             raise damaged(str(error)) from None
 

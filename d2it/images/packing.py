@@ -29,7 +29,7 @@ from d2it.machine.pools import in_order
 BLOCK = 64  # images that a process decodes at a time
 FORMAT, VERSION = "d2it-chunk", 1
 
-Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+MapInOrder = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 class Block(NamedTuple):
@@ -135,7 +135,7 @@ def pack(
     chunks: Sequence[Chunk],
     load: Callable[[Any, int], np.ndarray],
     size: int,
-    run: Run,
+    run: MapInOrder,
     bar: tqdm,
 ) -> None:
     """Make the files that are not finished yet."""
@@ -152,7 +152,7 @@ def pack(
 
 
 @contextmanager
-def runner(processes: int) -> Iterator[Run]:
+def runner(processes: int) -> Iterator[MapInOrder]:
     """`map`, here or in other processes: decoding holds Python's lock, so threads do not help."""
     if processes == 1:
         yield map

@@ -18,7 +18,7 @@ IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp")  # names of plain column
 LABELS = ("label", "labels", "cls", "class")
 
 
-class Row(NamedTuple):
+class ParquetRow(NamedTuple):
     """One image."""
 
     number: int
@@ -79,7 +79,7 @@ def _undamaged(path: str) -> Iterator[None]:
         raise UserError(f"{path} is damaged or no parquet file ({line}): get it again.") from None
 
 
-def rows(path: Path) -> Iterator[Row]:
+def rows(path: Path) -> Iterator[ParquetRow]:
     """Every image of the file, of which only the labels are read."""
     table = open_table(str(path))
     for i, start in enumerate(table.starts[:-1]):
@@ -89,7 +89,7 @@ def rows(path: Path) -> Iterator[Row]:
             with _undamaged(str(path)):
                 labels = _column(table, i, table.label).to_pylist()
         for number, label in enumerate(labels, start):
-            yield Row(number, size, None if label is None or label < 0 else label)
+            yield ParquetRow(number, size, None if label is None or label < 0 else label)
 
 
 def class_names(path: str) -> list[str] | None:

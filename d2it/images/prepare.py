@@ -76,7 +76,7 @@ def prepare(config: Config, data: str, processes: int | None = None) -> bool:
         require_space(part, (total - done) * 3 * dataset.size**2)
         with tqdm(total=total, unit="image", desc=f"prepare {data}", disable=None) as bar:
             pack(every, collection.load, dataset.size, run, bar)
-        report(chunks, problems_file(config, data))
+        write_problems(chunks, problems_file(config, data))
         left_out = check_damage(every, dataset, data, problems_file(config, data))
         splits = {
             name: seal_split(part, name, split, chunks[name])
@@ -169,7 +169,7 @@ def problems_file(config: Config, data: str) -> Path:
     return paths.images(config, data).with_name("problems.csv")
 
 
-def report(chunks: dict[str, list[Chunk]], path: Path) -> None:
+def write_problems(chunks: dict[str, list[Chunk]], path: Path) -> None:
     """Write down what is wrong with which file; nothing where nothing is."""
     rows = []
     seen: dict[str, str] = {}

@@ -21,7 +21,7 @@ SHOWN = 20  # lines of the log of a process that died
 Word = dict[str, Any]
 
 
-def leave(path: Path | str, error: UserError | None, **more: Any) -> None:
+def write(path: Path | str, error: UserError | None, **more: Any) -> None:
     with suppress(OSError):  # the disk may be what is full
         write_json(path, {"error": error and error.sentence, **more})
 

@@ -115,9 +115,9 @@ def _train(run: Run, plan: Plan, launcher: Launcher, wait: bool, processes: int 
     from d2it.jobs import local, slurm_training
 
     resources = arrange(run.config, launcher, run.kind, processes)
-    job = local.Job(run, device_of(run.config, launcher), launcher.threads)
+    job = local.TrainingWork(run, device_of(run.config, launcher), launcher.threads)
     if launcher.cluster == "slurm":
-        slurm_training.run_on_slurm(plan, job, resources, wait, launcher.poll)
+        slurm_training.train_on_slurm(plan, job, resources, wait, launcher.poll)
         return
     await_free(plan.folder, wait)
     if job.device == "cuda" and not resources.gpus:

@@ -21,17 +21,17 @@ from d2it.config.run import Run
 from d2it.errors import UserError
 from d2it.jobs import last_word
 from d2it.runs.plan import Plan, make_plan
+from d2it.runs.signals import YEAR
 
 if TYPE_CHECKING:
     import submitit
 
 GRACE = 5.0  # seconds that processes have to end in after one of them has failed
 POLL = 0.2  # seconds between two looks at what a job left
-YEAR = 365 * 24 * 60  # minutes
 
 
 @dataclass
-class Job:
+class TrainingWork:
     """The training that one process does its part of. submitit pickles and calls it."""
 
     run: Run
@@ -47,7 +47,7 @@ class Job:
 
 
 @dataclass
-class LocalJob(Job):
+class LocalJob(TrainingWork):
     """As one of several processes of this machine."""
 
     alive: Path  # locked by the launching process while it lives
@@ -68,13 +68,13 @@ class LocalJob(Job):
         word = self.alive.parent / f"{here.rank}.json"
         try:
             self.train(make_plan(self.run))
-            last_word.leave(word, None)
+            last_word.write(word, None)
         except UserError as error:
-            last_word.leave(word, error)
+            last_word.write(word, error)
         except Stopped as stopped:
-            last_word.leave(word, None, stopped=stopped.signum)
+            last_word.write(word, None, stopped=stopped.signum)
         except BaseException:
-            last_word.leave(word, None, died=True)
+            last_word.write(word, None, died=True)
             raise
 
 
@@ -87,7 +87,7 @@ def _end_with(alive: Path) -> None:
             time.sleep(1)
 
 
-def run_here(plan: Plan, job: Job, processes: int, gpus: list[str]) -> None:
+def run_here(plan: Plan, job: TrainingWork, processes: int, gpus: list[str]) -> None:
     """Train in `processes` processes of this machine, which end when this one does, on a GPU each
     or, if there are no `gpus`, on the CPU."""
     import submitit
@@ -124,9 +124,7 @@ def run_here(plan: Plan, job: Job, processes: int, gpus: list[str]) -> None:
                         failed_at = time.monotonic()
                     if failed_at is not None and time.monotonic() > failed_at + GRACE:
                         _kill(folder)  # one that stands still hears nothing else
-                    if (
-                        received
-                    ):  # again and again: submitit drops signals until training takes them
+                    if received:  # again and again: submitit drops them until training takes them
                         with suppress(ProcessLookupError):  # a local job is named by its process
                             os.kill(int(submitted.job_id), signal.SIGTERM)
         finally:

@@ -39,10 +39,6 @@ _own: dict[Path, dict[str, Any]] = {}  # answers of Slurm that could not be left
 FIELDS = ("JobID", "State", "NodeList", "ElapsedRaw", "AllocTRES", "Reason", "ExitCode")
 
 
-class Silent(UserError):
-    """squeue does not answer: nothing is known of the jobs."""
-
-
 @dataclass(frozen=True)
 class Queued:
     """A job that squeue lists."""
@@ -86,13 +82,11 @@ def require(otherwise: str) -> None:
         )
 
 
-def queued(*names: str) -> list[Queued]:
-    """Jobs of anybody that have one of these names and have not ended, oldest first."""
-    shown = _run(
-        "squeue", "--all", "--noheader", f"--name={','.join(names)}", "--format=%F|%T|%u|%k"
-    )
+def queued(name: str) -> list[Queued]:
+    """Jobs of anybody that have this name and have not ended, oldest first."""
+    shown = _run("squeue", "--all", "--noheader", f"--name={name}", "--format=%F|%T|%u|%k")
     if shown.returncode:
-        raise Silent(
+        raise UserError(
             f"Slurm does not answer ({_last_line(shown.stderr)}): nothing was submitted; run the "
             "same command again once it does."
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from d2it.errors import UserError
 from d2it.files import locked
 from d2it.jobs import last_word, slurm
-from d2it.jobs.submit import WARNED, leave, logs_of, submit
+from d2it.jobs.submit import WARNED, give_work, logs_of, submit
 from d2it.runs.signals import SIGNALS, Detached, Stalled
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from d2it.jobs.launcher import Resources
 
 LOOK = 2.0  # seconds between two looks at what jobs left; Slurm itself is asked less often
-ENDING = 60.0  # seconds that a job may be listed as completing: then it is gone, or waits again
+COMPLETING = 60.0  # seconds that a job may be listed as completing: then it is gone, or waits again
 WORD = "_result.json"  # of a process, beside submitit's own files: <job>_<rank>_result.json
 
 
@@ -47,10 +47,10 @@ class Work:
         except Stalled:  # it waited for one that died: that one's node may be down, all requeued
             raise
         except UserError as error:
-            last_word.leave(word, error)
+            last_word.write(word, error)
             raise
         if finished and here.global_rank == 0:
-            last_word.leave(word, None)
+            last_word.write(word, None)
 
     def do(self, here: "submitit.JobEnvironment", word: Path) -> bool:
         """False: stopped, and perhaps requeued; or something else has left a word."""
@@ -96,7 +96,7 @@ class Jobs:
                 array = first.job_id.partition("_")[0]
             else:
                 for part, job in self._jobs(array).items():
-                    leave(self.folder, job, self.parts[part], self.resources)
+                    give_work(self.folder, job, self.parts[part], self.resources)
             slurm.record(self.folder, array, len(self.parts))
         count = f", {len(self.parts)} parts" if len(self.parts) > 1 else ""
         print(f"{self.who}: Slurm job {array}{count}", file=sys.stderr)
@@ -137,7 +137,7 @@ class Jobs:
 
     def _find(self) -> str | None:
         """The array in the queue, unless it has failed and is about to leave."""
-        deadline = time.monotonic() + ENDING
+        deadline = time.monotonic() + COMPLETING
         while mine := slurm.live(self.folder):
             array = mine[0].job
             going = any(job.state != "COMPLETING" for job in mine)

@@ -45,11 +45,11 @@ class PartOfCommand(Work):
         if code and not word.exists():
             node = os.environ["SLURMD_NODENAME"]
             who = f"Part {self.part} on {node} (logs: {here.paths.folder})"
-            last_word.leave(word, last_word.died(who, code), died=True)
+            last_word.write(word, last_word.died(who, code), died=True)
         return not code
 
 
-def run_on_slurm(words: Sequence[str], stage: str, launcher: "Launcher", shares: int) -> None:
+def compute_on_slurm(words: Sequence[str], stage: str, launcher: "Launcher", shares: int) -> None:
     """Have the command computed in `shares` shares and put together."""
     slurm.require("compute here with --processes N")
     name = f"d2it-{stage}-{canonical_digest([os.getcwd(), *words])[:8]}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from d2it.errors import UserError
 from d2it.files import locked, write_json
 from d2it.jobs import slurm
-from d2it.jobs.local import Job, follow
+from d2it.jobs.local import TrainingWork, follow
 from d2it.jobs.slurm_jobs import Jobs, Work
 from d2it.runs.lease import await_free
 from d2it.runs.plan import Plan, make_plan
@@ -36,7 +36,7 @@ def _port(job: int) -> int:
 
 
 @dataclass
-class SlurmJob(Job, Work):
+class SlurmJob(TrainingWork, Work):
     """As one process of a job; requeued by Slurm, it goes on."""
 
     def do(self, here: "submitit.JobEnvironment", word: Path) -> bool:
@@ -89,7 +89,9 @@ def _address(node: str) -> str:
         return found[1] if found else node
 
 
-def run_on_slurm(plan: Plan, job: Job, resources: "Resources", wait: bool, every: float) -> None:
+def train_on_slurm(
+    plan: Plan, job: TrainingWork, resources: "Resources", wait: bool, every: float
+) -> None:
     """Submit a job, or find the one submitted before, and wait. A signal only ends the waiting."""
     slurm.require("use --launcher local")
     work, lock = {"training": SlurmJob(**vars(job))}, plan.folder / "submit.lock"

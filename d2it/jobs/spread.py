@@ -28,9 +28,9 @@ def spread(arguments: argparse.Namespace, stage: str, has_units: bool = True) ->
     launcher, count = load_launcher(), arguments.processes
     resources = launcher.of(stage)
     if count is None and launcher.cluster == "slurm" and resources.shares:
-        from d2it.jobs.slurm_shares import run_on_slurm
+        from d2it.jobs.slurm_shares import compute_on_slurm
 
-        run_on_slurm(arguments.words, stage, launcher, resources.shares if has_units else 0)
+        compute_on_slurm(arguments.words, stage, launcher, resources.shares if has_units else 0)
         return True
     if count is None:
         count = resources.processes if launcher.cluster == "local" else 1

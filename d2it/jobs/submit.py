@@ -74,7 +74,7 @@ def submit(
         ) from None
 
 
-def leave(folder: Path, job: str, work: Callable[[], Any], resources: "Resources") -> None:
+def give_work(folder: Path, job: str, work: Callable[[], Any], resources: "Resources") -> None:
     """What a job does, where it looks for that within its first minute: whoever submitted it may
     have been killed before.
 

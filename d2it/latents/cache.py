@@ -17,12 +17,12 @@ from torch import Tensor
 
 from d2it.config.recipe import digest, ratio_key
 from d2it.config.run import Run
-from d2it.config.schema import Learned, Ratio
+from d2it.config.types import Learned, Ratio
 from d2it.errors import SETTINGS, UserError
 from d2it.files import read_format
 from d2it.grains.maps import grain_map, route
 from d2it.grains.thresholds import cuts_at
-from d2it.models.dvae import sample
+from d2it.models.dvae import draw_code
 
 FORMAT, VERSION = "d2it-latents", 1
 MIRRORS = 2
@@ -197,7 +197,7 @@ def route_sample(
     map = grain_map(mirror(batch["entropy"], mirrored), cuts)
     rows, chosen = torch.arange(len(map), device=map.device), mirrored.long()
     codes = [
-        sample(
+        draw_code(
             batch[f"mean_{grain}"][rows, chosen].float(),
             batch[f"logvar_{grain}"][rows, chosen].float(),
             noise,

@@ -17,7 +17,7 @@ from d2it.clock import seed_of
 from d2it.config.ratios import at_least
 from d2it.config.recipe import digest, ratio_key
 from d2it.config.run import Run
-from d2it.config.schema import Learned, Ratio
+from d2it.config.types import Learned, Ratio
 from d2it.errors import SETTINGS, UserError
 from d2it.files import (
     atomic_path,

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from d2it.config.schema import Precision
+from d2it.config.types import Precision
 from d2it.errors import UserError
 from d2it.machine.gpus import shown_gpus, visible_gpus
 

@@ -212,7 +212,7 @@ class Dvae(nn.Module):
         Sampled BEFORE neighbour copying, so that all cells of a coarse region share one code.
         """
         moments = self.encode(x)
-        codes = [sample(*moment, noise) for moment, noise in zip(moments, noises, strict=True)]
+        codes = [draw_code(*moment, noise) for moment, noise in zip(moments, noises, strict=True)]
         return self.decode(route(codes, map)), moments
 
 
@@ -227,7 +227,7 @@ def to_pixels(images: Tensor) -> Tensor:
     return levels.permute(0, 2, 3, 1).contiguous()  # safetensors writes memory as it lies
 
 
-def sample(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+def draw_code(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
     """A draw from the posterior."""
     return mean + torch.exp(0.5 * logvar) * noise
 

@@ -9,11 +9,12 @@ from typing import Literal
 import yaml
 
 from d2it.clock import milestone
+from d2it.config.experiments import Measured
 from d2it.config.load import params_folder
 from d2it.config.ratios import numeric
 from d2it.config.recipe import ratio_key, repeats_of
 from d2it.config.run import Run, runs_of
-from d2it.config.schema import Config, Measured
+from d2it.config.schema import Config
 from d2it.config.typed import build
 from d2it.errors import UserError
 from d2it.report.counted import Counted

@@ -108,10 +108,6 @@ def supporting(pair: Pair, claims: Claims, config: Config) -> list[Effect]:
     return [effect(replace(plain, metric=name), claims, config) for name in pair.also]
 
 
-def _chance(pair: Pair) -> tuple[int, ...]:
-    return (1,) if pair.than == CHANCE else ()
-
-
 def _seeds(pair: Pair, config: Config) -> list[tuple[Result | Gap, Result | Gap]]:
     """Both sides of each seed that the scale asks for."""
     first, second = (

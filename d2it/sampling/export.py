@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from d2it.config import paths
+from d2it.config.experiments import Measured
 from d2it.config.recipe import sampling_recipe
 from d2it.config.run import Run
-from d2it.config.schema import Diffusion, Measured, Sampling
+from d2it.config.schema import Diffusion, Sampling
 from d2it.config.typed import build
 from d2it.errors import UserError
 from d2it.files import atomic_folder, folder_files, read_format, require_space, write_json

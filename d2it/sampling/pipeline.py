@@ -18,8 +18,9 @@ from torch import Tensor
 from d2it.clock import seed_of
 from d2it.config.check import check_asked
 from d2it.config.ratios import at_least
-from d2it.config.schema import Diffusion, Learned, Ratio, Sampling
+from d2it.config.schema import Diffusion, Sampling
 from d2it.config.typed import nearest
+from d2it.config.types import Learned, Ratio
 from d2it.cost.macs import gmacs, live_gmacs
 from d2it.diffusion import NoiseSource, Schedule, guided, sample, sample_maps
 from d2it.errors import UserError

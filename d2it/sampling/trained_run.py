@@ -8,9 +8,10 @@ from torch import Tensor
 
 from d2it.clock import milestone
 from d2it.config import paths
+from d2it.config.experiments import Measured
 from d2it.config.ratios import is_constant
 from d2it.config.run import Run
-from d2it.config.schema import Learned, Measured, Ratio
+from d2it.config.types import Learned, Ratio
 from d2it.errors import SETTINGS, UserError
 from d2it.grains.maps import random_map
 from d2it.images.packed import read_manifest

@@ -17,7 +17,7 @@ from d2it.grains.thresholds import cuts_of, thresholds_of
 from d2it.images.packed import open_images
 from d2it.models.architecture import architecture
 from d2it.models.discriminator import Discriminator
-from d2it.models.dvae import Dvae, Moments, in_use, sample, to_network
+from d2it.models.dvae import Dvae, Moments, draw_code, in_use, to_network
 from d2it.models.from_autoencoder import warm_start
 from d2it.models.lpips import Lpips
 from d2it.training.dvae_loss import (
@@ -173,7 +173,7 @@ class DvaeTask:
         measures |= {f"l1_{grain}": mean for grain, mean in enumerate(errors)}
         used = in_use(map, self.grains)
         for grain, (moment, noise) in enumerate(zip(moments, noises, strict=True)):
-            code = sample(*moment, noise)
+            code = draw_code(*moment, noise)
             weight = used[grain].expand_as(code).float()
             count = weight.sum().clamp(min=1)
             mean = (weight * code).sum() / count

@@ -265,7 +265,7 @@ class Loop:
 
     def _log(self, images: int, aligned: bool) -> None:
         """A line of metrics.jsonl: means since the last one, over all shards."""
-        self._check(images)
+        self._check()
         means = Sums.means(self.trainer.sums.total(self.accelerator.reduce))
         self.final = means
         if aligned:  # a longer run has no line at this one's end: it goes on with the sums
@@ -287,7 +287,7 @@ class Loop:
         self.tracker.send(line)
         self._reset_interval(images)
 
-    def _check(self, images: int) -> None:
+    def _check(self) -> None:
         """Stop if any step so far was not finite. This is where the host waits for the device."""
         self.stop.meet()
         bad = int(self.trainer.first_bad)
@@ -306,7 +306,7 @@ class Loop:
         )
 
     def _save(self, images: int) -> None:
-        self._check(images)
+        self._check()
         contents = self.trainer.contents()
         header = {"final": self.final, "batch": self.plan.training.batch}
 
@@ -320,7 +320,7 @@ class Loop:
     def _save_mark(self, images: int) -> None:
         """A milestone, a snapshot: each can serve as the other, whoever asks for it later. A state
         after it is written after it."""
-        self._check(images)
+        self._check()
         header = {"batch": self.plan.training.batch}
 
         def write(held: Contents) -> None:

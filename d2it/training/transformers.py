@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 
 from d2it.config.ratios import at_least
 from d2it.config.run import Run
-from d2it.config.schema import Ratio
+from d2it.config.types import Ratio
 from d2it.cost.macs import training_flops
 from d2it.diffusion import Schedule, noise_loss
 from d2it.files import canonical_digest

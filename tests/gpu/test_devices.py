@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from d2it.config.schema import Precision
+from d2it.config.types import Precision
 from d2it.grains import maps
 from d2it.grains.entropy import entropy_map, grey_levels
 from d2it.machine.device import arithmetic, compile_blocks
