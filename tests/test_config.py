@@ -195,7 +195,7 @@ def test_the_average_forgets_the_untrained_network(scale):
 
 def test_more_than_two_grains_are_a_ratio_each():
     three = ["model.factors=[16,8,4]", "ratio=[0.2,0.3]"]
-    three += ["runs.dvae.dvae.ratios=[[0.2,0.3],[0,0],[1,0],[0,1]]"]
+    three += ["runs.dvae.dvae.ratios=[[0.2,0.3],[0,0],[1,0],[0,1],random]"]
     fixed = [f"runs.content.d2it_b_r{100 * r}.ratio=[{r},0]" for r in (0, 1)]
     config = composed("scale=smoke", *three, *fixed)
     assert config.ratio == config.runs.grain["grain"].ratio == [0.2, 0.3]

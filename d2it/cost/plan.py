@@ -93,7 +93,7 @@ def plan(config: Config, study: Study, targets: Sequence[str], rate: Rate) -> Pl
     shown = [item for item in items or ITEMS if item in ITEMS]
     alone = {item: runs_behind(config, study, [item]) for item in shown}
     by_item = {
-        item: sum(hours[name] for name in {n for run in mine for n in (run.name, run.data)})
+        item: math.fsum(hours[name] for name in {n for run in mine for n in (run.name, run.data)})
         for item, mine in alone.items()
     }
     found = Plan(prices, by_item, missing(config, list(data)), too_large(runs, rate.gpu))
