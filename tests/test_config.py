@@ -197,7 +197,8 @@ def test_more_than_two_grains_are_a_ratio_each():
     three = ["model.factors=[16,8,4]", "ratio=[0.2,0.3]"]
     three += ["runs.dvae.dvae.ratios=[[0.2,0.3],[0,0],[1,0],[0,1],random]"]
     fixed = [f"runs.content.d2it_b_r{100 * r}.ratio=[{r},0]" for r in (0, 1)]
-    config = composed("scale=smoke", *three, *fixed)
+    elastic = [f"runs.content.d2it_b_elastic.evaluations.{label}=null" for label in ("r0", "r100")]
+    config = composed("scale=smoke", *three, *fixed, *elastic)
     assert config.ratio == config.runs.grain["grain"].ratio == [0.2, 0.3]
 
 
