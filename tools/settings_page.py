@@ -24,8 +24,7 @@ training.content.batch` says the same of one setting, what sets it, and which ru
 
 - **Default**: the value at each scale; for the entries of a table the schema's, – where each entry
   must say it.
-- **Identity**: a run with another value is another run, with a folder of its own; at some scale at
-  least, where not at all.
+- **Identity**: yes: at some scale, another value makes another run, with a folder of its own.
 
 Where a stage is computed stands in a launcher: [params/launcher/](../params/launcher/).
 `python -m tools.settings_page` writes this page from [schema.py](../d2it/config/schema.py) and
