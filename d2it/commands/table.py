@@ -9,7 +9,7 @@ from d2it.config.study import load_study
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Example: d2it table 3 scale=demo. Writes results/<scale>/tables/table_3.csv, .md and .tex. "
+        "Example: d2it table 3 scale=demo. Writes results/<scale>/tables/table_3.csv, .md, .tex. "
         "Runs that are missing are marked."
     )
     parser.add_argument("number", type=int, choices=range(1, 7), help="1 to 5, or 6: ours")
