@@ -42,8 +42,8 @@ VERBS = {
     "sample": "draw images from a run, or from an exported folder",
     "export": "write a trained run as a self-contained folder with a model card",
     "metrics": "gather the metrics of every run in one small file",
-    "table": "write one of the paper's tables",
-    "figure": "draw one of the paper's figures",
+    "table": "write one of the paper's tables, or Table 6: one network for every ratio",
+    "figure": "draw one of the paper's figures, or Figure 7: FID against compute",
     "claims": "test the paper's claims on runs of several training seeds",
     "models": "print parameters and GMACs of the named models",
 }

@@ -11,7 +11,6 @@ from typing import Any
 from d2it.config.explain import is_table, moved_runs, shown
 from d2it.config.load import interpolated, load, params_folder
 from d2it.config.settings import Setting, walk
-from d2it.config.typed import spell
 from d2it.files import write_text
 from d2it.text import markdown_table
 
@@ -25,7 +24,7 @@ training.content.batch` says the same of one setting, what sets it, and which ru
 
 - **Default**: the value at each scale; for the entries of a table the schema's, – where each entry
   must say it.
-- **Identity**: a run with another value is another run, with a folder of its own.
+- **Identity**: yes: at some scale, another value makes another run, with a folder of its own.
 
 Where a stage is computed stands in a launcher: [params/launcher/](../params/launcher/).
 `python -m tools.settings_page` writes this page from [schema.py](../d2it/config/schema.py) and
@@ -34,6 +33,7 @@ Where a stage is computed stands in a launcher: [params/launcher/](../params/lau
 COLUMNS = ("setting", "type", "default", "identity", "meaning")
 LONG = 40  # characters of a value that no table shows
 TRIED = 2  # entries of a table whose identity is looked at
+IDENTITY = ("demo", "paper")  # scales at which it is: between them they have every kind of run
 ENTRY = "<name>"  # in place of the names that a study gives its runs, data sets and sizes
 
 Named = dict[str, list[tuple[Setting, Any]]]
@@ -67,30 +67,38 @@ def default(name: str, scales: dict[str, Named]) -> str:
     return "; ".join([*others, f"else `{usual}`" if others else f"`{usual}`"])
 
 
-def rows(scales: dict[str, Named], tree: Any) -> Iterator[tuple[str, list[str]]]:
+def decides(name: str, scales: dict[str, Named], trees: dict[str, Any]) -> bool:
+    """Whether another value makes another run, at any scale: some have no other data set to name,
+    or a run that is the same at every ratio.
+    """
+    return any(
+        True
+        for scale, tree in trees.items()
+        for setting, value in scales[scale].get(name, [])[:TRIED]
+        for _ in moved_runs(tree, setting, value)
+    )
+
+
+def rows(scales: dict[str, Named], trees: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     """The table that a setting is in, and its row."""
     names = dict.fromkeys(name for named in scales.values() for name in named)
     for name in names:
         entries = [pair for named in scales.values() for pair in named.get(name, [])]
         if any(is_table(value) and value for _, value in entries):
             continue
-        here = next(iter(scales.values())).get(name, [])
-        decides = any(
-            True for setting, value in here[:TRIED] for _ in moved_runs(tree, setting, value)
-        )
         setting = entries[0][0]
-        kind = ", ".join(filter(None, [spell(setting.type), setting.range]))
+        identity = "yes" if decides(name, scales, trees) else ""
         table, _, key = name.rpartition(".")
-        row = [f"`{key}`", kind, default(name, scales), "yes" if decides else "", setting.meaning]
-        yield table, row
+        yield table, [f"`{key}`", setting.kind, default(name, scales), identity, setting.meaning]
 
 
 def page() -> str:
     files = sorted((params_folder() / "scale").glob("*.yaml"))
-    files.sort(key=lambda path: path.stem != "demo")  # the default scale decides what is identity
+    files.sort(key=lambda path: path.stem != "demo")  # the default scale comes first
     scales = {path.stem: patterns(load(overrides=[f"scale={path.stem}"])) for path in files}
+    trees = {scale: interpolated([f"scale={scale}"]) for scale in IDENTITY}
     tables: dict[str, list[list[str]]] = {}
-    for table, row in rows(scales, interpolated([])):
+    for table, row in rows(scales, trees):
         tables.setdefault(table, []).append(row)
     parts = [HEAD]
     for table, found in tables.items():

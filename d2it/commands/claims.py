@@ -8,8 +8,8 @@ from d2it.config.load import load
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Examples: d2it claims scale=mini; d2it claims --runs scale=mini. params/claims.yaml says "
-        "which runs decide which claim."
+        "Examples: d2it claims scale=mini; d2it claims --runs scale=mini. Writes "
+        "results/<scale>/claims.md. params/claims.yaml says which runs decide which claim."
     )
     parser.add_argument(
         "--runs",

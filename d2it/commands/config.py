@@ -10,6 +10,10 @@ from d2it.files import write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Examples: d2it config scale=paper; d2it config --explain training.content.batch; "
+        "d2it config scale=mini --write params.yaml."
+    )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         "--write", metavar="FILE", help="write it, e.g. to params.yaml, instead of printing it"

@@ -8,8 +8,10 @@ from d2it.config.study import load_study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Example: d2it figure 4 scale=demo."
-    parser.add_argument("number", type=int, choices=range(3, 8), help="which figure, 3 to 7")
+    parser.epilog = (
+        "Example: d2it figure 4 scale=demo. Writes results/<scale>/figures/figure_4.png and .svg."
+    )
+    parser.add_argument("number", type=int, choices=range(3, 8), help="3 to 6, or 7: ours")
     add_config_arguments(parser)
 
 

@@ -7,7 +7,10 @@ from d2it.config.load import load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Example: d2it metrics scale=smoke. Runs that are not evaluated are left out."
+    parser.epilog = (
+        "Example: d2it metrics scale=smoke. Writes results/<scale>/metrics.json. Runs that are not "
+        "evaluated are left out."
+    )
     add_config_arguments(parser)
 
 

@@ -19,6 +19,7 @@ COLUMNS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Examples: d2it models; d2it models --json."
     parser.add_argument("--json", action="store_true", help="print it as JSON")
 
 

@@ -25,8 +25,9 @@ HOME_AND_CLEAR = "\x1b[H\x1b[J"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Example: d2it status --watch scale=smoke. It only reads files, so it works while "
-        "Snakemake runs and after it died. For stopped runs, `images` counts what was saved."
+        "Example: d2it status --watch scale=smoke. It reads files and asks Slurm, once a minute "
+        "at most, so it works while Snakemake runs and after it died. For stopped runs, `images` "
+        "counts what was saved."
     )
     parser.add_argument(
         "--watch",

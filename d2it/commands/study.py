@@ -10,6 +10,7 @@ from d2it.config.study import at_scale, cells, heading, listing, load_study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Example: d2it study scale=paper."
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     add_config_arguments(parser)
 

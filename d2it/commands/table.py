@@ -1,4 +1,4 @@
-"""d2it table N [overrides]: write one of the tables as CSV, Markdown and LaTeX."""
+"""d2it table N [overrides]: write one of the paper's tables, or 6, as CSV, Markdown and LaTeX."""
 
 import argparse
 
@@ -8,8 +8,11 @@ from d2it.config.study import load_study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Example: d2it table 3 scale=demo. Runs that are missing are marked."
-    parser.add_argument("number", type=int, choices=range(1, 7), help="which table, 1 to 6")
+    parser.epilog = (
+        "Example: d2it table 3 scale=demo. Writes results/<scale>/tables/table_3.csv, .md, .tex. "
+        "Runs that are missing are marked."
+    )
+    parser.add_argument("number", type=int, choices=range(1, 7), help="1 to 5, or 6: ours")
     add_config_arguments(parser)
 
 

@@ -20,7 +20,7 @@ from d2it.config.load import interpolated, params_folder, read_composed, resolve
 from d2it.config.run import runs_of
 from d2it.config.schema import Config
 from d2it.config.settings import Setting, fields_of, parts, walk
-from d2it.config.typed import nearest, spell
+from d2it.config.typed import nearest
 from d2it.errors import UserError
 
 # Values to try of a type; one that a setting does not have is enough.
@@ -51,7 +51,7 @@ def explain(config: Config, name: str, params: str | None, overrides: Sequence[s
         [
             f"{name}: {shown(value)}",
             f"  {setting.meaning}",
-            f"  {', '.join(filter(None, [spell(setting.type), setting.range]))}",
+            f"  {setting.kind}",
             f"  set by {params or set_in(name, overrides)}",
             f"  part of the identity of {len(moved)} of {len(runs)} runs{named}",
         ]

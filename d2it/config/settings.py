@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, replace
 from typing import Any
 
 from d2it.config.schema import Config
+from d2it.config.typed import spell
 from d2it.config.types import Range
 
 
@@ -20,6 +21,12 @@ class Setting:
     range: Range  # of the numbers in it; empty: they have none
     meaning: str
     default: Any  # of the schema; MISSING: it has none
+
+    @property
+    def kind(self) -> str:
+        """Type and range in words; a string that may be empty names nothing."""
+        words = "text" if self.default == "" else spell(self.type)
+        return ", ".join(filter(None, [words, self.range]))
 
 
 def walk(config: Config) -> Iterator[tuple[Setting, Any]]:

@@ -1,4 +1,5 @@
-"""What has become of every run, read from its files alone: nobody who trains is asked or disturbed.
+"""What has become of every run, read from its files, and from sacct and squeue once a minute at
+most: nobody who trains is asked or disturbed.
 
 Whatever stands in a run folder, whole, half-written or foreign, is an answer and never an error:
 people look when something has gone wrong.

@@ -18,6 +18,8 @@ from tests.faults.runs import World
 
 HEADER = """# What was done to training, and what became of it
 
+For whoever trusts days of computing to it, or changes how it saves and resumes.
+
 Written by `make test-faults KILLS={kills} WRITE=docs/faults.md` (seed {seed}, {minutes:.0f} min).
 Real runs of `d2it train`, of all four kinds, at 32 px and of 10 to 40 steps, each in processes of
 its own: one process is forked from a server that has imported torch and runs the command line's

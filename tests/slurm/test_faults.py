@@ -225,6 +225,8 @@ ANOTHER = (
 MAYBE_ANOTHER = ("a node lost",)
 HEADER = """# Faults on a Slurm cluster
 
+For whoever trains on a cluster, runs one, or changes how jobs are submitted and found again.
+
 What becomes of a training on a real cluster (Slurm with slurmdbd, two nodes in each of two
 partitions, GPUs in name only) when it is disturbed. `make test-slurm WRITE=docs/slurm_faults.md`
 wrote this: it does all of it to real processes, with SIGKILL, and fails where a line here is not

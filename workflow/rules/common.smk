@@ -3,16 +3,15 @@
 import os
 import sys
 
-from d2it.config import paths, recipe
+from d2it import snakefile as wiring
+from d2it.config import paths, recipe, study
 from d2it.config.protocols import asked
 from d2it.config.run import runs_of
-from d2it.sources.table import find_source
 from d2it.errors import UserError
 from d2it.jobs.launch import arrange
 from d2it.jobs.launcher import load_launcher
 from d2it.report import claims
-from d2it.config import study
-from d2it import snakefile as wiring
+from d2it.sources.table import find_source
 
 
 def stop(error):
