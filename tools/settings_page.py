@@ -33,7 +33,7 @@ Where a stage is computed stands in a launcher: [params/launcher/](../params/lau
 COLUMNS = ("setting", "type", "default", "identity", "meaning")
 LONG = 40  # characters of a value that no table shows
 TRIED = 2  # entries of a table whose identity is looked at
-IDENTITY = ("demo", "paper")  # scales at which it is: between them they have every kind of run
+IDENTITY = ("smoke", "paper")  # scales at which it is: between them they have every kind of run
 ENTRY = "<name>"  # in place of the names that a study gives its runs, data sets and sizes
 
 Named = dict[str, list[tuple[Setting, Any]]]
