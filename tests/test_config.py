@@ -17,7 +17,7 @@ from dvc.utils.hydra import compose_and_dump
 from d2it.cli import main
 from d2it.config import load
 from d2it.config.check import numbers
-from d2it.config.explain import digests, moved_runs
+from d2it.config.explain import digests, moved_runs, studied
 from d2it.config.load import interpolated, params_folder
 from d2it.config.run import run_of
 from d2it.config.settings import walk
@@ -172,11 +172,11 @@ def test_a_table_is_explained_as_yaml_and_an_unknown_setting_by_the_nearest(expl
 
 def test_what_decides_weights_is_told_from_what_does_not():
     """As an override of each setting would move the runs' names, without doing it."""
-    tree, config = interpolated(["scale=smoke"]), composed("scale=smoke")
+    study, config = studied(interpolated(["scale=smoke"])), composed("scale=smoke")
     known = {setting.name: (setting, value) for setting, value in walk(config)}
 
     def moved(name: str) -> set[str]:
-        return set(moved_runs(tree, *known[name]))
+        return set(moved_runs(study, *known[name]))
 
     every = set(digests(config))
     assert moved("seed") == moved("model.dvae.warm_start") == moved("data.photos.crop") == every

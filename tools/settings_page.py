@@ -8,7 +8,7 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
-from d2it.config.explain import is_table, moved_runs, shown
+from d2it.config.explain import Studied, is_table, moved_runs, shown, studied
 from d2it.config.load import interpolated, load, params_folder
 from d2it.config.settings import Setting, walk
 from d2it.files import write_text
@@ -33,7 +33,7 @@ Where a stage is computed stands in a launcher: [params/launcher/](../params/lau
 COLUMNS = ("setting", "type", "default", "identity", "meaning")
 LONG = 40  # characters of a value that no table shows
 TRIED = 2  # entries of a table whose identity is looked at
-IDENTITY = ("demo", "paper")  # scales at which it is: between them they have every kind of run
+IDENTITY = ("smoke", "paper")  # scales at which it is: between them they have every kind of run
 ENTRY = "<name>"  # in place of the names that a study gives its runs, data sets and sizes
 
 Named = dict[str, list[tuple[Setting, Any]]]
@@ -67,19 +67,19 @@ def default(name: str, scales: dict[str, Named]) -> str:
     return "; ".join([*others, f"else `{usual}`" if others else f"`{usual}`"])
 
 
-def decides(name: str, scales: dict[str, Named], trees: dict[str, Any]) -> bool:
+def decides(name: str, scales: dict[str, Named], studies: dict[str, Studied]) -> bool:
     """Whether another value makes another run, at any scale: some have no other data set to name,
     or a run that is the same at every ratio.
     """
     return any(
         True
-        for scale, tree in trees.items()
+        for scale, study in studies.items()
         for setting, value in scales[scale].get(name, [])[:TRIED]
-        for _ in moved_runs(tree, setting, value)
+        for _ in moved_runs(study, setting, value)
     )
 
 
-def rows(scales: dict[str, Named], trees: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+def rows(scales: dict[str, Named], studies: dict[str, Studied]) -> Iterator[tuple[str, list[str]]]:
     """The table that a setting is in, and its row."""
     names = dict.fromkeys(name for named in scales.values() for name in named)
     for name in names:
@@ -87,7 +87,7 @@ def rows(scales: dict[str, Named], trees: dict[str, Any]) -> Iterator[tuple[str,
         if any(is_table(value) and value for _, value in entries):
             continue
         setting = entries[0][0]
-        identity = "yes" if decides(name, scales, trees) else ""
+        identity = "yes" if decides(name, scales, studies) else ""
         table, _, key = name.rpartition(".")
         yield table, [f"`{key}`", setting.kind, default(name, scales), identity, setting.meaning]
 
@@ -96,9 +96,9 @@ def page() -> str:
     files = sorted((params_folder() / "scale").glob("*.yaml"))
     files.sort(key=lambda path: path.stem != "demo")  # the default scale comes first
     scales = {path.stem: patterns(load(overrides=[f"scale={path.stem}"])) for path in files}
-    trees = {scale: interpolated([f"scale={scale}"]) for scale in IDENTITY}
+    studies = {scale: studied(interpolated([f"scale={scale}"])) for scale in IDENTITY}
     tables: dict[str, list[list[str]]] = {}
-    for table, row in rows(scales, trees):
+    for table, row in rows(scales, studies):
         tables.setdefault(table, []).append(row)
     parts = [HEAD]
     for table, found in tables.items():

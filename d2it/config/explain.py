@@ -7,7 +7,7 @@ import re
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -45,7 +45,7 @@ def explain(config: Config, name: str, params: str | None, overrides: Sequence[s
         lines = [f"  {entry(*pair):<40} # {pair[0].meaning}" for pair in inner]
         return "\n".join([f"{name}: # {setting.meaning}", *lines])
     tree = OmegaConf.create(read_composed(params)) if params else interpolated(overrides)
-    moved, runs = set(moved_runs(tree, setting, value)), digests(config)
+    moved, runs = set(moved_runs(studied(tree), setting, value)), digests(config)
     named = f": {', '.join(run for run in runs if run in moved)}" if moved else ""
     return "\n".join(
         [
@@ -72,15 +72,24 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) and value else json.dumps(value)
 
 
-def moved_runs(tree: Any, setting: Setting, value: Any) -> Iterator[str]:
-    """Runs whose recipe changes with a setting, some of them twice: it is given other values.
+class Studied(NamedTuple):
+    """A composition whose settings are given other values one by one."""
 
-    `tree` is OmegaConf's: what follows the setting changes with it.
-    """
+    tree: Any  # OmegaConf's: what follows a setting changes with it
+    config: Config
+    digests: dict[str, str]
+
+
+def studied(tree: Any) -> Studied:
     config = unchecked(resolve(tree))
-    known = digests(config)
-    for other in others(setting.type, value, config):
-        changed = copy.deepcopy(tree)
+    return Studied(tree, config, digests(config))
+
+
+def moved_runs(study: Studied, setting: Setting, value: Any) -> Iterator[str]:
+    """Runs whose recipe changes with a setting, some of them twice: it is given other values."""
+    known = study.digests
+    for other in others(setting.type, value, study.config):
+        changed = copy.deepcopy(study.tree)
         OmegaConf.update(changed, setting.name, other, force_add=True)
         try:
             found = digests(unchecked(resolve(changed, [setting.name])))

@@ -1,6 +1,7 @@
 """Images decoded by many processes into the files of a data set, each finished once and for good.
 
-Processes write blocks of images straight into the file, so pixels are never sent between them.
+Processes write blocks of images straight into the file, so pixels are never sent between them:
+no units as in d2it/units.py, whose arrays one process holds and puts together.
 """
 
 import hashlib

@@ -39,12 +39,10 @@ COSTS = {"parameters": "Params (M)", "gmacs_dense": "GMACs", "gmacs_sparse": "GM
 SAMPLE = "sample_gmacs"  # beside every FID of ours
 COST = (
     "GMACs a sample: all passes of the sampler, two a step with guidance, and those that draw a "
-    "D²iT's map."
+    "D²iT's map; with every window of its RefineNet, though drawing skips those without a fine "
+    "region (Figure 7 has both)."
 )
-WINDOWS = (
-    "Of one network for every ratio they are of the windows that its maps make it compute, of all "
-    "others of every window."
-)
+WINDOWS = "One network for every ratio: with the windows that its maps made it compute."
 ABSENT = "–"
 PUBLISHED_ONLY = "published only"
 BEYOND = "ours only"
