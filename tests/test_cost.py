@@ -48,7 +48,8 @@ def measure(kind: str, arguments: dict) -> tuple[int, int, float]:
             y = torch.zeros(1, dtype=torch.long) if arguments["classes"] else None
             regions = side >> (arguments.get("grains", 1) - 1)
             map = torch.zeros(1, regions, regions, dtype=torch.long)
-            network(x, t, y, *([map] if kind == "content" else []))
+            shares = torch.zeros(1, arguments["grains"] - 1) if arguments.get("any_ratio") else None
+            network(x, t, y, *{"content": [map], "grain": [shares], "dit": []}[kind])
     sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
     trainable = sum(size for size, trained in sizes if trained)
     return trainable, sum(size for size, _ in sizes), counter.get_total_flops() / 2

@@ -273,7 +273,7 @@ def test_models_that_a_clone_holds_are_not_trained_again(finished):
 def test_the_slurm_profile_as_it_is_typed(checkout):
     """At the default scale; and a launcher that can train nothing refuses no other stage."""
     printed = checkout.snakemake("--profile", "slurm", "--dry-run", "all_tables")
-    assert "Training dvae on 1 node with 2 GPUs each" in printed
+    assert "Training dvae on 1 node with 1 GPU each" in printed  # as many as it has shards
     unfit = ("--config", "launcher=slurm resources.nodes=3")
     images = "data/demo/photos/images/manifest.json"
     assert "Packing" in checkout.snakemake("--profile", "slurm", "--dry-run", images, *unfit)
@@ -287,9 +287,10 @@ def test_the_slurm_profile_keeps_the_users_settings(checkout, monkeypatch):
     assert "Training d2it_l on 1 node with 8 GPUs each, in jobs of 1440 minutes" in printed
     small = "slurm resources.processes=1 resources.gpus"
     monkeypatch.setenv("D2IT_LAUNCHER", f"{small}=2 stages.content.nodes=2")
-    printed = checkout.snakemake("--profile", "slurm", "--dry-run", "d2it_l")
+    halves = ("--config", "training={content: {shards: 2}}")
+    printed = checkout.snakemake("--profile", "slurm", "--dry-run", "d2it_l", *halves)
     assert "Training d2it_l on 2 nodes with 2 GPUs each" in printed
-    words = ("--config", f"launcher={small}=1 stages.content.nodes=2")
+    words = (*halves, f"launcher={small}=1 stages.content.nodes=2")
     printed = checkout.snakemake("--profile", "slurm", "--dry-run", "d2it_l", *words)
     assert "Training d2it_l on 2 nodes with 1 GPU each" in printed
 

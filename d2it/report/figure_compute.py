@@ -161,7 +161,8 @@ def _samples(axes: Axes, points: list[Point], item: Compute) -> None:
     for point in others:  # words keep their distance
         lowest = max(point.fid, lowest + apart)
         bar = FINE in point.sample and point.sample[FINE] < point.sample[DENSE]  # at the left
-        beside, side = ((5, -2), "left") if bar else ((-5, -2), "right")
+        curve = sum(one.run == point.run for one in others) > 1
+        beside, side = ((5, -2), "left") if bar or curve else ((-5, -2), "right")
         _write(axes, _design(point), (_macs(point.sample), lowest), beside, 6, GREY, ha=side)
 
 
@@ -257,6 +258,5 @@ def _write(
 
 
 def _design(point: Point) -> str:
-    """What sets a run or an evaluation apart: 12_2 of d2it_b_12_2."""
-    apart = point.run.removeprefix("d2it_b_")
-    return apart if point.label == "main" else f"{apart} {point.label}"
+    """What sets a run apart, 12_2 of d2it_b_12_2, or a point of its curve."""
+    return point.run.removeprefix("d2it_b_") if point.label == "main" else point.label
