@@ -96,7 +96,7 @@ def test_the_tables_are_those_of_a_local_run(clone: Path) -> None:
     )
     mine, theirs = (at / "results/smoke/tables" for at in (clone, ROOT))
     files = sorted(path.name for path in theirs.iterdir())
-    assert len(files) == 15
+    assert len(files) == 18
     for name in files:
         assert (mine / name).read_bytes() == (theirs / name).read_bytes(), name
 
