@@ -3,7 +3,9 @@
 import json
 from typing import Any
 
-from d2it.config import paths
+import pytest
+
+from d2it.config import load, paths
 from d2it.config.recipe import repeats_of
 from d2it.config.schema import Config
 from d2it.files import write_json
@@ -15,6 +17,16 @@ CLAIMS = load_claims()
 PAIR = Pair("d2it_l", "dit_l", published=[4.47, 6.26])
 CLEAR = ([90.0, 92.0, 89.0], [100.0, 103.0, 101.0])
 NOTHING = ([100.0, 103.0, 99.0], [101.0, 102.0, 99.5])
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load(overrides=["scale=mini"])
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 def plant(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import scipy.stats
 
-from d2it.config import load, paths
+from d2it.config import paths
 from d2it.config.published import published
 from d2it.config.recipe import repeats_of
 from d2it.errors import UserError
@@ -22,19 +22,11 @@ from d2it.report.claims import Pair, asked, load_claims, needed
 from d2it.report.claims_page import render, write_claims
 from d2it.report.effects import effect, stand_together, supporting
 from tests.planted import CLAIMS, CLEAR, NOTHING, PAIR, of, plant, sections
+from tests.planted import config as config  # the fixtures
+from tests.planted import elsewhere as elsewhere
 from tools.claims_summary import summary
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def config():
-    return load(overrides=["scale=mini"])
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def test_the_interval_is_scipys_and_that_of_a_sum_by_hand(config):

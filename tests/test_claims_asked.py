@@ -16,19 +16,11 @@ from d2it.report.claims_page import render
 from d2it.report.counted import Counted, Network, Networks, Printed
 from d2it.report.effects import effect, effects, verdict_of
 from tests.planted import CLAIMS, CLEAR, PAIR, of, plant, sections
+from tests.planted import config as config  # the fixtures
+from tests.planted import elsewhere as elsewhere
 
 ROOT = Path(__file__).parents[1]
 MINI = ("mini", "mini_cpu", "mini_cpu_2048", "mini_cpu_long", "mini_cpu_short_grain")
-
-
-@pytest.fixture(scope="module")
-def config():
-    return load(overrides=["scale=mini"])
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def with_claim(*pairs: Pair) -> Claims:

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import torch
 
-from d2it.config import load, paths
+from d2it.config import paths
 from d2it.config.recipe import repeats_of
 from d2it.config.run import run_of
 from d2it.files import write_json
@@ -18,17 +18,9 @@ from d2it.report.claims_page import render
 from d2it.report.compute import DENSE, FINE, FORMAT, LIVE, VERSION, measured_for
 from d2it.report.effects import effect
 from tests.planted import CLAIMS, CLEAR, PAIR, of, plant, say, sections
+from tests.planted import config as config  # the fixtures
+from tests.planted import elsewhere as elsewhere
 from tools.live_windows import live
-
-
-@pytest.fixture(scope="module")
-def config():
-    return load(overrides=["scale=mini"])
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def costs(config, experiment: str, dense: float, fine: float | None = None) -> None:

@@ -11,7 +11,7 @@ from d2it.evaluation.grain import grain_maps
 from d2it.evaluation.measure import Evaluated, Evaluator
 from d2it.evaluation.samples import of_one_map, samples, share_of_samples
 from d2it.files import write_json
-from d2it.sampling.trained_run import trained
+from d2it.models.store import trained
 from d2it.shares import Share
 
 FORMAT, VERSION = "d2it-evaluation", 1

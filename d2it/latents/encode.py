@@ -35,7 +35,7 @@ from d2it.images.packed import open_images
 from d2it.latents.cache import FORMAT, MIRRORS, VERSION, Latents, shard_arrays
 from d2it.machine.device import choose_device
 from d2it.models.dvae import to_network
-from d2it.models.store import load_model, read_model
+from d2it.models.store import load_model, trained
 from d2it.shares import Share
 from d2it.units import Advance, Arrays, Unit, Units, divide
 
@@ -99,12 +99,7 @@ def rule_of(dvae: Run, ratio: Learned) -> Rule:
 
 def identity(dvae: Run) -> Header:
     """All that decides the moments, once recipe, weights and images are seen to belong together."""
-    model, name = read_model(dvae.model), dvae.name
-    if model["recipe_digest"] != dvae.digest:
-        raise UserError(
-            f"{dvae.model} was trained with other settings than {name} has now: "
-            f"run `d2it train {name}{SETTINGS}`."
-        )
+    model, name = trained(dvae), dvae.name
     images = open_images(dvae.config, dvae.data, "train")
     if model["inputs"].get("images") != images.digest:
         raise UserError(

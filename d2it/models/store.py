@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2it.clock import milestone
+from d2it.config.run import Run
 from d2it.errors import SETTINGS, UserError
 from d2it.files import (
     atomic_folder,
@@ -173,3 +174,14 @@ def fill(network: "nn.Module", state: "Mapping[str, Tensor]", what: str, remedy:
                 f"{remedy}."
             )
     network.load_state_dict(state)
+
+
+def trained(run: Run) -> dict[str, Any]:
+    """The header of the model that `run` was trained to, by the settings that it has now."""
+    header = read_model(run.model)
+    if header["recipe_digest"] != run.digest:
+        raise UserError(
+            f"{run.model} was trained with other settings than {run.name} has now: "
+            f"run `d2it train {run.name}{SETTINGS}`."
+        )
+    return header

@@ -1,7 +1,5 @@
 """Drawing images of a run of a study: its networks, the sources of its grain maps, its settings."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,19 +15,8 @@ from d2it.grains.maps import random_map
 from d2it.images.packed import read_manifest
 from d2it.latents.cache import open_latents
 from d2it.machine.device import Device, compile_on
-from d2it.models.store import load_model, read_model, weights_name
+from d2it.models.store import load_model, trained, weights_name
 from d2it.sampling.pipeline import GrainMaps, Part, Pipeline, keyed, schedule_of
-
-
-def trained(run: Run) -> dict[str, Any]:
-    """The header of the model that `run` was trained to, by the settings that it has now."""
-    header = read_model(run.model)
-    if header["recipe_digest"] != run.digest:
-        raise UserError(
-            f"{run.model} was trained with other settings than {run.name} has now: "
-            f"run `d2it train {run.name}{SETTINGS}`."
-        )
-    return header
 
 
 def load_part(run: Run, device: Device, at: float = 1.0, weights: str | float = "ema") -> Part:
