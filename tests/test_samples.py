@@ -16,6 +16,7 @@ from d2it.config import Config
 from d2it.errors import UserError
 from d2it.sampling import write
 from d2it.sampling.write import read_map
+from tests import installed
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUN, DIT = "d2it_xl_classes", "dit_b"
@@ -108,6 +109,20 @@ def test_it_needs_nothing_of_the_study(exported: Path, tmp_path: Path) -> None:
     program = "".join(text + check for text in texts)
     program = program.replace("my-d2it", "folder").replace("FOLDER", "folder")
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+
+
+def test_it_needs_no_checkout(exported: Path, drawn: Path, tmp_path: Path) -> None:
+    """`pip install .` and the folder: it draws the same, and what it drew is measured."""
+    target, elsewhere = installed.install(tmp_path / "installed"), tmp_path / "elsewhere"
+    shutil.copytree(exported, elsewhere / "folder")
+    shutil.copy("map.png", elsewhere)
+    asked = ["--run", "folder", "--out", "again", *DRAWN]
+    done = installed.run(target, "sample", *asked, cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert contents(elsewhere / "again") == contents(drawn)
+    pictures = ["--images", "again", "--reference", drawn.resolve(), "--metrics", "fid"]
+    done = installed.run(target, "evaluate", *pictures, cwd=elsewhere)
+    assert done.returncode == 0 and "fid" in done.stdout, done.stderr
 
 
 def test_the_model_card(exported: Path) -> None:

@@ -8,8 +8,11 @@ from d2it.errors import UserError
 
 
 def in_repository(name: str) -> Path:
-    """A file kept in git: of the working directory, or of the checkout this was imported from."""
-    for root in (Path.cwd(), Path(__file__).parents[2]):
+    """A file kept in git: of the working directory, of the checkout this was imported from, or of
+    the installed package (setup.py).
+    """
+    package = Path(__file__).parents[1]
+    for root in (Path.cwd(), package.parent, package / "shipped"):
         if (root / name).is_file():
             return root / name
     raise UserError(f"{name} was not found: run d2it from the root of the repository.")

@@ -1,0 +1,38 @@
+"""`pip install .`: what needs no checkout works without one."""
+
+from importlib.metadata import Distribution
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.installed import ROOT, install, run
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp("installed"))
+
+
+def test_the_study_travels_with_the_package(target: Path) -> None:
+    """All of params/ and the tables of data/, to the byte, and nothing that was made from them."""
+    patterns = ("params/**/*.yaml", "data/*.csv", "data/published/*.csv")
+    ours = {path.relative_to(ROOT): path for pattern in patterns for path in ROOT.glob(pattern)}
+    shipped = target / "d2it" / "shipped"
+    theirs = {path.relative_to(shipped): path for path in shipped.rglob("*") if path.is_file()}
+    assert theirs.keys() == ours.keys()
+    assert all(theirs[name].read_bytes() == path.read_bytes() for name, path in ours.items())
+    [info] = target.glob("d2it-*.dist-info")
+    assert Distribution.at(info).metadata["Requires-Python"] == ">=3.11"
+
+
+@pytest.mark.parametrize("words", ["--help", "models", "fetch", "study scale=paper"])
+def test_commands_that_stand_alone(target: Path, tmp_path: Path, words: str) -> None:
+    done = run(target, *words.split(), cwd=tmp_path)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_are_composed_without_a_checkout(target: Path, tmp_path: Path, params) -> None:
+    assert run(target, "config", "--write", "params.yaml", cwd=tmp_path).returncode == 0
+    assert yaml.safe_load((tmp_path / "params.yaml").read_text()) == params
