@@ -1,9 +1,12 @@
-"""Results that documents show: the README's picture of the demo, and the table of tested claims.
+"""Results that documents show: the README's picture of the demo, the demo itself, and the table of
+tested claims.
 
 python -m tools.results_in_docs picture    # docs/first_screen.png, after `make demo`
+python -m tools.results_in_docs demo       # docs/demo/, a copy of the same demo
 python -m tools.results_in_docs claims     # the table in docs/mini.md
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from d2it.config import Config, load, paths
-from d2it.files import atomic_path, read_json, write_text
+from d2it.files import atomic_folder, atomic_path, read_json, write_text
 from d2it.grains.overlay import overlay
 from d2it.images.photos import read_photo
 from d2it.sources.table import read_sources
@@ -22,6 +25,8 @@ RUN, SAMPLES = "d2it_xl_classes", (1, 4, 13, 12, 8)
 STUDIES = ("mini", "mini_cpu")
 PAGE, BEGIN, END = Path("docs/mini.md"), "<!-- claims -->", "<!-- /claims -->"
 PHOTO, SIDE, REGION = "cat", 256, 16
+EXAMPLE = Path("docs/demo")
+LARGE = shutil.ignore_patterns("models", "gallery", ".*")
 
 
 def photograph() -> tuple[np.ndarray, np.ndarray]:
@@ -78,6 +83,15 @@ def picture(config: Config) -> None:
         figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
 
 
+def write_example(config: Config) -> None:
+    """What git keeps of a demo: results/ is of whoever runs one."""
+    with atomic_folder(EXAMPLE) as folder:
+        shutil.copytree(paths.tables(config).parent, folder, ignore=LARGE, dirs_exist_ok=True)
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        picture(load()) if name == "picture" else write_claims()
+        if name == "claims":
+            write_claims()
+        else:
+            {"picture": picture, "demo": write_example}[name](load())
