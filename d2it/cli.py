@@ -37,6 +37,7 @@ VERBS = {
     "calibrate": "measure a data set's entropy quantiles (Eq 2-3)",
     "reference": "compute a data set's Inception features for FID",
     "train": "train one run: DVAE, grain, content or DiT",
+    "keep": "copy trained models to where git finds them, for seeds that are added later",
     "encode": "cache the latents of a data set with a trained DVAE",
     "evaluate": "sample from a run and measure FID and other metrics, or measure any images",
     "sample": "draw images from a run, or from an exported folder",

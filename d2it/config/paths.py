@@ -40,6 +40,11 @@ def model(config: Config, run: str) -> Path:
     return Path("results", config.name, "models", run)
 
 
+def kept(config: Config, run: str) -> Path:
+    """A copy of a model in git, so that a study outlives its machine (d2it keep)."""
+    return Path("results", config.name, "kept", run)
+
+
 def evaluation(config: Config, run: str) -> Path:
     return Path("results", config.name, "evaluations", f"{run}.json")
 

@@ -174,6 +174,11 @@ class Run:
         return paths.model(self.config, self.name)
 
     @property
+    def kept(self) -> Path:
+        """A copy of it in git, where there is one."""
+        return paths.kept(self.config, self.name)
+
+    @property
     def latents(self) -> Path:
         """Of its DVAE: what it learns from; what a DVAE makes."""
         return paths.latents(self.config, self.dvae.name)

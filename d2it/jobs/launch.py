@@ -12,6 +12,7 @@ from d2it.errors import UserError
 from d2it.files import locked
 from d2it.jobs.launcher import Launcher, Resources
 from d2it.machine.gpus import joinable, visible_gpus
+from d2it.runs.keep import take_kept
 from d2it.runs.lease import await_free, launching
 from d2it.runs.plan import Plan, make_plan
 from d2it.runs.publish import finished, is_published, publish
@@ -93,7 +94,7 @@ def launch(
     """
     plan, published = make_plan(run), run.model
     done = finished(plan, _warn)
-    if done is None and is_published(plan, published):
+    if done is None and (is_published(plan, published) or take_kept(run, plan)):
         print(f"{run.name}: already trained to {plan.images} images, published in {published}")
         return
     if done is None:
