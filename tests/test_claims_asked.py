@@ -20,7 +20,14 @@ from tests.planted import config as config  # the fixtures
 from tests.planted import elsewhere as elsewhere
 
 ROOT = Path(__file__).parents[1]
-MINI = ("mini", "mini_cpu", "mini_cpu_2048", "mini_cpu_long", "mini_cpu_short_grain")
+MINI = (
+    "mini",
+    "mini_cpu",
+    "mini_cpu_2048",
+    "mini_cpu_long",
+    "mini_cpu_photos",
+    "mini_cpu_short_grain",
+)
 
 
 def with_claim(*pairs: Pair) -> Claims:

@@ -35,6 +35,7 @@ SCALES = (
     "mini_cpu_short_grain",
     "mini_cpu_long",
     "mini_cpu_2048",
+    "mini_cpu_photos",
     "paper",
 )
 
@@ -135,7 +136,7 @@ def test_a_setting_is_explained(explained):
         "set by params/scale/smoke.yaml",
     ]
     runs = composed("scale=smoke").runs.content
-    assert lines[4] == f"part of the identity of 8 of 17 runs: {', '.join(runs)}"
+    assert lines[4] == f"part of the identity of 8 of 18 runs: {', '.join(runs)}"
 
 
 @pytest.mark.parametrize(
@@ -179,8 +180,10 @@ def test_what_decides_weights_is_told_from_what_does_not():
         return set(moved_runs(study, *known[name]))
 
     every = set(digests(config))
-    assert moved("seed") == moved("model.dvae.warm_start") == moved("data.photos.crop") == every
-    assert moved("training.dvae.images") == every - {"dvae", "dvae_three"}  # through its latents
+    emoji = {"dvae_classes", "grain_classes", "dit_xl_classes", "d2it_xl_classes"}
+    assert moved("seed") == moved("model.dvae.warm_start") == every
+    assert moved("data.photos.crop") == every - emoji and moved("data.emoji.flip") == emoji
+    assert moved("training.dvae.images") == every - config.runs.dvae.keys()  # through their latents
     assert moved("first_stage.r0") == {"d2it_b_r0"}  # which follows it
     assert moved("model.sizes.L.depth") == {"dit_l", "d2it_l"}
     for name in ("sampling.steps", "training.dit.images", "evaluation.n", "caption"):
@@ -196,6 +199,7 @@ def test_the_average_forgets_the_untrained_network(scale):
 def test_more_than_two_grains_are_a_ratio_each():
     three = ["model.factors=[16,8,4]", "ratio=[0.2,0.3]"]
     three += ["runs.dvae.dvae.ratios=[[0.2,0.3],[0,0],[1,0],[0,1],random]"]
+    three += ["runs.dvae.dvae_classes.ratios=[[0.2,0.3],[0,1]]"]
     fixed = [f"runs.content.d2it_b_r{100 * r}.ratio=[{r},0]" for r in (0, 1)]
     elastic = [f"runs.content.d2it_b_elastic.evaluations.{label}=null" for label in ("r0", "r100")]
     config = composed("scale=smoke", *three, *fixed, *elastic)

@@ -26,9 +26,8 @@ from tools import emoji_table as tool
 
 OVERRIDES = [
     "scale=smoke",
-    "+data@data=emoji",
     "task.unconditional=emoji",
-    "task.conditional=emoji",
+    *(f"data.emoji.{split}=null" for split in ("train", "test")),
 ]
 EMOJI = Dataset(source="emoji", size=64, classes=9)
 

@@ -13,7 +13,7 @@ from tests.test_workflow import checkout_at
 
 FEW = {  # what a user's own scale keeps of another one
     "demo": ("dvae", "grain_classes"),
-    "mini_cpu": ("dvae", "grain_classes", "dit_b"),
+    "mini_cpu": ("dvae", "dvae_classes", "grain_classes", "dit_b"),
     "paper": ("dvae_classes", "grain_classes"),
 }
 

@@ -87,11 +87,18 @@ def short(command: str) -> str:
 
 def folders(files: list[str]) -> set[str]:
     """Snakemake names the manifest of a folder, DVC the folder."""
-    return {file.removesuffix("/manifest.json") for file in files if file != "-"}
+    return {file.removesuffix("/manifest.json") for file in files if file not in ("-", "")}
 
 
 def checkout_at(root: Path) -> Checkout:
-    for name in (*WIRING, "data/sources.csv", "data/published", ".dvc/config", ".dvcignore"):
+    for name in (
+        *WIRING,
+        "data/sources.csv",
+        "data/emoji.csv",
+        "data/published",
+        ".dvc/config",
+        ".dvcignore",
+    ):
         source, target = ROOT / name, root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
@@ -147,6 +154,9 @@ def test_dvc_and_snakemake_run_the_same_commands(checkout, scale):
     references = {data.reference for data in config.data.values()}
     batches = {f"d2it fetch {name}" for name in references if isinstance(name, str)}
     assert batches == ({"d2it fetch adm_imagenet256"} if scale == "paper" else set())
+    # and fetches emoji at any scale
+    if "emoji" not in config.data:
+        idle.add("d2it fetch twemoji")
     stages = {short(command) for command in stages_of(checkout, scale)}
     assert batches <= printed and printed - batches == stages - idle
 
@@ -173,8 +183,12 @@ def same_files(checkout: Checkout, rules: dict[str, set[str]], scale: str) -> No
             inputs = inputs - {batch}
         plain = [dep for dep in stages[command].deps if type(dep) is not ParamsDependency]
         files = {os.path.relpath(dep.fs_path, checkout.root) for dep in plain}
-        if verb in ("fetch", "prepare"):  # Snakemake sees the digests of sources as parameters
+        if verb == "fetch":  # Snakemake sees the digests of sources as parameters
             assert files == {"data/sources.csv"}
+        elif verb == "prepare":  # and only the data set emoji needs these
+            emoji = {"data/weights/twemoji.zip"}
+            assert inputs == (emoji if command.startswith("d2it prepare emoji ") else set())
+            assert files == {"data/sources.csv", "data/emoji.csv"} | emoji
         elif verb == "metrics":
             results = Path("results", scale, "evaluations")
             assert files == {str(results)} and {str(Path(file).parent) for file in inputs} == files

@@ -3,7 +3,7 @@
 from d2it.config.schema import Config
 from d2it.report.claims import Claims, asked, load_claims
 from d2it.report.claims_lines import ABSENT, compared, line_of, so_far, span, table
-from d2it.report.claims_page import Found, counted_up, how_made, together
+from d2it.report.claims_page import Found, counted_up, how_made, learnt_from, together
 from d2it.report.compute import DENSE, FINE, LIVE
 from d2it.report.effects import Effect, effect, effects, verdict_of
 from d2it.report.equal_work import AtEqual
@@ -23,24 +23,26 @@ AT_EQUAL_WORK = (
 READINGS = {DENSE: "dense, %", LIVE: "live windows, %", FINE: "fine only, %"}
 
 
-def summary(config: Config) -> str:
+def summary(config: Config, counts: bool = True) -> str:
+    """The claims that were run at a scale; counts are the same at all."""
     claims = asked(load_claims(), config)
     found = effects(config, claims)
     lines = []
     for name, pairs in found.items():
-        verdict = so_far(verdict_of(pairs), pairs)
+        if (verdict := so_far(verdict_of(pairs), pairs)) == "not run":
+            continue
         several = [line_of(one) for one in pairs if one.found] or [line_of(one) for one in pairs]
         line = {"claim": f"{name}: {claims.claims[name].says}", "verdict": f"**{verdict}**"}
         for column in COLUMNS[2:]:
             line[column] = "; ".join(one.get(column, ABSENT) for one in several)
         lines.append(line)
-    for name, one in claims.counted.items():
+    for name, one in claims.counted.items() if counts else ():
         verdict = "holds" if one.holds else "does not hold"
         gaps = "; ".join(line["difference, %"] for _, line in one.lines())
         counted = {"claim": f"{name}: {one.says}", "verdict": f"**{verdict}**"}
         lines.append(counted | {"difference, %": gaps, "seeds": "by counts"})
     parts = [
-        f"*Scale {config.name}. {config.caption}*",
+        f"*Scale {config.name}. {config.caption_of(learnt_from(config, found))}*",
         counted_up(claims, found),
         table(COLUMNS, lines),
         LEGEND.format(level=100 * claims.level, together=together(claims, found)),

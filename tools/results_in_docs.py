@@ -22,7 +22,7 @@ from d2it.sources.table import read_sources
 from tools.claims_summary import summary
 
 RUN, SAMPLES = "d2it_xl_classes", (1, 4, 13, 12, 8)
-STUDIES = ("mini", "mini_cpu")
+STUDIES = ("mini", "mini_cpu", "mini_cpu_photos")
 PAGE, BEGIN, END = Path("docs/mini.md"), "<!-- claims -->", "<!-- /claims -->"
 PHOTO, SIDE, REGION = "cat", 256, 16
 EXAMPLE = Path("docs/demo")
@@ -46,10 +46,10 @@ def photograph() -> tuple[np.ndarray, np.ndarray]:
 
 def claims() -> str:
     """A line for each claim, of every study that has a page of them."""
-    parts = []
+    parts: list[str] = []
     for page in (Path("results") / study / "claims.md" for study in STUDIES):
         if page.exists():
-            told = summary(load(overrides=[f"scale={page.parent.name}"]))
+            told = summary(load(overrides=[f"scale={page.parent.name}"]), counts=not parts)
             parts.append(f"{told} All of it: [{page}](../{page}).")
     return "\n\n".join(parts)
 
@@ -76,7 +76,8 @@ def picture(config: Config) -> None:
             axes.imshow(pixels, interpolation="nearest")
             axes.set_title("" if row else title, fontsize=10)
             axes.axis("off")
-    caption = f"Below: the grain maps; red regions get many codes, blue ones few. {config.caption}"
+    caption = "Below: the grain maps; red regions get many codes, blue ones few. "
+    caption += config.caption_of([config.task["conditional"]])
     figure.text(0.01, 0.01, caption, fontsize=8, color="#555555")
     figure.tight_layout(rect=(0, 0.03, 1, 1))
     with atomic_path(Path("docs/first_screen.png")) as path:

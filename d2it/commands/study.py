@@ -28,7 +28,9 @@ def main(arguments: argparse.Namespace) -> None:
         value = {"scale": config.name, "runs": runs, "not_at_this_scale": absent}
         print(json.dumps(value, indent=1, ensure_ascii=False))
         return
-    print(f"Scale {config.name}: {len(runs)} runs. {config.caption}".rstrip())
+    print(
+        f"Scale {config.name}: {len(runs)} runs. {config.caption_of(config.task.values())}".rstrip()
+    )
     for kind in dict.fromkeys(run["kind"] for run in runs):
         print(f"\n{kind}")
         for run in runs:

@@ -35,6 +35,7 @@ ASIDE = (
     "smallest",
     "damaged",
     "origin",
+    "shown_as",
     "licence",
     "citation",
 )

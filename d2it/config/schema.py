@@ -4,6 +4,7 @@ docs/settings.md is written from here. What several settings must be together: c
 Science only: which machine runs a stage is the launcher's business (params/launcher/).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -50,6 +51,7 @@ class Dataset:
     smallest: Annotated[Count, "pixels on the short side; an image of fewer is damaged"] = 8
     damaged: Annotated[Amount, "unreadable images left out before it is an error"] = 0
     origin: Annotated[str, "where to get it"] = ""
+    shown_as: Annotated[str, "its name in the captions of tables and figures"] = ""
     licence: Annotated[str, "licence, kept with all that is made of it"] = ""
     citation: Annotated[str, "paper to cite"] = ""
 
@@ -230,7 +232,9 @@ class Config:
     accelerator: Annotated[
         Literal["auto", "cuda"], "cuda: train on GPUs, unless a launcher says device: cpu"
     ] = "auto"
-    caption: Annotated[str, "what a figure or table of this scale must say of itself"] = ""
+    caption: Annotated[
+        str, "what a figure or table of this scale must say of itself; {data}: the data sets shown"
+    ] = ""
     sigma: Annotated[Positive, "width of the kernel in Eq 2, on grey values in [-1, 1]"] = 0.01
     bins: Annotated[Several, "M of Eq 3"] = 256
     grey_range: Annotated[tuple[Grey, Grey], "span of Eq 2's bins, on grey values in [-1, 1]"] = (
@@ -238,6 +242,11 @@ class Config:
         1,
     )
     quantiles: Annotated[Count, "steps of the stored entropy quantile table"] = 1000
+
+    def caption_of(self, data: Iterable[str]) -> str:
+        """What is said of that which was made of these data sets."""
+        names = dict.fromkeys(self.data[name].shown_as or name for name in data)
+        return self.caption.replace("{data}", " and ".join(names))
 
     @property
     def kernel(self) -> Kernel:

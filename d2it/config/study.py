@@ -201,6 +201,12 @@ def needs(study: Study, item: str, config: Config) -> list[str]:
     return [run for run in dict.fromkeys(runs) if at_scale(config, run)]
 
 
+def data_of(study: Study, item: str, config: Config) -> list[str]:
+    """The data sets that its runs learn from."""
+    runs = runs_of(config)
+    return list(dict.fromkeys(runs[name].data for name in needs(study, item, config)))
+
+
 def inputs(study: Study, item: str, config: Config) -> list[Path]:
     """Files that `item` is made of: evaluations and published numbers, or a gallery's manifest."""
     runs = needs(study, item, config)

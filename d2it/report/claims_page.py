@@ -15,7 +15,7 @@ from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.files import write_text
 from d2it.report import claims_words as words
-from d2it.report.claims import Claims, asked, load_claims, needed
+from d2it.report.claims import CHANCE, Claims, asked, load_claims, needed
 from d2it.report.claims_lines import AT_EQUAL_WORK, SO_FAR, compared, line_of, so_far, table
 from d2it.report.effects import (
     Effect,
@@ -65,7 +65,7 @@ def render(config: Config, claims: Claims) -> str:
     for name, why in claims.untested.items():
         reasons.setdefault(why, []).append(f"{name} {printed[name]['claim']}")
     parts = [
-        f"*Scale {config.name}. {config.caption}*",
+        f"*Scale {config.name}. {config.caption_of(learnt_from(config, found))}*",
         "# What the paper claims, and what we find",
         counted_up(claims, found),
         how_made(config, claims, found),
@@ -81,6 +81,14 @@ def render(config: Config, claims: Claims) -> str:
         "\n".join(f"- {why}: {'; '.join(names)}." for why, names in reasons.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def learnt_from(config: Config, found: Found) -> list[str]:
+    """The data sets of the runs that were made; of all that are asked for where none was."""
+    every = [one for pairs in found.values() for one in pairs]
+    pairs = [one.pair for one in every if one.found] or [one.pair for one in every]
+    names = [name for pair in pairs for name, _ in pair.sides if name != CHANCE]
+    return [run_of(config, name).data for name in names]
 
 
 def counted_up(claims: Claims, found: Found) -> str:

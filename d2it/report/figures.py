@@ -33,6 +33,7 @@ from d2it.config.study import (
     Samples,
     Study,
     at_scale,
+    data_of,
     heading,
     item_of,
     place,
@@ -78,7 +79,8 @@ def write_figure(study: Study, name: str, config: Config) -> list[Path]:
         title = f"{heading(name)} ({place(item)}). {item.title}."
         if item.published:
             remarks.append(f"Hollow marks, published: {item.published}.")
-        add_caption(figure, [title, scale_line(config, "all_figures").replace("`", ""), *remarks])
+        first = scale_line(config, "all_figures", data_of(study, name, config)).replace("`", "")
+        add_caption(figure, [title, first, *remarks])
         for suffix, metadata in METADATA.items():
             written.append(paths.figures(config) / f"{name}.{suffix}")
             with atomic_path(written[-1]) as path:

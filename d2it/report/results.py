@@ -78,10 +78,13 @@ def measured(config: Config, run: str, labels: Sequence[str], metric: str) -> Re
     return Gap(f"evaluated without {metric}") if lacks else found
 
 
-def scale_line(config: Config, target: str) -> str:
-    """What every table and figure says first of itself; `target` makes all of its kind."""
+def scale_line(config: Config, target: str, data: Sequence[str] = ()) -> str:
+    """What every table and figure says first of itself; `target` makes all of its kind, and its
+    runs learnt from `data` (by default from all of the study).
+    """
     how = f"snakemake --profile slurm {target} --config scale=paper"
-    return f"Scale {config.name}; the published scale: `{how}`. {config.caption}".rstrip()
+    said = config.caption_of(data or config.task.values())
+    return f"Scale {config.name}; the published scale: `{how}`. {said}".rstrip()
 
 
 def made_with(found: Iterable[Result | Gap]) -> list[str]:

@@ -15,7 +15,7 @@ from d2it.config import paths
 from d2it.config.published import published
 from d2it.config.recipe import ratio_key
 from d2it.config.schema import Config
-from d2it.config.study import Row, Study, Table, heading, item_of, place
+from d2it.config.study import Row, Study, Table, data_of, heading, item_of, place
 from d2it.files import write_text
 from d2it.report.compute import computed, sample_gmacs
 from d2it.report.results import (
@@ -167,7 +167,8 @@ def write_table(study: Study, name: str, config: Config) -> list[Path]:
     """results/<scale>/tables/<name>.{csv,md,tex}, the same bytes every time."""
     item = item_of(study, name)
     frame = table(study, name, config)
-    first, below = scale_line(config, "all_tables"), remarks(study, name, config)
+    first = scale_line(config, "all_tables", data_of(study, name, config))
+    below = remarks(study, name, config)
     title = f"{heading(name)} ({place(item)}). {item.title}."
     texts = {
         "csv": f"# {first}\n" + frame.to_csv(index=False, lineterminator="\n"),

@@ -18,14 +18,14 @@ PARTS = {
 def card(config: Config, header: dict[str, Any], images: dict[str, Any]) -> str:
     """README.md. images: the manifest of the packed images that everything was trained on."""
     count, size = images["splits"]["train"]["count"], images["size"]
-    classes = header["classes"]
+    classes, told = header["classes"], config.caption_of([images["name"]])
     of_class = f"one of {len(classes)} classes" if classes else "no class"
     call = "label=0, " if classes else ""
     sections = [
         f"# {header['run']}: {NAMES[header['kind']]} of {images['name']} at {size} px",
         f"Draws images of {size} x {size} px of {of_class}, trained at scale `{header['scale']}` "
         "by the open implementation of *D²iT: Dynamic Diffusion Transformer for Accurate Image "
-        f"Generation* (arXiv 2504.09454), which is not its authors'. {config.caption}",
+        f"Generation* (arXiv 2504.09454), which is not its authors'. {told}",
         f"""```python
 import d2it
 

@@ -11,7 +11,7 @@ rule claims:
     output:
         str(paths.claims(CONFIG)),
     params:
-        scale=CONFIG.caption,
+        scale=CONFIG.caption_of(CONFIG.task.values()),
     log:
         f"{LOGS}/claims.log",
     resources:

@@ -17,7 +17,7 @@ rule figure:
         str(paths.figures(CONFIG) / r"figure_{number,\d}.svg"),
     params:
         title=lambda wildcards: study.item_of(STUDY, f"figure_{wildcards.number}").title,
-        scale=CONFIG.caption,
+        scale=CONFIG.caption_of(CONFIG.task.values()),
     log:
         f"{LOGS}/figure/{{number}}.log",
     resources:

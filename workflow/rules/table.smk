@@ -23,7 +23,7 @@ rule table:
         str(paths.tables(CONFIG) / r"table_{number,\d}.tex"),
     params:
         title=lambda wildcards: study.item_of(STUDY, f"table_{wildcards.number}").title,
-        scale=CONFIG.caption,
+        scale=CONFIG.caption_of(CONFIG.task.values()),
     log:
         f"{LOGS}/table/{{number}}.log",
     resources:
