@@ -277,7 +277,7 @@ def test_recipes_see_what_decides_their_numbers_and_nothing_else():
     # The one DVAE serves every ratio, so the ratio is not in it; D²iT-B at the main ratio has it.
     assert named("ratio=0.7", run="dvae") == run_of(config, "dvae").id
     assert named("ratio=0.7", run="d2it_b") != run_of(config, "d2it_b").id
-    assert named("ratio=0.7", run="d2it_b_r30") == run_of(config, "d2it_b_r30").id
+    assert named("ratio=0.7", run="d2it_b_r100") == run_of(config, "d2it_b_r100").id
     # A longer training extends the run; machines' settings are not science.
     machines = ["save_images=64", "compile=true", "checkpointing=true"]
     longer = [f"training.content.{setting}" for setting in ("images=12800", *machines)]

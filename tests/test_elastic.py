@@ -175,9 +175,8 @@ def test_a_map_has_a_ratio_of_its_own(config: Config) -> None:
 # Three grains
 
 
-def test_three_grains_at_scale_demo() -> None:
-    demo = load(overrides=["scale=demo"])
-    run = run_of(demo, "d2it_b_three_elastic")
+def test_three_grains_at_scale_mini() -> None:
+    run = run_of(load(overrides=["scale=mini"]), "d2it_b_three_elastic")
     assert run.main_ratio == [0.25, 0.5] and run.factors == [16, 8, 4]
     reached = [at_least(one.ratio or run.main_ratio) for one in run.evaluations.values()]
     assert reached == [[0.75, 0.5], [0, 0], [0.5, 0], [0.5, 0.25], [1, 1]]

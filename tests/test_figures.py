@@ -22,14 +22,14 @@ from d2it.report.figures import (
     read_gallery,
     write_figure,
 )
-from tests.composed import composed
+from tests.composed import WHOLE, composed
 from tests.fake_results import write_gallery, write_results
 
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return composed()
+    return composed(*WHOLE)
 
 
 @pytest.fixture(scope="module")

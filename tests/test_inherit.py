@@ -12,7 +12,7 @@ from d2it.errors import UserError
 from tests.test_workflow import checkout_at
 
 FEW = {  # what a user's own scale keeps of another one
-    "demo": ("dvae", "grain_classes"),
+    "demo": ("dvae_classes", "grain_classes"),
     "mini_cpu": ("dvae", "dvae_classes", "grain_classes", "dit_b"),
     "paper": ("dvae_classes", "grain_classes"),
 }

@@ -26,6 +26,7 @@ from d2it.config.study import (
     with_inputs,
 )
 from d2it.errors import UserError
+from tests.composed import WHOLE, composed
 
 ROOT = Path(__file__).parents[1]
 PRINTED = TABLES[:-1]  # the last one is beyond the paper
@@ -33,7 +34,7 @@ PRINTED = TABLES[:-1]  # the last one is beyond the paper
 
 @pytest.fixture(scope="module")
 def config():
-    return load()
+    return composed(*WHOLE)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from d2it.config.study import TABLES, item_of, load_study
 from d2it.evaluation.compare import HEADLESS
 from d2it.report.tables import table, write_table
 from d2it.text import escape
-from tests.composed import composed
+from tests.composed import WHOLE, composed
 from tests.fake_results import write_evaluation, write_results
 
 PRINTED = TABLES[:-1]  # the last one is beyond the paper
@@ -25,7 +25,7 @@ PRINTED = TABLES[:-1]  # the last one is beyond the paper
 def config(tmp_path, monkeypatch):
     """The demo, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    return composed()
+    return composed(*WHOLE)
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,8 @@ def test_files_are_equal_on_a_second_run_and_name_scale_and_command(config, stud
         assert [path.read_bytes() for path in write_table(study, name, config)] == before
         for path in written:
             first = path.read_text().splitlines()[0]
-            assert "Scale demo" in first and config.caption in first
+            assert "Scale demo" in first and "minutes on two cores" in first
+            assert ("photographs" in first) == (name != "table_2") != ("emoji" in first)
             assert "snakemake --profile slurm all_tables --config scale=paper" in first
         lines = written[0].read_text().splitlines()
         assert lines[0].startswith("# ") and written[2].read_text().startswith("% ")

@@ -22,6 +22,7 @@ from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dit import DiT
 from d2it.training.tasks import make_task
 from d2it.training.transformers import mean_weight
+from tests.composed import WHOLE
 
 N, CLASSES = 24, 7
 TWO, THREE = [8, 4], [16, 8, 4]
@@ -71,7 +72,7 @@ def write_latents(folder: Path, recipe_digest: str, factors: list[int], side: in
 @pytest.fixture(scope="module")
 def config() -> Config:
     torch.set_num_threads(1)
-    return load(overrides=["scale=demo"])
+    return load(overrides=WHOLE)
 
 
 def change(config: Config, kind: str, run: str, **changes) -> Config:
@@ -83,9 +84,9 @@ def change(config: Config, kind: str, run: str, **changes) -> Config:
 
 @pytest.fixture
 def there(config, tmp_path, monkeypatch) -> Config:
-    """A working directory with the latents of the demo's DVAE."""
+    """A working directory with the latents of the demo's DVAEs."""
     monkeypatch.chdir(tmp_path)
-    for dvae, factors in (("dvae", TWO), ("dvae_three", THREE)):
+    for dvae, factors in (("dvae", TWO), ("dvae_classes", TWO), ("dvae_three", THREE)):
         recipe = digest(run_of(config, dvae).latents_recipe)
         write_latents(paths.latents(config, dvae), recipe, factors)
     return config
@@ -250,11 +251,11 @@ def test_latents_of_other_settings_are_refused(there):
 @pytest.mark.parametrize("label", [-1, CLASSES])
 def test_labels_that_no_class_has_are_refused_before_training(there, label):
     """On a GPU a network does not look at its labels."""
-    path = paths.latents(there, "dvae") / "train-00000-labels.bin"
+    path = paths.latents(there, "dvae_classes") / "train-00000-labels.bin"
     labels = np.fromfile(path, "<i8")
     labels[3] = label
     labels.tofile(path)
-    with pytest.raises(UserError, match=r"labels outside 0\.\.6.*`d2it encode dvae`") as error:
+    with pytest.raises(UserError, match=r"labels outside 0\.\.6.*`d2it encode dvae_classes`") as error:
         make_task(run_of(there, "d2it_b_classes"))
     assert "\n" not in str(error.value)
 
