@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ class Checkout:
 
 def normalised(command: str) -> str:
     """Without the file of parameters and the log, in which the two differ."""
-    words = command.partition(" 2>&1")[0].split()
+    words = shlex.split(command.partition(" 2>&1")[0])
     if "--params" in words:
         words[words.index("--params") + 1] = "FILE"
     return " ".join(words)
@@ -82,7 +83,7 @@ def normalised(command: str) -> str:
 
 def short(command: str) -> str:
     """Verb and target alone."""
-    return " ".join(command.split()[:3])
+    return " ".join(shlex.split(command)[:3])
 
 
 def folders(files: list[str]) -> set[str]:

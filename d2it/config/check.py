@@ -17,7 +17,7 @@ from d2it.config.recipe import (
 )
 from d2it.config.schema import Config
 from d2it.config.settings import fields_of, walk
-from d2it.config.typed import nearest
+from d2it.config.typed import check_name, nearest
 from d2it.config.types import Learned, Range, Ratio
 from d2it.errors import UserError
 
@@ -31,6 +31,7 @@ OPERATORS = {
 
 def check_meaning(config: Config) -> None:
     """Raise the sentence for the first setting that makes no sense."""
+    check_name(config.name, "name")
     _check_ranges(config)
     _check_factors(config.model.factors, "model.factors")
     _check_factors(config.model.factors_three, "model.factors_three")

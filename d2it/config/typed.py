@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -11,6 +12,17 @@ from typing import Any, Literal, TypeVar
 from d2it.errors import UserError
 
 T = TypeVar("T")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+def check_name(name: str, where: str) -> str:
+    """`name`, if it can stand in paths and in commands of a shell."""
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{where} is {name!r}, but a name has at most 100 letters (a-z, A-Z), digits, `_`, `.` "
+            "and `-`, and begins with neither of the last two: choose another."
+        )
+    return name
 
 
 def nearest(word: str, choices: Sequence[str]) -> str:
@@ -63,7 +75,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, where)
     if origin is dict and isinstance(value, dict):
-        return {str(k): _convert(arguments[1], v, _join(where, k)) for k, v in value.items()}
+        keys = {check_name(str(key), f"A key of {where}"): value[key] for key in value}
+        return {
+            key: _convert(arguments[1], entry, _join(where, key)) for key, entry in keys.items()
+        }
     if origin in (list, tuple) and isinstance(value, (list, tuple)):
         if origin is tuple and len(value) != len(arguments):
             raise UserError(f"{where} is {value!r}, but must have {len(arguments)} entries.")
