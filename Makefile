@@ -8,7 +8,7 @@ BENCHMARKS = training sampling variants calibration $(if $(GPU),,workflow metric
 FETCHED := inception lpips_alex lpips_vgg twemoji
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-published test-gpu first-hour bench test-slurm slurm-up slurm-down lint lock pull clean
+.PHONY: help setup demo test test-faults test-published test-app test-gpu first-hour bench test-slurm slurm-up slurm-down lint lock pull clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -26,13 +26,17 @@ demo: setup  ## every table and figure at the demo scale, from the embedded phot
 	@echo "Tables: results/demo/tables/   Figures: results/demo/figures/"
 
 test: setup  ## all tests that need neither GPU nor Slurm
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu" --ignore=tests/slurm
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu" --ignore=tests/slurm --ignore=tests/browser
 
 test-faults: setup  ## kill, stop, damage and fill: KILLS=20 takes minutes, KILLS=200 an hour
 	$(BIN)/python -m tests.faults --kills $(KILLS) $(if $(WRITE),--write $(WRITE))
 
 test-published: setup  ## the published scale with two steps a stage: 256 px, the paper's widths
 	PATH="$(CURDIR)/$(BIN):$$PATH" python tests/published_scale.py
+
+test-app: setup  ## the page of `d2it app` in a real browser: chromium, which root can install
+	@$(PYTHON) tests/browser/chromium.py
+	$(BIN)/pytest tests/browser
 
 test-gpu: setup  ## the tests that need a GPU
 	$(BIN)/pytest -m gpu tests/gpu
