@@ -39,6 +39,8 @@ OVERRIDES = [
     "sampling.block=4",
     "evaluation.n=8",
     "runs.dvae.dvae.ratios=[0.0,0.5,1.0,random]",
+    "task.conditional=photos",  # one data set is enough
+    "first_stage.classes=dvae",
 ]
 
 
@@ -64,7 +66,7 @@ def save_random(config: Config, run: str, seed: int) -> None:
         stem: {key: value + 0.05 * torch.randn(value.shape) for key, value in state.items()}
         for stem in STEMS
     }
-    inputs = {"images": open_images(config, "photos", "train").digest}
+    inputs = {"images": open_images(config, run_of(config, run).data, "train").digest}
     recipe = run_of(config, run).recipe
     save_model(paths.model(config, run), kind, shape, recipe, IMAGES, BATCH, inputs, weights)
 

@@ -120,7 +120,7 @@ def test_paint_draw_change_and_compare(page: Page, tmp_path: Path) -> None:
     other, given = sampled(page.inner_text("#command"), tmp_path / "other")
     assert np.array_equal(given, 1 - map) and picture(image) == other == beside != file
 
-    page.select_option("#label", "coffee")
+    page.select_option("#label", "food")
     for name, value in (("seed", "21"), ("steps", "3"), ("guidance", "1.5")):
         page.fill(f"#{name}", value)
         page.press(f"#{name}", "Enter")
@@ -129,7 +129,7 @@ def test_paint_draw_change_and_compare(page: Page, tmp_path: Path) -> None:
     changed, given = sampled(page.inner_text("#command"), tmp_path / "changed")
     assert given[0, 0] == 0 and given.sum() == (1 - map).sum() - 1
     assert picture(image) == changed != other
-    for word in ("coffee", "--seeds 21", "--steps 3", "--guidance 1.5"):
+    for word in ("food", "--seeds 21", "--steps 3", "--guidance 1.5"):
         assert word in page.inner_text("#command")
 
 
@@ -212,7 +212,7 @@ def test_what_is_refused_is_a_sentence_on_the_page(page: Page, app: str) -> None
     page.evaluate("document.querySelector('#label').append(new Option('no class'))")
     page.select_option("#label", "no class")
     expect(page.locator("#told.wrong")).to_contain_text("There is no class 'no class'")
-    page.select_option("#label", "cat")
+    page.select_option("#label", "flags")
     expect(page.locator("#told")).to_have_text("")
     page.route(f"{app}/draw", lambda route: route.abort())
     page.click("#fine")
