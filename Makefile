@@ -20,10 +20,10 @@ help:  ## list the targets
 setup: .venv/.installed  ## environment (.venv), weights and emoji, nothing else
 	@$(BIN)/d2it fetch $(FETCHED)
 
-demo: setup  ## every table and figure at the demo scale, from the embedded photographs
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) all_tables all_figures
+demo: setup  ## every table and figure at the demo scale, and one page of them
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) all
 	$(BIN)/d2it metrics
-	@echo "Tables: results/demo/tables/   Figures: results/demo/figures/"
+	@echo "Open results/demo/index.html"
 
 test: setup  ## all tests that need neither GPU nor Slurm
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu" --ignore=tests/slurm --ignore=tests/browser
@@ -73,7 +73,7 @@ lock:  ## compile requirements.lock anew from pyproject.toml, keeping versions w
 
 pull: .venv/.installed  ## finished models, tables and figures from the DVC remote, without training
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc pull
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --touch --forceall all_tables all_figures
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --touch --forceall all
 
 clean:  ## delete caches; data, runs and results stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build *.egg-info

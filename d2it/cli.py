@@ -46,6 +46,7 @@ VERBS = {
     "metrics": "gather the metrics of every run in one small file",
     "table": "write one of the paper's tables, or Table 6: one network for every ratio",
     "figure": "draw one of the paper's figures, or Figure 7: FID against compute",
+    "page": "write every table, figure and run of a scale as one page, index.html",
     "claims": "test the paper's claims on runs of several training seeds",
     "models": "print parameters and GMACs of the named models",
 }

@@ -193,9 +193,10 @@ def same_files(checkout: Checkout, rules: dict[str, set[str]], scale: str) -> No
         elif verb == "metrics":
             results = Path("results", scale, "evaluations")
             assert files == {str(results)} and {str(Path(file).parent) for file in inputs} == files
-        elif verb in ("table", "figure"):  # DVC cannot read the study: it waits for everything
+        elif verb in ("table", "figure", "page"):  # DVC cannot read the study: it waits for all
             results = Path("results", scale)
-            wide = {str(results / "evaluations"), str(results / "gallery"), "data/published"}
+            made = ("evaluations", "gallery", "tables", "figures")
+            wide = {*(str(results / name) for name in made), "data/published"}
             covered = {file for file in inputs if wide & {str(p) for p in Path(file).parents}}
             assert wide & files and inputs - covered <= files, command
         else:
@@ -253,7 +254,7 @@ def test_nothing_runs_twice_and_only_what_a_change_reaches_runs_again(finished):
 def test_results_in_a_clone_do_not_stand_for_the_networks_behind_them(checkout):
     """Evaluations, tables and figures come with git; models, latents and images do not."""
     every = checkout.planned()
-    kept = ("evaluations/", "metrics.json", "tables/", "figures/")
+    kept = ("evaluations/", "metrics.json", "tables/", "figures/", "index.html")
     for row in checkout.summary("--summary", *EVERYTHING):
         name = row["output_file"]
         if name.removeprefix("results/demo/").startswith(kept):
