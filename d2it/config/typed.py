@@ -2,8 +2,8 @@
 
 import dataclasses
 import difflib
-import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def check_name(name: str, where: str) -> str:
 
 def nearest(word: str, choices: Sequence[str]) -> str:
     """', did you mean …' or nothing."""
-    match = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    match = difflib.get_close_matches(word[:100], choices, n=1, cutoff=0.5)  # in no time
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
@@ -88,7 +88,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is type(None) and value is None:
         return None
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if math.isfinite(value):
+        if abs(value) <= sys.float_info.max:  # neither NaN nor infinite, nor a whole number beyond
             return float(value)
     elif hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
