@@ -49,7 +49,8 @@ def interpolated(overrides: Sequence[str] = ()) -> Any:
 def resolve(tree: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    composed = typing.cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
+    plain = OmegaConf.to_container(tree, resolve=True) if OmegaConf.is_config(tree) else tree
+    composed = typing.cast(dict[str, Any], plain)
     experiments = [path.stem for path in (params_folder() / "experiment").glob("*.yaml")]
     named = [name for override in overrides for name in override.partition("=")[0].split(".")]
     keep_chosen(composed, experiments, named)
