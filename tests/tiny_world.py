@@ -21,11 +21,17 @@ from d2it.models.inception import Inception
 from d2it.models.store import BUILDERS, save_model
 
 WEIGHTS = Path(__file__).parents[1] / "data" / "weights"
+ON_PHOTOS = [  # networks of classes too
+    "task.conditional=photos",
+    "first_stage.classes=dvae",
+    "first_stage.classes_r100=dvae",
+]
 FEW_PHOTOS = [  # four of each to learn from, one held out
     "scale=smoke",
     "data.photos.train=28",
     "data.photos.test=7",
     "data.photos.reference=7",
+    *ON_PHOTOS,
 ]
 IMAGES, BATCH = 64, 8  # what the networks claim to have been trained on
 STEMS = ("model", "raw", f"milestone-{IMAGES // 4}", f"milestone-{IMAGES // 2}")
@@ -39,8 +45,7 @@ OVERRIDES = [
     "sampling.block=4",
     "evaluation.n=8",
     "runs.dvae.dvae.ratios=[0.0,0.5,1.0,random]",
-    "task.conditional=photos",  # one data set is enough
-    "first_stage.classes=dvae",
+    *ON_PHOTOS,
 ]
 
 
