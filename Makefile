@@ -8,7 +8,7 @@ BENCHMARKS = training sampling variants calibration $(if $(GPU),,workflow metric
 FETCHED := inception lpips_alex lpips_vgg twemoji
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-published test-gpu first-hour bench test-slurm slurm-up slurm-down lint lock pull clean
+.PHONY: help setup demo test test-faults test-published test-app test-gpu first-hour bench test-slurm slurm-up slurm-down lint lock pull clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -20,19 +20,23 @@ help:  ## list the targets
 setup: .venv/.installed  ## environment (.venv), weights and emoji, nothing else
 	@$(BIN)/d2it fetch $(FETCHED)
 
-demo: setup  ## every table and figure at the demo scale, from the embedded photographs
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) all_tables all_figures
+demo: setup  ## every table and figure at the demo scale, and one page of them
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) all
 	$(BIN)/d2it metrics
-	@echo "Tables: results/demo/tables/   Figures: results/demo/figures/"
+	@echo "Open results/demo/index.html"
 
 test: setup  ## all tests that need neither GPU nor Slurm
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu" --ignore=tests/slurm
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not gpu" --ignore=tests/slurm --ignore=tests/browser
 
 test-faults: setup  ## kill, stop, damage and fill: KILLS=20 takes minutes, KILLS=200 an hour
 	$(BIN)/python -m tests.faults --kills $(KILLS) $(if $(WRITE),--write $(WRITE))
 
 test-published: setup  ## the published scale with two steps a stage: 256 px, the paper's widths
 	PATH="$(CURDIR)/$(BIN):$$PATH" python tests/published_scale.py
+
+test-app: setup  ## the page of `d2it app` in a real browser: chromium, which root can install
+	@$(PYTHON) tests/browser/chromium.py
+	$(BIN)/pytest tests/browser
 
 test-gpu: setup  ## the tests that need a GPU
 	$(BIN)/pytest -m gpu tests/gpu
@@ -69,7 +73,7 @@ lock:  ## compile requirements.lock anew from pyproject.toml, keeping versions w
 
 pull: .venv/.installed  ## finished models, tables and figures from the DVC remote, without training
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc pull
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --touch --forceall all_tables all_figures
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --touch --forceall all
 
 clean:  ## delete caches; data, runs and results stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build *.egg-info

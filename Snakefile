@@ -17,6 +17,7 @@ include: "workflow/rules/common.smk"
 rule all:
     input:
         made(*study.ITEMS),
+        str(paths.page(CONFIG)),
 
 
 rule all_tables:
@@ -46,6 +47,7 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/metrics.smk"
 include: "workflow/rules/table.smk"
 include: "workflow/rules/figure.smk"
+include: "workflow/rules/page.smk"
 include: "workflow/rules/claims.smk"
 # table_1 ... figure_7, the runs by name, and a clear word for names that are none of these
 include: "workflow/rules/targets.smk"

@@ -41,10 +41,12 @@ VERBS = {
     "encode": "cache the latents of a data set with a trained DVAE",
     "evaluate": "sample from a run and measure FID and other metrics, or measure any images",
     "sample": "draw images from a run, or from an exported folder",
+    "app": "paint grain maps on a page of this machine, and see what is drawn",
     "export": "write a trained run as a self-contained folder with a model card",
     "metrics": "gather the metrics of every run in one small file",
     "table": "write one of the paper's tables, or Table 6: one network for every ratio",
     "figure": "draw one of the paper's figures, or Figure 7: FID against compute",
+    "page": "write every table, figure and run of a scale as one page, index.html",
     "claims": "test the paper's claims on runs of several training seeds",
     "models": "print parameters and GMACs of the named models",
 }

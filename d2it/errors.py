@@ -26,10 +26,18 @@ class UserError(Exception):
         self.sentence = sentence
 
     def told(self, settings: str) -> str:
-        return self.sentence.replace(SETTINGS, settings and f" {settings}")
+        return _plain(self.sentence.replace(SETTINGS, settings and f" {settings}"))
 
     def __str__(self) -> str:
         return self.told("")
+
+
+def _plain(text: str) -> str:
+    """One line, in which no file name and no server's word can steer a terminal."""
+    return "".join(
+        c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
+        for c in text
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:

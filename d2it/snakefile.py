@@ -26,10 +26,11 @@ from d2it.report.results import scale_line
 from d2it.sources.table import find_source
 
 TARGETS = {
-    "all": "every table and every figure (the default)",
+    "all": "every table, every figure, and one page of them (the default)",
     "all_tables": "Tables 1-5, and 6: one network for every ratio",
     "all_figures": "Figures 3-6, and 7: FID against compute",
     "all_evaluations": "every run of the scale, trained and evaluated",
+    "page": "results/<scale>/index.html: tables, figures and the runs behind them",
     "claims": "the paper's claims, held against runs of several training seeds",
 }
 

@@ -1,4 +1,4 @@
-"""A table of short texts as Markdown, as LaTeX (booktabs) and for a terminal."""
+"""Tables of short texts as Markdown, as LaTeX (booktabs) and for a terminal; texts of strangers."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -81,6 +81,12 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list
         ).rstrip()
         for row in rows
     ]
+
+
+def printable(text: str, longest: int = 300) -> str:
+    """What a stranger wrote, for a sentence: no control characters, and not without end."""
+    shown = text if len(text) <= longest else f"{text[:longest]}…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
 
 
 def amount(number: int) -> str:

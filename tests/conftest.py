@@ -3,16 +3,16 @@
 import gc
 
 import pytest
-import torch
 
 from d2it.config.load import compose
-from tests import forked_run
 
-torch.set_num_threads(1)  # a worker a core: threads of one would wait for those of another
 gc.disable()  # until all is imported: it would look through millions of objects that stay
 
 
 def pytest_collection_finish() -> None:
+    import torch  # here: the process that hands tests to workers does without
+
+    torch.set_num_threads(1)  # a worker a core: threads of one would wait for those of another
     gc.freeze()
     gc.set_threshold(10_000)
     gc.enable()
@@ -27,6 +27,8 @@ def params():
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a training that nothing happened to."""
+    from tests import forked_run
+
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     assert forked_run.run(folder) == 0, forked_run.errors(folder)
     found = forked_run.fingerprint(folder)

@@ -46,6 +46,17 @@ class Forked:
     def kill(self) -> None:
         self.process.kill()
 
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    returncode = property(poll)
+
+    def wait(self, limit: float = PATIENCE) -> int:
+        self.process.join(limit)
+        if (code := self.process.exitcode) is None:
+            raise subprocess.TimeoutExpired(self.args, limit)
+        return code
+
     def end(self) -> subprocess.CompletedProcess[str]:
         """Wait for it -> its exit code (negative: a signal) and what it has printed."""
         self.process.join(PATIENCE)

@@ -1,7 +1,7 @@
 """A file server on loopback that fails in the ways that real ones do."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 
@@ -16,6 +16,7 @@ class Server(ThreadingHTTPServer):
         self.down = False
         self.ranges = True
         self.stall: Event | None = None  # keeps connections open
+        self.raw: dict[str, Iterable[bytes]] = {}  # whole answers, sent as long as somebody reads
         self.claimed: int | None = None  # a Content-Length that is not true
         self.asked: list[tuple[str, str | None]] = []  # path and Range of every request
 
@@ -29,6 +30,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
         self.server.asked.append((self.path, wanted))
+        if self.path in self.server.raw:
+            self.close_connection = True
+            with suppress(OSError):
+                for block in self.server.raw[self.path]:
+                    self.wfile.write(block)
+            return
         content = self.server.files.get(self.path)
         if content is None or self.server.down:
             self.send_error(404 if content is None else 503)

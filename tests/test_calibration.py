@@ -4,8 +4,7 @@ import json
 import math
 import re
 import shutil
-import subprocess
-import sys
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from d2it.images.packed import open_images
 from d2it.images.prepare import prepare
 from d2it.sources.fetch import source_path
 from tests.commands import command
+from tests.forked import Forked
 
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 TOP = math.log(256)
@@ -112,20 +112,6 @@ def test_tied_regions_do_not_break_the_table():
     )
 
 
-SLOW = """
-import functools, sys, time
-from d2it.grains import calibrate
-quick, calibrate.UNIT = calibrate.count_regions, 8
-@functools.wraps(quick)
-def slow(*of):
-    time.sleep(0.3)
-    return quick(*of)
-calibrate.count_regions = slow
-from d2it.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def test_a_killed_calibration_goes_on_with_any_number_of_processes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(packed, "FILE_BYTES", 3 * 64**2 * 20)
@@ -142,11 +128,12 @@ def test_a_killed_calibration_goes_on_with_any_number_of_processes(tmp_path, mon
     def counted() -> list[Path]:
         return list(path.parent.glob(".thresholds.json.*.parts/train-*"))
 
-    with subprocess.Popen([sys.executable, "-c", SLOW, *words]) as killed:
-        deadline = time.monotonic() + 60
-        while len(counted()) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        killed.kill()
+    killed = Forked("tests.slow_calibration", *words)
+    deadline = time.monotonic() + 60
+    while len(counted()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.kill()
+    assert killed.end().returncode == -signal.SIGKILL
     assert 2 <= len(counted()) < 7 and not path.exists()
     done = command(*words)
     assert (done.returncode, done.stderr) == (0, "")

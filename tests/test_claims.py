@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +19,7 @@ from d2it.files import write_json
 from d2it.report.claims import Pair, asked, load_claims, needed
 from d2it.report.claims_page import render, write_claims
 from d2it.report.effects import effect, stand_together, supporting
+from tests.commands import command
 from tests.planted import CLAIMS, CLEAR, NOTHING, PAIR, of, plant, sections
 from tests.planted import config as config  # the fixtures
 from tests.planted import elsewhere as elsewhere
@@ -259,7 +258,7 @@ def test_the_file_has_the_same_bytes_every_time(config):
 
 
 def test_the_command_lists_runs_the_most_important_first():
-    command = [sys.executable, "-m", "d2it", "claims", "--runs", "scale=mini"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    done = command("claims", "--runs", "scale=mini", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     runs = done.stdout.split()
     assert runs[0] == "d2it_b_routing" and runs.index("dit_b") < runs.index("dit_l")

@@ -1,7 +1,5 @@
 """What the claims are at a scale: the runs and labels it has for them, or what it lacks."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from d2it.report.claims import Claim, Claims, Pair, along, asked, labels_of
 from d2it.report.claims_page import render
 from d2it.report.counted import Counted, Network, Networks, Printed
 from d2it.report.effects import effect, effects, verdict_of
+from tests.commands import command
 from tests.planted import CLAIMS, CLEAR, PAIR, of, plant, sections
 from tests.planted import config as config  # the fixtures
 from tests.planted import elsewhere as elsewhere
@@ -76,8 +75,7 @@ def test_a_label_or_run_that_the_scale_lacks_is_said_in_one_sentence(config):
 
 
 def test_the_command_says_it_before_a_night_is_spent():
-    command = [sys.executable, "-m", "d2it", "claims", "--runs", "scale=smoke"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = command("claims", "--runs", "scale=smoke", cwd=ROOT)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "names the run d2it_b_routing, which scale smoke does not have" in done.stderr
 

@@ -98,7 +98,8 @@ SCALES = (
         ("ratio=1.0", "a constant map needs no grain transformer"),
         ("task.unconditional=ffhq", "points at data.ffhq, which is not part of this scale"),
         ("ratio", "is not an override: write key=value"),
-        ("x=[a", "The configuration cannot be composed"),
+        ("x=[a", "There is no setting 'x'"),
+        ("scale@x=demo", "The configuration cannot be composed"),
     ],
 )
 def test_bad_overrides_get_one_sentence(override, sentence, tmp_path):

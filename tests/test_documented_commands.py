@@ -30,7 +30,7 @@ SHELL = {"git", "cd", "source", "mkdir", "ln", "unset", "squeue", "tail", "cat"}
 # What .ci/run does not name: where it is run or, at last, said to be untried.
 ELSEWHERE = {
     "export D2IT_LAUNCHER": ("tests/test_launch.py", "test_launchers_in_the_documents_can_train"),
-    "make demo": (".ci/run", "snakemake --cores 2 all_tables all_figures"),
+    "make demo": (".ci/run", "snakemake --cores 2 all --config"),
     "make slurm-up": ("tests/slurm/conftest.py", "Cluster"),
     "make slurm-down": ("tests/slurm/conftest.py", "Cluster"),
     ".ci/run": (".ci/run", "part "),

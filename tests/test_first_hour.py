@@ -8,6 +8,7 @@ import json
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,10 +21,31 @@ from benchmarks.first_hour.setting import TRAINED, Found, Setting, trained_runs
 from d2it.cost.rate import rate_of
 from d2it.errors import UserError
 from d2it.machine.gpus import GPUS
-from tests.forked import Forked
+from tests.forked import PATIENCE, Forked
 
 A100 = Setting("NVIDIA A100-SXM4-80GB", simulated=False)
 SIMULATED = Setting("a simulated device", simulated=True)
+
+
+class Popen(Forked):
+    """As subprocess.Popen is called here, of a process that begins at once."""
+
+    def __init__(self, command, env, cwd=".", stdout=None, **_):
+        super().__init__(*command[2:], cwd=cwd, **env)
+        self.log = stdout and Path(stdout.name)
+
+    def wait(self, limit=PATIENCE):
+        code = super().wait(limit)
+        if self.log:
+            self.log.write_text("".join(reading.result() for reading in self.told))
+        return code
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    ours = SimpleNamespace(**vars(subprocess) | {"Popen": Popen})
+    for module in (runner, together):
+        monkeypatch.setattr(module, "subprocess", ours)
 
 
 def test_without_a_gpu_it_says_what_to_do():
@@ -119,7 +141,7 @@ def test_gpus_of_two_kinds_are_wrong():
     assert machine.complaints(mixed[:1] * 2, []) == []
 
 
-def test_a_check_that_dies_takes_nothing_with_it(tmp_path):
+def test_a_check_that_dies_takes_nothing_with_it(tmp_path, at_once):
     with Runner(tmp_path / "first-hour") as run:
         found = run.run(SIMULATED, Check("inputs of_nothing"))
         log = run.folder / "inputs-of_nothing.log"
@@ -130,7 +152,7 @@ def test_a_check_that_dies_takes_nothing_with_it(tmp_path):
     assert not run.world.exists() and log.exists()
 
 
-def test_what_the_others_need_ends_everything_if_it_is_refused(tmp_path, monkeypatch):
+def test_what_the_others_need_ends_everything_if_it_is_refused(tmp_path, monkeypatch, at_once):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with (
         Runner(tmp_path / "first-hour") as run,
@@ -152,7 +174,7 @@ def test_a_check_that_hangs_is_ended_with_what_it_started(tmp_path):
         time.sleep(0.01)
 
 
-def test_a_process_that_dies_ends_the_sum(tmp_path, monkeypatch):
+def test_a_process_that_dies_ends_the_sum(tmp_path, monkeypatch, at_once):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     began = time.monotonic()
@@ -187,7 +209,9 @@ def test_the_json_serves_the_plan_and_the_page(tmp_path, monkeypatch):
     assert "## The first hour on NVIDIA A100" in told and "wrong: it ended with 1" in told
 
 
-def test_anything_wrong_is_exit_code_1_and_nothing_simulated_is_kept(tmp_path, monkeypatch, capsys):
+def test_anything_wrong_is_exit_code_1_and_nothing_simulated_is_kept(
+    tmp_path, monkeypatch, capsys, at_once
+):
     monkeypatch.setenv("D2IT_RUNS", str(tmp_path))
     monkeypatch.setattr(first_hour, "checks_of", lambda setting: [Check("training no_such_run")])
     before = sorted(first_hour.RESULTS.iterdir())

@@ -24,7 +24,7 @@ FLOORS = [
     ["cost", "latents"],  # MACs, memory, prices; codes cached by a DVAE
     ["runs"],  # a run's folder: plan, lease, state, publishing
     ["training", "sampling"],
-    ["evaluation"],
+    ["evaluation", "app"],
     ["report", "jobs"],  # tables, figures, claims; where a stage is computed
     ["commands", "snakefile"],  # one verb a file; what the rules ask
     ["cli", "__init__"],  # `d2it <verb>`; `d2it.load`

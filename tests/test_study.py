@@ -1,8 +1,6 @@
 """The study names runs that exist, fills every row the paper trained itself, and is closed."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from d2it.config.study import (
     with_inputs,
 )
 from d2it.errors import UserError
+from tests.commands import command
 from tests.composed import WHOLE, composed
 
 ROOT = Path(__file__).parents[1]
@@ -155,12 +154,10 @@ def test_an_unknown_item(study, config):
 
 
 def test_the_command_prints_runs_and_cells():
-    command = [sys.executable, "-m", "d2it", "study"]
-    text = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    text = command("study", cwd=ROOT).stdout
     assert "scale demo" in text.splitlines()[0].lower()
     assert "fills Table 3 (+ RefineNet & Learnable Pos-embed)" in text
-    command += ["--json", "ratio=0.7"]
-    value = json.loads(subprocess.run(command, capture_output=True, cwd=ROOT, check=True).stdout)
+    value = json.loads(command("study", "--json", "ratio=0.7", cwd=ROOT).stdout)
     found = {run["run"]: run for run in value["runs"]}
     assert found["d2it_b"]["inputs"] == ["dvae", "grain"]
     assert "Figure 5 (FID at r = 0.7)" in found["d2it_b"]["fills"]

@@ -21,11 +21,17 @@ from d2it.models.inception import Inception
 from d2it.models.store import BUILDERS, save_model
 
 WEIGHTS = Path(__file__).parents[1] / "data" / "weights"
+ON_PHOTOS = [  # networks of classes too
+    "task.conditional=photos",
+    "first_stage.classes=dvae",
+    "first_stage.classes_r100=dvae",
+]
 FEW_PHOTOS = [  # four of each to learn from, one held out
     "scale=smoke",
     "data.photos.train=28",
     "data.photos.test=7",
     "data.photos.reference=7",
+    *ON_PHOTOS,
 ]
 IMAGES, BATCH = 64, 8  # what the networks claim to have been trained on
 STEMS = ("model", "raw", f"milestone-{IMAGES // 4}", f"milestone-{IMAGES // 2}")
@@ -39,6 +45,7 @@ OVERRIDES = [
     "sampling.block=4",
     "evaluation.n=8",
     "runs.dvae.dvae.ratios=[0.0,0.5,1.0,random]",
+    *ON_PHOTOS,
 ]
 
 
@@ -64,7 +71,7 @@ def save_random(config: Config, run: str, seed: int) -> None:
         stem: {key: value + 0.05 * torch.randn(value.shape) for key, value in state.items()}
         for stem in STEMS
     }
-    inputs = {"images": open_images(config, "photos", "train").digest}
+    inputs = {"images": open_images(config, run_of(config, run).data, "train").digest}
     recipe = run_of(config, run).recipe
     save_model(paths.model(config, run), kind, shape, recipe, IMAGES, BATCH, inputs, weights)
 

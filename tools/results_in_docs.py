@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from d2it.config import Config, load, paths
+from d2it.config.run import run_of
 from d2it.files import atomic_folder, atomic_path, read_json, write_text
 from d2it.grains.overlay import overlay
 from d2it.images.photos import read_photo
-from d2it.sources.table import read_sources
+from d2it.report.figures import class_names
 from tools.claims_summary import summary
 
 RUN, SAMPLES = "d2it_xl_classes", (1, 4, 13, 12, 8)
@@ -64,7 +65,7 @@ def picture(config: Config) -> None:
     gallery = paths.gallery(config, RUN)
     header = read_json(gallery / "manifest.json", made_by=f"d2it evaluate {RUN}")
     maps = read_json(gallery / "maps.json", made_by=f"d2it evaluate {RUN}")["main"]
-    names = [source.name for source in read_sources().values() if source.group == "photos"]
+    names = class_names(config, run_of(config, RUN).data)
     shown = [("a photograph", *photograph())]
     for i in SAMPLES:
         sample = np.asarray(Image.open(gallery / f"main-{i}.png"))
@@ -77,7 +78,7 @@ def picture(config: Config) -> None:
             axes.set_title("" if row else title, fontsize=10)
             axes.axis("off")
     caption = "Below: the grain maps; red regions get many codes, blue ones few. "
-    caption += config.caption_of([config.task["conditional"]])
+    caption += config.caption_of([run_of(config, RUN).data])
     figure.text(0.01, 0.01, caption, fontsize=8, color="#555555")
     figure.tight_layout(rect=(0, 0.03, 1, 1))
     with atomic_path(Path("docs/first_screen.png")) as path:

@@ -55,10 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--grain-map",
-        type=Path,
-        metavar="PICTURE",
+        metavar="PICTURE|ROWS",
         help="one grain map for all images, as a picture: dark coarse, bright fine; a pixel a "
-        "region or a multiple, e.g. the images' size (default: the run's own maps)",
+        "region or a multiple, e.g. the images' size; or as rows of digits, 0 coarse, e.g. "
+        "0110,0110,0000,0000 (default: the run's own maps)",
     )
     parser.add_argument(
         "--ratio",
@@ -125,12 +125,16 @@ def work(header: dict[str, Any]) -> str:
 
 
 def draw(arguments: argparse.Namespace, span: range, out: Path, share: shares.Share | None) -> bool:
+    from d2it.grains.rows import from_rows
     from d2it.sampling.write import Request, read_map, write_samples
 
     pipeline = open_pipeline(arguments)
-    map = arguments.grain_map
-    if map is not None:
-        map = pipeline.checked_map(read_map(map, pipeline.maps.side, pipeline.grains), len(span))
+    map = None
+    if arguments.grain_map is not None:
+        map = from_rows(arguments.grain_map)
+        if map is None:
+            map = read_map(Path(arguments.grain_map), pipeline.maps.side, pipeline.grains)
+        map = pipeline.checked_map(map, len(span))
     label = pipeline.label_of(arguments.label)
     protocol = arguments.protocol or pipeline.protocol
     request = Request(arguments.series, span, label, map, arguments.format, protocol)

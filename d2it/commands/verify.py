@@ -2,6 +2,7 @@
 
 import argparse
 
+from d2it.config.typed import check_name
 from d2it.runs.verify import verify_made
 from d2it.sources.fetch import verify
 
@@ -21,6 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     if arguments.made:
-        verify_made(arguments.made)
+        verify_made(check_name(arguments.made, "--made"))
     else:
         verify()

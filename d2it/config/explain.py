@@ -76,23 +76,40 @@ class Studied(NamedTuple):
     """A composition whose settings are given other values one by one."""
 
     tree: Any  # OmegaConf's: what follows a setting changes with it
+    plain: Any  # with all followed: much sooner changed than the tree
+    followed: set[str]  # settings, or how their names begin, that others follow
     config: Config
     digests: dict[str, str]
 
 
 def studied(tree: Any) -> Studied:
-    config = unchecked(resolve(tree))
-    return Studied(tree, config, digests(config))
+    followed = set(re.findall(r"\$\{([\w.]+)", OmegaConf.to_yaml(tree)))
+    plain, config = OmegaConf.to_container(tree, resolve=True), unchecked(resolve(tree))
+    return Studied(tree, plain, followed, config, digests(config))
+
+
+def changed(study: Studied, name: str, value: Any) -> Any:
+    """The composition with another value of a setting, and of all that follows it."""
+    followed = any(name.startswith(one) or one.startswith(name) for one in study.followed)
+    if followed or isinstance(value, dict):
+        tree = copy.deepcopy(study.tree)
+        OmegaConf.update(tree, name, value, force_add=True)
+        return tree
+    tree = node = copy.deepcopy(study.plain)
+    *tables, key = name.split(".")
+    for table in tables:
+        node = node.setdefault(table, {})
+    node[key] = value
+    return tree
 
 
 def moved_runs(study: Studied, setting: Setting, value: Any) -> Iterator[str]:
     """Runs whose recipe changes with a setting, some of them twice: it is given other values."""
     known = study.digests
     for other in others(setting.type, value, study.config):
-        changed = copy.deepcopy(study.tree)
-        OmegaConf.update(changed, setting.name, other, force_add=True)
         try:
-            found = digests(unchecked(resolve(changed, [setting.name])))
+            tree = changed(study, setting.name, other)
+            found = digests(unchecked(resolve(tree, [setting.name])))
         except (UserError, LookupError, OmegaConfBaseException):
             continue  # a value that does not fit the rest
         yield from (run for run in known if found.get(run) != known[run])

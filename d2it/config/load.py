@@ -12,7 +12,7 @@ from d2it.config.check import check_meaning
 from d2it.config.inherit import add_repeats, drop_evaluations, keep_chosen
 from d2it.config.paths import in_repository
 from d2it.config.schema import Config
-from d2it.config.typed import build, nearest
+from d2it.config.typed import build, check_name, nearest
 from d2it.errors import UserError
 
 
@@ -49,7 +49,8 @@ def interpolated(overrides: Sequence[str] = ()) -> Any:
 def resolve(tree: Any, overrides: Sequence[str] = ()) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    composed = typing.cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
+    plain = OmegaConf.to_container(tree, resolve=True) if OmegaConf.is_config(tree) else tree
+    composed = typing.cast(dict[str, Any], plain)
     experiments = [path.stem for path in (params_folder() / "experiment").glob("*.yaml")]
     named = [name for override in overrides for name in override.partition("=")[0].split(".")]
     keep_chosen(composed, experiments, named)
@@ -72,8 +73,28 @@ def _override(override: str, folder: Path) -> str:
                 f"There is no scale {value!r}{nearest(value, choices)}: "
                 f"choose one of {', '.join(choices)}."
             )
+        check_name(value, "scale")
         return override
-    return f"++{override}" if re.fullmatch(r"[\w.]+", key) else override
+    if not re.fullmatch(r"[+~]*[a-z_]([./@:]?[\w-])*", key, re.ASCII | re.I):
+        raise UserError(f"There is no setting {key!r}: `d2it config` prints them all.")
+    key = f"++{key}" if re.fullmatch(r"[\w.]+", key) else key
+    return f"{key}={_parsable(key, value)}"
+
+
+def _parsable(key: str, value: str) -> str:
+    """What is no value in Hydra's grammar is text: names of files in any language, with spaces."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Quote, QuotedString
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(f"{key}={value}")
+    except HydraException:
+        return QuotedString(value, Quote.double).with_quotes()
+    if parsed.is_sweep_override():
+        name = key.removeprefix("++")
+        raise UserError(f"{name} is given several values: write {name}=[{value}] for a list.")
+    return value
 
 
 def _dangling(error: Exception, composed: Any) -> str:

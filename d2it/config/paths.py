@@ -81,6 +81,16 @@ def figures(config: Config) -> Path:
     return Path("results", config.name, "figures")
 
 
+def page(config: Config) -> Path:
+    """Everything above on one page."""
+    return Path("results", config.name, "index.html")
+
+
+def samples(config: Config) -> Path:
+    """Pictures of that page."""
+    return Path("results", config.name, "samples")
+
+
 def runs_folder() -> Path:
     """Training state. D2IT_RUNS moves it, e.g. to a scratch disk or for `dvc exp run --temp`."""
     return Path(os.environ.get("D2IT_RUNS", "runs"))

@@ -36,8 +36,17 @@ class Run:
     config: Config = field(repr=False)
     name: str
     kind: str
-    spec: Any  # DvaeRun, GrainRun, ContentRun or DitRun: its entry in config.runs
+    entry: Any = field(repr=False)  # DvaeRun, GrainRun, ContentRun or DitRun, of config.runs
     peers: dict[str, "Run"] = field(repr=False)  # every run of the configuration, by name
+
+    @cached_property
+    def spec(self) -> Any:
+        """Its entry; a content run's with what it leaves to the model."""
+        if not isinstance(self.entry, ContentRun):
+            return self.entry
+        design = LETTER if self.config.model.letter else PLAIN
+        left = {key: value for key, value in design.items() if getattr(self.entry, key) is None}
+        return replace(self.entry, **left)
 
     @cached_property
     def training(self) -> Training:
@@ -192,18 +201,9 @@ def runs_of(config: Config) -> dict[str, Run]:
     """Every run of the configuration by name, in the order of kinds."""
     runs: dict[str, Run] = {}
     for kind in KINDS:
-        for name, spec in getattr(config.runs, kind).items():
-            runs[name] = Run(config, name, kind, _designed(config, spec), runs)
+        for name, entry in getattr(config.runs, kind).items():
+            runs[name] = Run(config, name, kind, entry, runs)
     return runs
-
-
-def _designed(config: Config, spec: Any) -> Any:
-    """A content run with what it leaves to the model."""
-    if not isinstance(spec, ContentRun):
-        return spec
-    design = LETTER if config.model.letter else PLAIN
-    left = {key: value for key, value in design.items() if getattr(spec, key) is None}
-    return replace(spec, **left)
 
 
 def run_of(config: Config, name: str) -> Run:

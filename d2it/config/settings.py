@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, replace
 from typing import Any
 
-from d2it.config.schema import Config
 from d2it.config.typed import spell
 from d2it.config.types import Range
 
@@ -29,10 +28,11 @@ class Setting:
         return ", ".join(filter(None, [words, self.range]))
 
 
-def walk(config: Config) -> Iterator[tuple[Setting, Any]]:
-    """Every setting and its value; a table before what is in it."""
-    for name, setting in fields_of(Config).items():
-        yield from _walk(setting, getattr(config, name))
+def walk(table: Any) -> Iterator[tuple[Setting, Any]]:
+    """Every setting of a dataclass and its value; a table before what is in it."""
+    kind: type = type(table)
+    for name, setting in fields_of(kind).items():
+        yield from _walk(setting, getattr(table, name))
 
 
 def _walk(setting: Setting, value: Any) -> Iterator[tuple[Setting, Any]]:

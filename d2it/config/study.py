@@ -162,7 +162,7 @@ def place(item: Item) -> str:
 
 def at_scale(config: Config, run: str) -> bool:
     """Whether the scale trains a run of this name."""
-    return run in runs_of(config)
+    return any(run in of_kind for of_kind in vars(config.runs).values())
 
 
 def cells(study: Study, config: Config) -> Iterator[tuple[str, str, str]]:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import difflib
-import math
+import re
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -11,11 +12,22 @@ from typing import Any, Literal, TypeVar
 from d2it.errors import UserError
 
 T = TypeVar("T")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+def check_name(name: str, where: str) -> str:
+    """`name`, if it can stand in paths and in commands of a shell."""
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{where} is {name!r}, but a name has at most 100 letters (a-z, A-Z), digits, `_`, `.` "
+            "and `-`, and begins with neither of the last two: choose another."
+        )
+    return name
 
 
 def nearest(word: str, choices: Sequence[str]) -> str:
     """', did you mean …' or nothing."""
-    match = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    match = difflib.get_close_matches(word[:100], choices, n=1, cutoff=0.5)  # in no time
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
@@ -63,7 +75,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, where)
     if origin is dict and isinstance(value, dict):
-        return {str(k): _convert(arguments[1], v, _join(where, k)) for k, v in value.items()}
+        keys = {check_name(str(key), f"A key of {where}"): value[key] for key in value}
+        return {
+            key: _convert(arguments[1], entry, _join(where, key)) for key, entry in keys.items()
+        }
     if origin in (list, tuple) and isinstance(value, (list, tuple)):
         if origin is tuple and len(value) != len(arguments):
             raise UserError(f"{where} is {value!r}, but must have {len(arguments)} entries.")
@@ -73,7 +88,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is type(None) and value is None:
         return None
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if math.isfinite(value):
+        if abs(value) <= sys.float_info.max:  # neither NaN nor infinite, nor a whole number beyond
             return float(value)
     elif hint is int and isinstance(value, float) and value.is_integer():
         return int(value)

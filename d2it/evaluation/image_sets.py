@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from d2it.errors import UserError
 from d2it.evaluation.metrics import Gaussian
 from d2it.files import canonical_digest, file_digest
 from d2it.grains.overlay import SHEETS
 from d2it.images.archive import Picture
-from d2it.images.decode import read_rgb, reason
+from d2it.images.decode import open_image, read_rgb, reason
 from d2it.images.folder import list_images
 from d2it.images.names import ARCHIVES
 from d2it.models.inception import DIMENSIONS, SPATIAL
@@ -106,7 +105,7 @@ def _side(content: bytes) -> tuple[int, int]:
     """From the header alone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # reading it will tell whether it is too large
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(io.BytesIO(content)) as image:
             short, long = sorted(image.size)
     return short, long
 

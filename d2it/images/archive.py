@@ -13,6 +13,8 @@ from d2it.images import parquet
 from d2it.images.names import ARCHIVES, is_parquet, is_picture, part_of
 from d2it.images.tar import list_tar, read_member
 
+MOST = 2**28  # bytes of an image file
+
 
 class Picture(NamedTuple):
     """An image file in a folder or an archive; small, since there may be a million."""
@@ -26,14 +28,21 @@ class Picture(NamedTuple):
     def read(self) -> bytes:
         kind = os.path.splitext(self.container)[1].lower()
         if kind in ARCHIVES and os.path.isfile(self.container):
-            if kind == ".tar":
-                return read_member(self.container, self.size, self.place)
             if is_parquet(self.container):
                 return parquet.read_image(self.container, self.place)
+            self._check_size()
+            if kind == ".tar":
+                return read_member(self.container, self.size, self.place)
             archive = _open_zip(self.container)
             return archive.read(archive.infolist()[self.place])
+        self._check_size()
         with open(f"{self.container}/{self.name}", "rb") as file:
             return file.read()
+
+    def _check_size(self) -> None:
+        """A few bytes of an archive may hold terabytes of zeros."""
+        if self.size > MOST:
+            raise ValueError(f"it has {self.size / 1e6:.0f} MB, more than any image")
 
     def __str__(self) -> str:
         return f"{self.container}/{self.name}"

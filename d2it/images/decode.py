@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from d2it.images.archive import Picture
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")  # e.g. no EPS: it runs programs
 SMALLEST = 8  # pixels on the short side; below, there is no picture to enlarge
 LARGEST = 2**26  # pixels after enlarging; above, a strip of 8 px would fill the memory
 
@@ -26,14 +27,15 @@ def load_image(
 def read_plain(source: IO[bytes]) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with _open(source) as file:
+        with open_image(source) as file:
             file.load()
             return _large_enough(file if file.mode == "RGB" else file.convert("RGB"))
 
 
-def _open(source: Path | str | IO[bytes]) -> Image.Image:
+def open_image(source: Path | str | IO[bytes]) -> Image.Image:
+    """Whatever it is named: a picture of a known format, and of a bounded number of pixels."""
     try:
-        return Image.open(source)
+        return Image.open(source, formats=FORMATS)
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise ValueError(f"it has more than {most / 1e6:.0f} million pixels") from None
@@ -49,7 +51,7 @@ def read_rgb(source: Path | str | IO[bytes]) -> Image.Image:
     """The picture as a viewer shows it: upright, in RGB, on white where it is transparent."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata does not matter, and damage raises
-        with _open(source) as file:
+        with open_image(source) as file:
             file.load()
             image = _large_enough(ImageOps.exif_transpose(file))
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale

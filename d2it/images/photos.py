@@ -14,6 +14,7 @@ from PIL import Image
 from d2it.config.schema import Dataset
 from d2it.errors import UserError
 from d2it.images.collection import STREAMS, Collection, Split, stream
+from d2it.images.decode import open_image
 from d2it.sources.fetch import source_path
 from d2it.sources.table import read_sources
 
@@ -65,7 +66,7 @@ def draw_crop(photo: str, dataset: Dataset, seed: int, split: str, i: int) -> Cr
 
 @lru_cache
 def read_photo(photo: str) -> Image.Image:
-    with Image.open(source_path(photo)) as image:
+    with open_image(source_path(photo)) as image:
         return image.convert("RGB")
 
 

@@ -16,6 +16,7 @@ from d2it.files import read_format, write_text
 from d2it.images.names import is_hidden, is_picture
 
 INDEX, INDEX_VERSION = "d2it-tar-index", 3
+DEEPEST = 4  # tars in a tar
 SMALL = 2**16  # bytes of a file with a label, at most
 
 
@@ -51,7 +52,7 @@ def list_tar(path: Path) -> list[Member]:
         if all(stored.get(key) == value for key, value in header.items()):
             return [Member(*member) for member in stored["pictures"]]
     with open(path, "rb") as file:
-        found = _members(file, "", 0)
+        found = _members(file)
         bar = tqdm(found, unit="file", desc=f"list {path.name}", delay=5, disable=None)
         pictures = _labelled(path, bar)
     with suppress(OSError):  # in a folder of somebody else's, each command reads the tar
@@ -59,7 +60,7 @@ def list_tar(path: Path) -> list[Member]:
     return pictures
 
 
-def _members(file: IO[bytes], folder: str, start: int) -> Iterator[Member]:
+def _members(file: IO[bytes], folder: str = "", start: int = 0, depth: int = 0) -> Iterator[Member]:
     """Files of the tar in `file`, whose byte 0 is byte `start` of the outermost archive.
 
     A tar in a tar is a folder of its name, as ILSVRC-2012 holds a tar for every class.
@@ -73,9 +74,11 @@ def _members(file: IO[bytes], folder: str, start: int) -> Iterator[Member]:
                 continue
             name, offset = folder + member.name.removeprefix("./"), start + member.offset_data
             if name.lower().endswith(".tar"):
+                if depth == DEEPEST:
+                    raise tarfile.TarError(f"tars lie in tars, {name} too deep")
                 inner = archive.extractfile(member)
                 assert inner is not None  # it is a file
-                yield from _members(inner, name[: -len(".tar")] + "/", offset)
+                yield from _members(inner, name[: -len(".tar")] + "/", offset, depth + 1)
             else:
                 yield Member(name, member.size, offset)
 

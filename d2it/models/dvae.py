@@ -182,13 +182,15 @@ class Dvae(nn.Module):
         attention: Sequence[int],
         norm_groups: int = 32,
         checkpointing: bool = False,  # less memory, same numbers: no part of what is stored
+        encodes: bool = True,  # False: to draw with, which needs the decoder alone
     ) -> None:
         super().__init__()
         layers = (latent_channels, channels, multipliers, res_blocks, attention, norm_groups)
         shape = DvaeShape(factors, size, *layers)
         check_shape(shape)
         self.factors, self.size, self.latent_channels = list(factors), size, latent_channels
-        self.encoder = Encoder(shape, checkpointing)
+        if encodes:
+            self.encoder = Encoder(shape, checkpointing)
         self.decoder = Decoder(shape, checkpointing)
 
     def encode(self, x: Tensor) -> list[Moments]:

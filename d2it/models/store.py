@@ -59,7 +59,7 @@ def save_model(
             if isinstance(source, Path):
                 shutil.copyfile(source, target)
             else:
-                _save(source, target)
+                save_tensors(source, target)
         files = folder_files(temporary)
         header = {
             "format": FORMAT,
@@ -85,7 +85,7 @@ def write_manifest(folder: Path, files: dict[str, dict[str, Any]]) -> None:
     write_json(folder / "manifest.json", manifest)
 
 
-def _save(state: "Mapping[str, Tensor]", path: Path) -> None:
+def save_tensors(state: "Mapping[str, Tensor]", path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)

@@ -1,3 +1,3 @@
 """Tables, figures and claims, beside the published numbers."""
 
-__all__ = ["claims", "claims_page", "figures", "metrics", "results", "tables"]
+__all__ = ["claims", "claims_page", "figures", "metrics", "page", "results", "tables"]

@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
-from PIL import Image
 
 from d2it.config import paths
 from d2it.config.published import published
@@ -41,6 +40,7 @@ from d2it.config.study import (
 from d2it.errors import SETTINGS, UserError
 from d2it.files import atomic_path, read_format, read_json
 from d2it.grains.overlay import COARSE, FINE, overlay
+from d2it.images.decode import open_image
 from d2it.images.emoji import emoji_groups
 from d2it.report.drawing import BLUE, COLOURS, GREY, HOLLOW, MARKS, VERMILION, absent, short
 from d2it.report.figure_compute import draw_compute
@@ -116,7 +116,7 @@ def read_gallery(item: Samples, config: Config) -> Gallery:
         raise UserError(
             f"{folder} lacks {item.gallery} samples: make it again with `{made_by}{SETTINGS}`."
         )
-    pictures = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    pictures = [np.asarray(open_image(file).convert("RGB")) for file in files]
     return Gallery(pictures, np.asarray(maps), header["classes"][item.gallery])
 
 

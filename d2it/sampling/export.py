@@ -2,13 +2,12 @@
 
 FOLDER/
     network.safetensors  the content transformer or DiT
-    dvae.safetensors     its decoder
+    dvae.safetensors     the DVAE's decoder: nothing is drawn with its encoder
     grain.safetensors    the grain transformer, where maps are predicted
-    pipeline.json        architectures, scales, settings, sha256 of each file
+    pipeline.json        architectures, scales, settings, sha256 of each file: see header.py
     README.md            the model card
 """
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,16 @@ from d2it.config import paths
 from d2it.config.experiments import Measured
 from d2it.config.recipe import sampling_recipe
 from d2it.config.run import Run
-from d2it.config.schema import Diffusion, Sampling
-from d2it.config.typed import build
 from d2it.errors import UserError
-from d2it.files import atomic_folder, folder_files, read_format, require_space, write_json
+from d2it.files import atomic_folder, folder_files, require_space, write_json
 from d2it.images.packed import read_manifest
-from d2it.machine.device import choose_device
-from d2it.models.store import empty_network, fill, read_model, read_tensors, weights_name
+from d2it.machine.device import Device, choose_device
+from d2it.models.store import read_model, save_tensors
+from d2it.sampling.fits import drawn_with, read_network
+from d2it.sampling.header import FORMAT, HEADER, VERSION, Header, digest_of, parsed, read_header
 from d2it.sampling.model_card import card
 from d2it.sampling.pipeline import GrainMaps, Part, Pipeline, schedule_of
 from d2it.sampling.trained_run import RunPipeline
-
-FORMAT, VERSION = "d2it-pipeline", 2
-HEADER = "pipeline.json"
 
 
 def export(run: Run, folder: Path, measured: Measured) -> None:
@@ -38,22 +34,19 @@ def export(run: Run, folder: Path, measured: Measured) -> None:
         raise UserError(f"{folder} holds something else: name a new folder.")
     pipeline = RunPipeline(run, measured, choose_device())
     images = read_manifest(paths.images(run.config, run.data))
-    used = {
-        "network": (run, weights_name(read_model(run.model), 1.0, measured.weights)),
-        "dvae": (run.dvae, "model"),
-    }
+    used = {"network": (run, pipeline.network), "dvae": (run.dvae, pipeline.dvae)}
     if pipeline.maps.grain and run.grain:
-        used["grain"] = (run.grain, "model")
-    sources = {n: used_run.model / f"{stem}.safetensors" for n, (used_run, stem) in used.items()}
-    require_space(folder, sum(path.stat().st_size for path in sources.values()))
+        used["grain"] = (run.grain, pipeline.maps.grain)
     header = describe(pipeline, run.name, images["classes"])
-    header["networks"] = {
-        name: network(read_model(source.model), source.name) for name, (source, _) in used.items()
-    }
+    header["networks"] = {name: trained_part(*pair) for name, pair in used.items()}
+    weights = {name: drawn_with(part.network.state_dict()) for name, (_, part) in used.items()}
+    require_space(folder, sum(t.nbytes for state in weights.values() for t in state.values()))
     with atomic_folder(folder) as temporary:
-        for name, source in sources.items():
-            shutil.copyfile(source, temporary / f"{name}.safetensors")
+        for name, state in weights.items():
+            save_tensors(state, temporary / f"{name}.safetensors")
         header["files"] = folder_files(temporary)
+        header["digest"] = digest_of(header)
+        parsed(header)  # what could not be read is not written
         write_json(temporary / HEADER, header)
         (temporary / "README.md").write_text(card(run.config, header, images), encoding="utf-8")
 
@@ -61,6 +54,7 @@ def export(run: Run, folder: Path, measured: Measured) -> None:
 def describe(pipeline: RunPipeline, run: str, classes: list[str]) -> dict[str, Any]:
     """All of the header that says how images are drawn."""
     maps, config = pipeline.maps, pipeline.config
+    quantiles = maps.latents.quantiles
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -71,6 +65,7 @@ def describe(pipeline: RunPipeline, run: str, classes: list[str]) -> dict[str, A
         "learned": maps.learned,
         # of the entropies (nats) between grains: what the training's own maps were made by
         "cuts": [str(cut) for cut in maps.latents.cuts(maps.ratio)],
+        "quantiles": None if quantiles is None else quantiles.tolist(),
         "sigma": config.sigma,
         "bins": config.bins,
         "grey_range": list(config.grey_range),
@@ -85,9 +80,10 @@ def describe(pipeline: RunPipeline, run: str, classes: list[str]) -> dict[str, A
     }
 
 
-def network(model: dict[str, Any], run: str) -> dict[str, Any]:
+def trained_part(run: Run, part: Part) -> dict[str, Any]:
+    model = read_model(run.model)
     kept = ("kind", "architecture", "images", "batch", "recipe_digest")
-    return {"run": run} | {key: model[key] for key in kept}
+    return {"run": run.name, "sha256": part.sha256} | {key: model[key] for key in kept}
 
 
 def is_pipeline(folder: Path) -> bool:
@@ -95,41 +91,38 @@ def is_pipeline(folder: Path) -> bool:
 
 
 def load(folder: Path | str) -> Pipeline:
-    """The networks of an exported folder, each file checked by its sha256."""
+    """The networks of an exported folder, each held to its description before it is opened."""
     folder, device = Path(folder), choose_device()
-    again = f"d2it export RUN --out {folder}"
-    header = read_format(folder / HEADER, FORMAT, VERSION, made_by=again)
-    parts = {name: _part(folder, header, name, device) for name in header["networks"]}
-    sampling = build(Sampling, header["sampling"], "sampling")
-    diffusion = build(Diffusion, header["diffusion"], "diffusion")
+    again = "export or copy the folder again"
+    header = read_header(folder, again)
+    parts = {name: _part(folder, header, name, device, again) for name in header.networks}
     maps = GrainMaps(
-        header["regions"],
-        header["ratio"],
-        header.get("learned", header["ratio"]),  # younger than some folders
+        header.regions,
+        header.ratio,
+        header.learnt,
         parts.get("grain"),
-        sampling.grain_steps,
-        schedule_of(diffusion),
+        header.sampling.grain_steps,
+        schedule_of(header.diffusion),
         device,
     )
     return Pipeline(
-        header["kind"],
+        header.kind,
         parts["network"],
         parts["dvae"],
         maps,
-        header["latent_scale"],
-        sampling,
-        diffusion,
-        header["guidance"],
-        header["classes"],
-        header["protocol"],
+        header.latent_scale,
+        header.sampling,
+        header.diffusion,
+        header.guidance,
+        header.classes,
+        header.protocol,
     )
 
 
-def _part(folder: Path, header: dict[str, Any], name: str, device: Any) -> Part:
-    entry, file = header["networks"][name], f"{name}.safetensors"
-    sha256 = header["files"][file]["sha256"]
-    again = "export or copy the folder again"
-    network = empty_network(entry["kind"], entry["architecture"])
-    fill(network, read_tensors(folder / file, sha256, again), f"The weights in {folder}", again)
-    network = network.eval().requires_grad_(False).to(device)
-    return Part(network, entry["architecture"], entry["images"], sha256)
+def _part(folder: Path, header: Header, name: str, device: Device, again: str) -> Part:
+    entry, file = header.networks[name], header.files[f"{name}.safetensors"]
+    path = folder / f"{name}.safetensors"
+    network = read_network(entry.kind, entry.architecture, path, file.bytes, file.sha256, again).to(
+        device
+    )
+    return Part(network, entry.architecture, entry.images, entry.sha256 or file.sha256)

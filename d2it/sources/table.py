@@ -8,7 +8,7 @@ from typing import Any
 
 from d2it.config import paths
 from d2it.config.recipe import sources_table
-from d2it.config.typed import nearest
+from d2it.config.typed import check_name, nearest
 from d2it.errors import UserError
 
 # Pickled weights are converted once, right after their sha256 was checked; then they are deleted.
@@ -73,6 +73,8 @@ def read_sources() -> dict[str, Source]:
         sources = [Source(**{**row, "bytes": int(row["bytes"])}) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it from the repository.") from None
+    for name in (name for source in sources for name in (source.name, source.group)):
+        check_name(name, f"A name or group of {path}")
     return {source.name: source for source in sources}
 
 

@@ -23,4 +23,4 @@ rule calibrate:
     message:
         "Measuring the entropy of {wildcards.data}"
     shell:
-        "d2it calibrate {wildcards.data} --params {PARAMS} 2>&1 | tee -i {log}"
+        "d2it calibrate {wildcards.data:q} --params {PARAMS:q} 2>&1 | tee -i {log:q}"

@@ -19,4 +19,4 @@ rule claims:
     message:
         "Holding the paper's claims against the runs"
     shell:
-        "d2it claims --params {PARAMS} 2>&1 | tee -i {log}"
+        "d2it claims --params {PARAMS:q} 2>&1 | tee -i {log:q}"

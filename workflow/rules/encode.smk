@@ -20,4 +20,4 @@ rule encode:
     message:
         "Encoding the images with {wildcards.run}{resources.place}"
     shell:
-        "d2it encode {wildcards.run} --params {PARAMS} 2>&1 | tee -i {log}"
+        "d2it encode {wildcards.run:q} --params {PARAMS:q} 2>&1 | tee -i {log:q}"

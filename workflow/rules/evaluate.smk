@@ -28,7 +28,7 @@ rule evaluate_dvae:
     message:
         "Evaluating {wildcards.run}{resources.place}"
     shell:
-        "d2it evaluate {wildcards.run} --params {PARAMS} 2>&1 | tee -i {log}"
+        "d2it evaluate {wildcards.run:q} --params {PARAMS:q} 2>&1 | tee -i {log:q}"
 
 
 use rule evaluate_dvae as evaluate_grain with:

@@ -12,4 +12,4 @@ rule fetch:
     message:
         "Fetching {wildcards.name}"
     shell:
-        "d2it fetch {wildcards.name} 2>&1 | tee -i {log}"
+        "d2it fetch {wildcards.name:q} 2>&1 | tee -i {log:q}"

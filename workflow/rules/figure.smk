@@ -25,4 +25,4 @@ rule figure:
     message:
         "Drawing Figure {wildcards.number}"
     shell:
-        "d2it figure {wildcards.number} --params {PARAMS} 2>&1 | tee -i {log}"
+        "d2it figure {wildcards.number:q} --params {PARAMS:q} 2>&1 | tee -i {log:q}"

@@ -13,4 +13,4 @@ rule metrics:
     message:
         "Gathering the metrics of every run"
     shell:
-        "d2it metrics --params {PARAMS} 2>&1 | tee -i {log}"
+        "d2it metrics --params {PARAMS:q} 2>&1 | tee -i {log:q}"

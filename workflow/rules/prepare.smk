@@ -17,4 +17,4 @@ rule prepare:
     message:
         "Packing the images of {wildcards.data}"
     shell:
-        "d2it prepare {wildcards.data} --params {PARAMS} 2>&1 | tee -i {log}"
+        "d2it prepare {wildcards.data:q} --params {PARAMS:q} 2>&1 | tee -i {log:q}"

@@ -22,4 +22,4 @@ rule reference:
     message:
         "Computing the reference features of {wildcards.data}{resources.place}"
     shell:
-        "d2it reference {wildcards.data} --params {PARAMS} 2>&1 | tee -i {log}"
+        "d2it reference {wildcards.data:q} --params {PARAMS:q} 2>&1 | tee -i {log:q}"

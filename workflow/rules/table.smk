@@ -31,4 +31,4 @@ rule table:
     message:
         "Writing Table {wildcards.number}"
     shell:
-        "d2it table {wildcards.number} --params {PARAMS} 2>&1 | tee -i {log}"
+        "d2it table {wildcards.number:q} --params {PARAMS:q} 2>&1 | tee -i {log:q}"

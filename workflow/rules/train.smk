@@ -28,7 +28,7 @@ rule train_dvae:
     message:
         "Training {wildcards.run}{resources.place}"
     shell:
-        "d2it train {wildcards.run} --params {PARAMS} --wait 2>&1 | tee -i {log}"
+        "d2it train {wildcards.run:q} --params {PARAMS:q} --wait 2>&1 | tee -i {log:q}"
 
 
 use rule train_dvae as train_grain with:

@@ -1,0 +1,219 @@
+"""`d2it app` as a person uses it: a real browser, the real command, and `d2it sample` beside it."""
+
+import base64
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from tests.browser.chromium import find
+from tests.commands import command
+from tests.exported import export_random
+from tests.tiny_world import enter
+
+SIDE = 8
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a page that draws with the folder `exported`."""
+    with pytest.MonkeyPatch.context() as patch:
+        enter(tmp_path_factory.mktemp("app"), patch)
+        export_random("exported")
+        words = [sys.executable, "-m", "d2it", "app", "exported", "--port", "0"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            yield process.stdout.readline().split()[0]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        unguarded = ["--no-sandbox"] * (os.geteuid() == 0)  # chromium's needs another user
+        browser = playwright.chromium.launch(executable_path=find(), args=unguarded)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(app: str, browser: Browser) -> Iterator[Page]:
+    """A new window; nothing may fail in it, or be asked of another machine."""
+    with browser.new_context() as context:
+        context.grant_permissions(["clipboard-read", "clipboard-write"], origin=app)
+        page, failed, asked = context.new_page(), [], set()
+        page.on("pageerror", lambda error: failed.append(error))
+        page.on("console", lambda said: failed.append(said.text) if said.type == "error" else None)
+        page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
+        yield opened(page, app)
+        refused = "Failed to load resource"  # what the browser says of a status of 400
+        assert not [said for said in failed if refused not in str(said)]
+        assert asked <= {urlsplit(app).netloc, ""}
+
+
+def opened(page: Page, address: str) -> Page:
+    page.set_default_timeout(60_000)
+    page.goto(address)
+    drawn(page)
+    return page
+
+
+def drawn(page: Page) -> None:
+    """Wait until nothing is being drawn."""
+    expect(page.locator("body")).to_have_attribute("aria-busy", "false", timeout=60_000)
+
+
+def paint(page: Page, *regions: tuple[int, int]) -> None:
+    """Move the mouse with its button down from region to region."""
+    page.locator("#board").scroll_into_view_if_needed()
+    box = page.locator("#board").bounding_box()
+    assert box
+    for i, (row, column) in enumerate(regions):
+        x = box["x"] + (column + 0.5) * box["width"] / SIDE
+        y = box["y"] + (row + 0.5) * box["height"] / SIDE
+        page.mouse.move(x, y, steps=2 * SIDE if i else 1)
+        if i == 0:
+            page.mouse.down()
+    page.mouse.up()
+    drawn(page)
+
+
+def picture(image: Locator) -> bytes:
+    return base64.b64decode(
+        (image.get_attribute("src") or "").removeprefix("data:image/png;base64,")
+    )
+
+
+def sampled(words: str, folder: Path) -> tuple[bytes, np.ndarray]:
+    """The picture and the map of the page's command, which writes to `folder`."""
+    arguments = shlex.split(words)[1:]
+    seed = int(arguments[arguments.index("--seeds") + 1])
+    done = command(*arguments[:-1], str(folder))
+    assert done.returncode == 0, done.stderr
+    return (folder / f"{seed:06d}.png").read_bytes(), np.load(folder / "maps.npy")[0]
+
+
+def test_paint_draw_change_and_compare(page: Page, tmp_path: Path) -> None:
+    page.click("#coarse")
+    drawn(page)
+    paint(page, (2, 1), (2, 5), (6, 5))
+    map = np.zeros((SIDE, SIDE), dtype=np.int64)
+    map[2, 1:6] = map[2:7, 5] = 1
+    image = page.locator("#drawn .picture img")
+    file, given = sampled(page.inner_text("#command"), tmp_path / "painted")
+    assert np.array_equal(given, map) and picture(image) == file
+    expect(page.locator("#drawn dl")).to_contain_text(f"{64 + 3 * 9} of 256")
+
+    beside = picture(page.locator("#beside .picture img"))
+    page.click("#use")
+    drawn(page)
+    other, given = sampled(page.inner_text("#command"), tmp_path / "other")
+    assert np.array_equal(given, 1 - map) and picture(image) == other == beside != file
+
+    page.select_option("#label", "food")
+    for name, value in (("seed", "21"), ("steps", "3"), ("guidance", "1.5")):
+        page.fill(f"#{name}", value)
+        page.press(f"#{name}", "Enter")
+    page.check("#brushes label:first-child input")
+    paint(page, (0, 0))
+    changed, given = sampled(page.inner_text("#command"), tmp_path / "changed")
+    assert given[0, 0] == 0 and given.sum() == (1 - map).sum() - 1
+    assert picture(image) == changed != other
+    for word in ("food", "--seeds 21", "--steps 3", "--guidance 1.5"):
+        assert word in page.inner_text("#command")
+
+
+def test_the_networks_map_at_another_ratio(page: Page, tmp_path: Path) -> None:
+    page.locator("#ratio input").fill("0.25")
+    drawn(page)
+    words = page.inner_text("#command")
+    file, map = sampled(words, tmp_path / "drawn")
+    assert "--ratio 0.25" in words and picture(page.locator("#drawn .picture img")) == file
+    expect(page.locator("#drawn dl")).to_contain_text(f"{64 + 3 * map.sum()} of 256")
+
+
+def test_the_map_of_a_photograph(page: Page, tmp_path: Path) -> None:
+    pixels = np.full((90, 70, 3), 128, dtype=np.uint8)
+    pixels[:, 35:] = np.random.default_rng(0).integers(0, 256, (90, 35, 3))
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    page.set_input_files("#photograph", tmp_path / "photo.png")
+    expect(page.locator("#command")).to_contain_text("--grain-map 00001111,0")
+    page.set_input_files("#photograph", {"name": "a.png", "mimeType": "image/png", "buffer": b"a"})
+    expect(page.locator("#told")).to_contain_text("no image of a known kind")
+
+
+def test_the_previous_map(page: Page) -> None:
+    page.click("#coarse")
+    drawn(page)
+    coarse = picture(page.locator("#drawn .picture img"))
+    page.click("#fine")
+    drawn(page)
+    page.select_option("#other", "previous")
+    drawn(page)
+    assert picture(page.locator("#beside .picture img")) == coarse
+
+
+def test_reloads_double_clicks_and_two_windows(page: Page, app: str, browser: Browser) -> None:
+    paint(page, (7, 0), (7, 7))
+    page.dblclick("#another")
+    drawn(page)
+    words = page.inner_text("#command")
+    assert "--seeds 2 " in words
+    page.click("#another")  # and, while it is drawn,
+    page.reload()
+    drawn(page)
+    assert (
+        page.inner_text("#command").split(" --out")[0]
+        == (words.replace("--seeds 2 ", "--seeds 3 ").split(" --out")[0])
+    )
+    with browser.new_context() as context:
+        second = opened(context.new_page(), app)
+        page.click("#fine")
+        second.click("#coarse")
+        drawn(page)
+        drawn(second)
+        assert "11111111,1" in page.inner_text("#command")
+        assert "00000000,0" in second.inner_text("#command")
+    image = picture(page.locator("#drawn .picture img"))
+    page.click("#seeds button:nth-child(2)")
+    drawn(page)
+    assert "--seeds 1 " in page.inner_text("#command")
+    assert picture(page.locator("#drawn .picture img")) != image
+
+
+def test_painting_with_the_keyboard(page: Page) -> None:
+    page.click("#coarse")
+    drawn(page)
+    page.focus("#board")
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight", "Space"):
+        page.keyboard.press(key)
+    drawn(page)
+    assert "00000000,00100000,0" in page.inner_text("#command")
+
+
+def test_words_are_copied(page: Page) -> None:
+    for name in ("command", "python"):
+        page.click(f"[data-copies={name}]")
+        expect(page.locator(f"[data-copies={name}]")).to_have_text("Copied")
+        assert page.evaluate("navigator.clipboard.readText()") == page.text_content(f"#{name}")
+
+
+def test_what_is_refused_is_a_sentence_on_the_page(page: Page, app: str) -> None:
+    page.evaluate("document.querySelector('#label').append(new Option('no class'))")
+    page.select_option("#label", "no class")
+    expect(page.locator("#told.wrong")).to_contain_text("There is no class 'no class'")
+    page.select_option("#label", "flags")
+    expect(page.locator("#told")).to_have_text("")
+    page.route(f"{app}/draw", lambda route: route.abort())
+    page.click("#fine")
+    expect(page.locator("#told.wrong")).to_contain_text("is `d2it app` still running?")
