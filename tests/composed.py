@@ -11,6 +11,7 @@ WHOLE = (
     "first_stage.three_elastic=dvae_three",
     "runs.dvae.dvae.ratios=[0,0.3,0.5,0.7,0.9,1,random]",
     "runs.dvae.dvae_three.ratios=[[0.25,0.5],random]",
+    "convergence_guided.guided_200={guidance: 2.0}",
     *(f"runs.content.d2it_b_elastic.evaluations.r{n}={{ratio: 0.{n}}}" for n in ("30", "70")),
 )
 

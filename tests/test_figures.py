@@ -67,7 +67,7 @@ def test_points_of_figure_5_are_those_of_the_evaluations(config, study):
 
 
 def test_where_two_runs_have_one_ratio_the_first_is_shown_and_it_is_said(config, study):
-    other = composed("ratio=0.7")
+    other = composed(*WHOLE, "ratio=0.7")
     write_results(other)
     points = ratio_points(study.figure_5, other)
     fid = points[points["metric"] == "fid"]
@@ -92,7 +92,7 @@ def test_with_constant_maps_figure_3_says_so(config, study):
 def test_classes_of_figure_4_have_names(config, study):
     assert class_names(config, "photos")[:2] == ["astronaut", "cat"]  # of data/sources.csv
     write_gallery(config, "d2it_xl_classes", "main", 3, shared=False)
-    folder = paths.images(config, "photos")
+    folder = paths.images(config, "emoji")
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(json.dumps({"classes": ["ant", "bee"]}))
     figure, _ = draw_samples(study.figure_4, config)

@@ -107,7 +107,8 @@ def test_it_needs_nothing_of_the_study(exported: Path, tmp_path: Path) -> None:
     texts = [page.read_text().split("```python\n")[1].split("```")[0] for page in pages]
     check = "assert images.shape == (4, 64, 64, 3) and maps.shape == (4, 8, 8)\n"
     program = "".join(text + check for text in texts)
-    program = program.replace("my-d2it", "folder").replace("flags", "flower").replace("FOLDER", "folder")
+    for theirs, ours in (("my-d2it", "folder"), ("FOLDER", "folder"), ("flags", "flower")):
+        program = program.replace(theirs, ours)
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
 
 
