@@ -25,6 +25,7 @@ rule evaluate_dvae:
     resources:
         head=heads_of("evaluate"),
         place=place_of("evaluate"),
+    priority: 1  # there is something to look at as soon as a network is trained
     message:
         "Evaluating {wildcards.run}{resources.place}"
     shell:
