@@ -70,12 +70,13 @@ def read_statistics(path: Path, n: int) -> dict[str, Gaussian] | None:
                     f"{path} is no reference batch: its {key} must be {shape} finite numbers."
                 )
             numbers.append(torch.from_numpy(array))
-        if not _is_covariance(numbers[1]):
+        mu, sigma = numbers
+        if not _is_covariance(sigma):
             raise UserError(
                 f"{path} is no reference batch: its {covariance} is no covariance, which is "
                 "symmetric and has no eigenvalue below zero."
             )
-        found[name] = Gaussian(n, *numbers)
+        found[name] = Gaussian(n, mu, sigma)
     return found
 
 
