@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.browser.chromium import find
 
 PATIENCE = 60_000  # ms
-WIDTH, HEIGHT = 1180, 760  # px of the picture: down to the command
+WIDTH, HEIGHT = 1180, 720  # px of the picture: down to the command
 
 
 @contextmanager
