@@ -103,6 +103,8 @@ def test_dvc_executes_no_name(checkout: Checkout) -> None:
     names, params = HOSTILE[:5], compose(["scale=smoke"])
     params["data"] |= dict.fromkeys(names, params["data"]["photos"])
     (checkout.root / "params.yaml").write_text(yaml.safe_dump(params))
+    (checkout.root / "data/weights").mkdir()
+    (checkout.root / "data/weights/twemoji.zip").touch()  # which DVC's stage asks for
     before = made(checkout)
     stages = [f"prepare@{name}" for name in names]
     done = checkout.run("dvc", "repro", "--keep-going", "--single-item", *stages)
