@@ -21,8 +21,9 @@ setup: .venv/.installed  ## environment (.venv), weights and emoji, nothing else
 	@$(BIN)/d2it fetch $(FETCHED)
 
 demo: setup  ## every table and figure at the demo scale, and one page of them
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) all
-	$(BIN)/d2it metrics
+	@mkdir -p logs && echo "All that is printed meanwhile: logs/demo.log. Ctrl-C stops; make demo goes on."
+	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=tools snakemake --cores $(CORES) all --logger stages >logs/demo.log
+	@$(BIN)/d2it metrics >>logs/demo.log
 	@echo "Open results/demo/index.html"
 
 test: setup  ## all tests that need neither GPU nor Slurm

@@ -53,6 +53,7 @@ VERBS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    _open_streams()
     # NumPy and SciPy read this when they are imported; torch is told by d2it.machine.device.
     os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("D2IT_THREADS", "1")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -95,6 +96,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("d2it: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
     return 0
+
+
+def _open_streams() -> None:
+    """Of a command that was started without some, e.g. `d2it study >&-`: what it says is unwanted,
+    and no file that it opens may take their numbers, into which its children write.
+    """
+    while (unused := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(unused)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
 
 
 def system_sentence(error: Exception) -> str | None:

@@ -21,7 +21,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """A temporary name beside `path`, renamed onto it only if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield temporary
         with open(temporary, "rb") as file:

@@ -95,3 +95,13 @@ def amount(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g}{letter}"
     return str(number)
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 40 s, 12 min, 3 h, 4 d."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{hours} h" if hours < 72 else f"{round(hours / 24)} d"

@@ -1,4 +1,4 @@
-"""An exported folder whose networks have random weights, of classes and for every ratio."""
+"""Exported folders with random weights, for every ratio: one of classes, one of three grains."""
 
 from pathlib import Path
 
@@ -11,26 +11,22 @@ from d2it.latents.encode import encode
 from d2it.sampling.export import export
 from tests.tiny_world import save_random
 
-OVERRIDES = [
-    "scale=smoke",
-    "data.emoji.train=28",
-    "data.emoji.test=9",
-    "data.emoji.reference=9",
-    "sampling.steps=2",
-    "sampling.grain_steps=2",
-    "sampling.block=4",
-    "runs.dvae.dvae_classes.ratios=[1.0,random]",
-    "runs.grain.grain_classes.ratio=random",
-    "runs.content.d2it_xl_classes.ratio=random",
-]
+CLASSES = ("dvae_classes", "grain_classes", "d2it_xl_classes")
+THREE = ("dvae_three", "grain_three", "d2it_b_three")
+SAMPLING = ["sampling.steps=2", "sampling.grain_steps=2", "sampling.block=4"]
 
 
-def export_random(folder: Path | str) -> None:
+def export_random(folder: Path | str, runs: tuple[str, str, str] = CLASSES) -> None:
     """What it is made from stays in the working directory."""
-    config = load(overrides=OVERRIDES)
-    prepare(config, "emoji", 1)
-    calibrate(config, "emoji")
-    for seed, run in enumerate(["dvae_classes", "grain_classes", "d2it_xl_classes"]):
+    dvae, grain, content = runs
+    data = run_of(load(overrides=["scale=smoke"]), content).data
+    few = [f"data.{data}.{part}" for part in ("train=28", "test=9", "reference=9")]
+    ratios = [f"runs.dvae.{dvae}.ratios=[{1.0 if runs == CLASSES else [0.25, 0.5]},random]"]
+    ratios += [f"runs.grain.{grain}.ratio=random", f"runs.content.{content}.ratio=random"]
+    config = load(overrides=["scale=smoke", *few, *SAMPLING, *ratios])
+    prepare(config, data, 1)
+    calibrate(config, data)
+    for seed, run in enumerate(runs):
         save_random(config, run, seed)
-    encode(run_of(config, "dvae_classes"))
-    export(run_of(config, "d2it_xl_classes"), Path(folder), Measured())
+    encode(run_of(config, dvae))
+    export(run_of(config, content), Path(folder), Measured())

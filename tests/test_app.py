@@ -107,14 +107,15 @@ def test_the_same_is_drawn_once(server: Server, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_map_of_a_photograph(server: Server) -> None:
-    """By the thresholds of the training, and at a ratio of its own, as `d2it grains` says."""
+    """By the thresholds of the training, as `d2it grains` says."""
     pixels = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
     pixels[:40, :48] //= 64
     Image.fromarray(pixels).save("photo.png")
     grains = ["grains", "photo.png", "--size", "64", "--factors", "8", "4", "--json"]
-    [thresholds] = Path("data").rglob("thresholds.json")
+    [thresholds] = map(str, Path("data").rglob("thresholds.json"))
+    grains += ["--thresholds", thresholds]
     for path, more in (
-        ("/photograph", ["--thresholds", str(thresholds)]),
+        ("/photograph", []),
         ("/photograph?ratio=0.3", ["--ratio", "0.3"]),
     ):
         status, told = ask(server, path, Path("photo.png").read_bytes())
@@ -259,7 +260,7 @@ def test_no_port_no_folder(server: Server, capsys: pytest.CaptureFixture[str]) -
         (["exported", "--port", taken], f"127.0.0.1:{taken} (Address already in use): name"),
         (["exported", "--port", "70000"], "at most 65535"),
         (["exported", "--host", "no.such.host.invalid", "--port", "0"], "no.such.host.invalid:0"),
-        (["nowhere"], "d2it export RUN --out nowhere"),
+        (["nowhere", "--port", "0"], "no exported folder nowhere: make one"),
     ):
         assert cli.main(["app", *words]) == 2
         error = capsys.readouterr().err

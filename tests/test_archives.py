@@ -276,7 +276,7 @@ def test_a_killed_command_keeps_its_files_and_ends_with_the_same_bytes(params, t
         time.sleep(0.01)
     killed.send_signal(signal.SIGSTOP)  # or it might end before the second is refused
     second = command(*words, cwd=tmp_path / "killed")
-    assert_says(second, "Another command is packing data/demo/imagenet/images")
+    assert_says(second, "data/demo/imagenet/images is being made by process")
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     finished = len(list(part.glob("finished/*.json")))

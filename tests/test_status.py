@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from d2it.commands.status import duration, table
+from d2it.commands.status import table
 from d2it.config import paths
 from d2it.config.recipe import KINDS
 from d2it.config.run import run_of
 from d2it.files import canonical_digest, write_json
 from d2it.jobs.status import gpu_hours, statuses
-from d2it.text import amount
+from d2it.text import amount, duration
 from tests.composed import composed
 
 ROOT = Path(__file__).parents[1]

@@ -66,10 +66,12 @@ def python(folder: str, asked: Asked) -> str:
         lines.append(f"pipe.sampling = replace(pipe.sampling, steps={asked.steps})")
     if asked.guidance is not None:
         lines.append(f"pipe.guidance = {asked.guidance}")
-    words = f"label={asked.label!r}, first={asked.seed}"
+    words = [f"first={asked.seed}"]
+    if asked.label is not None:
+        words.append(f"label={asked.label!r}")
+    if asked.ratio is not None:
+        words.append(f"ratio={asked.ratio}")
     if asked.map is not None:
         lines += ["map = [", *(f"    {row}," for row in asked.map), "]"]
-        words += ", map=map"
-    if asked.ratio is not None:
-        words += f", ratio={asked.ratio}"
-    return "\n".join([*lines, f"images, maps = pipe.sample({words})", ""])
+        words.append("map=map")
+    return "\n".join([*lines, f"images, maps = pipe.sample({', '.join(words)})", ""])

@@ -142,7 +142,9 @@ function showBeside(drawn) {
 }
 
 function showSettings() {
-  for (const name of ["label", "seed", "steps", "guidance", "other"]) $(name).value = state[name] ?? "";
+  for (const name of ["label", "seed", "steps", "guidance", "other"]) {
+    $(name).value = state[name] ?? "";
+  }
   [state.ratio].flat().forEach((share, i) => {
     const input = $("ratio").querySelectorAll("input")[i];
     if (input) input.nextElementSibling.value = input.value = share;
@@ -174,15 +176,26 @@ $("photograph").onchange = async ({ target }) => {
   const [file] = target.files;
   target.value = ""; // the same file may be chosen again
   if (!file) return;
-  const own = !facts.elastic || same(state.ratio, facts.ratio);
+  const ratio = facts.elastic ? `?ratio=${state.ratio}` : "";
   try {
-    if (file.size > LARGEST) throw new Error("The photograph is larger than 32 MB: choose another.");
+    if (file.size > LARGEST) throw new Error("The file is larger than 32 MiB: choose another.");
     say("Reading the photograph …");
-    change(await ask(`photograph${own ? "" : `?ratio=${state.ratio}`}`, file));
+    change(await ask(`photograph${ratio}`, file));
   } catch (error) {
     say(error.message, true);
   }
 };
+
+function changeRatio(changed) { // the others give way, so that all shares are at most 1 together
+  const inputs = [...$("ratio").querySelectorAll("input")];
+  let left = 1 - changed.valueAsNumber;
+  for (const input of inputs.filter((one) => one !== changed)) {
+    input.value = Math.min(input.valueAsNumber, left);
+    left -= input.valueAsNumber;
+  }
+  const shares = inputs.map((input) => input.valueAsNumber);
+  change({ ratio: facts.grains === 2 ? shares[0] : shares, map: null });
+}
 
 for (const button of document.querySelectorAll("[data-copies]")) {
   button.onclick = async () => {
@@ -245,8 +258,9 @@ board.onkeydown = (event) => {
 // ---- what this folder can do
 function build() {
   $("folder").textContent = facts.folder;
-  $("label").append(...[new Option("all in turn", ""), ...facts.classes.map((name) => new Option(name))]);
+  $("label").append(new Option("all in turn", ""), ...facts.classes.map((name) => new Option(name)));
   $("steps").max = facts.most_steps;
+  board.style.setProperty("--side", facts.side);
   for (const name of ["label", "guidance"]) $(name).parentElement.hidden = !facts.classes.length;
   for (const id of ["painting", "beside"]) $(id).hidden = !facts.paints;
   if (facts.elastic) {
@@ -256,10 +270,7 @@ function build() {
       const label = Object.assign(document.createElement("label"), { textContent: `${name} ` });
       const input = Object.assign(document.createElement("input"),
         { type: "range", min: 0, max: 1, step: 0.05 });
-      input.onchange = () => {
-        const shares = [...$("ratio").querySelectorAll("input")].map((one) => one.valueAsNumber);
-        change({ ratio: facts.grains === 2 ? shares[0] : shares, map: null });
-      };
+      input.onchange = () => changeRatio(input);
       label.append(input, document.createElement("output"));
       return label;
     }));

@@ -22,12 +22,12 @@ from d2it.app.asked import Asked, command, python, read
 from d2it.config.check import check_ratio
 from d2it.config.types import Ratio
 from d2it.errors import UserError
-from d2it.files import read_json
 from d2it.grains.entropy import entropy_map
 from d2it.grains.maps import grain_map
-from d2it.grains.thresholds import Thresholds
+from d2it.grains.thresholds import Thresholds, cuts_at
 from d2it.images.decode import centre_crop, read_rgb, reason
-from d2it.sampling.export import HEADER, load
+from d2it.sampling.export import is_pipeline, load
+from d2it.sampling.header import read_header
 
 SEVERAL = 8  # images shown of one map: a block is drawn together, whoever asks for one
 KEPT = 64  # drawings that are remembered, for reloads and second clicks
@@ -35,8 +35,13 @@ KEPT = 64  # drawings that are remembered, for reloads and second clicks
 
 class Studio:
     def __init__(self, folder: str) -> None:
+        if not is_pipeline(Path(folder)):
+            raise UserError(
+                f"There is no exported folder {folder}: make one with "
+                "`d2it export RUN --out FOLDER`, and name it."
+            )
         self.folder, self.pipeline = folder, load(folder)
-        self.header = read_json(Path(folder, HEADER), made_by=f"d2it export RUN --out {folder}")
+        self.header = read_header(Path(folder), "export or copy the folder again")
         self.together = math.gcd(self.pipeline.sampling.block, SEVERAL)  # never of two blocks
         self._drawn = lru_cache(KEPT)(self._draw)
 
@@ -102,20 +107,21 @@ class Studio:
         }
 
     def map_of(self, photograph: bytes, ratio: str) -> list[list[int]]:
-        """The grain map of a photograph: by the thresholds of the training's images, or, where a
-        ratio is named, by the photograph's own, so that it is reached.
+        """The grain map of a photograph, by the thresholds of the training's images: at this ratio,
+        or (empty) at the folder's own. Folders that hold no quantiles take the photograph's.
         """
         size, side = self.pipeline.dvae.architecture["size"], self.pipeline.maps.side
         try:
             pixels = np.array(centre_crop(read_rgb(io.BytesIO(photograph)), size))
         except (OSError, ValueError, SyntaxError) as error:
             raise UserError(f"The file cannot be read as an image ({reason(error)}).") from None
-        kernel = self.header["sigma"], self.header["bins"], tuple(self.header["grey_range"])
-        entropy = entropy_map(torch.from_numpy(pixels)[None], size // side, *kernel)
-        cuts = [float(cut) for cut in self.header["cuts"]]
+        header, region = self.header, size // side
+        kernel = header.sigma, header.bins, header.grey_range
+        entropy = entropy_map(torch.from_numpy(pixels)[None], region, *kernel)
+        cuts = [float(cut) for cut in header.cuts]
         if ratio:
-            asked = ratio_of(ratio, self.pipeline.grains)
-            cuts = Thresholds.of_entropy(entropy.numpy(), "", size // side).cut(asked)
+            own = Thresholds.of_entropy(entropy.numpy(), "", region).quantiles
+            cuts = cuts_at(header.quantiles or own, ratio_of(ratio, self.pipeline.grains))
         return grain_map(entropy, cuts)[0].tolist()
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from d2it.commands.options import add_config_arguments, positive
+from d2it.commands.options import add_config_arguments, add_wait_argument, positive
 from d2it.config import Config, load, paths
 
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -19,15 +19,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of processes; the result is identical (default: one per core if it pays)",
     )
+    add_wait_argument(parser)
     add_config_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
     from d2it.grains.calibrate import calibrate
+    from d2it.runs.lease import making
 
     config, data = load(arguments.params, arguments.overrides), arguments.data
-    made = calibrate(config, data, arguments.processes)
-    print(f"{paths.thresholds(config, data)} {'is ready' if made else 'is up to date'}.")
+    path = paths.thresholds(config, data)
+    with making(path, arguments.wait):
+        made = calibrate(config, data, arguments.processes)
+    print(f"{path} {'is ready' if made else 'is up to date'}.")
     print_foreign_shares(config, data)
 
 

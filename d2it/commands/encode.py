@@ -3,7 +3,7 @@
 import argparse
 
 from d2it import shares
-from d2it.commands.options import add_config_arguments
+from d2it.commands.options import add_config_arguments, add_wait_argument
 from d2it.jobs.spread import spread
 
 
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("dvae", metavar="DVAE", help="a DVAE run that is trained, e.g. dvae")
     shares.add_arguments(parser)
+    add_wait_argument(parser)
     add_config_arguments(parser)
 
 
@@ -28,10 +29,11 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError(f"{run.name} is not a DVAE run: name one of {', '.join(config.runs.dvae)}.")
 
     done = True
-    if not spread(arguments, "encode"):
-        from d2it.latents.encode import encode
+    with spread(arguments, "encode", run.latents, share) as here:
+        if here:
+            from d2it.latents.encode import encode
 
-        done = encode(run, share)
+            done = encode(run, share)
     if share is not None:
         print(f"Share {share} is done: run without --shard to combine all shares.")
         return

@@ -1,15 +1,13 @@
 """d2it evaluate RUN: sample from a run and measure it; or measure any images."""
 
 import argparse
-from contextlib import nullcontext
 
 from d2it import shares
-from d2it.commands.options import add_config_arguments
+from d2it.commands.options import add_config_arguments, add_wait_argument
 from d2it.config import load
 from d2it.config.protocols import METRICS, PROTOCOLS
 from d2it.config.run import run_of
 from d2it.errors import UserError
-from d2it.files import locked
 from d2it.jobs.spread import spread
 from d2it.runs.provenance import record
 
@@ -56,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     pictures.add_argument("--json", action="store_true", help="print the whole recipe as JSON")
     shares.add_arguments(parser)
+    add_wait_argument(parser)
     add_config_arguments(parser)
 
 
@@ -90,11 +89,10 @@ def main(arguments: argparse.Namespace) -> None:
         return
     evaluated = run_of(config, run)
     has_units = evaluated.kind in ("content", "dit")
-    # equal runs share what is remembered: the second waits, and finds it made
-    alone = share is not None or len(evaluated.equals) == 1
-    with nullcontext() if alone else locked(evaluated.folder / "evaluate.lock"):
-        devices: list[str] = []  # elsewhere, whoever evaluates records them
-        if not spread(arguments, "evaluate", has_units):
+    place = evaluated.folder / "evaluations"  # equal runs share it: the second finds it made
+    devices: list[str] = []  # elsewhere, whoever evaluates records them
+    with spread(arguments, "evaluate", place, share, has_units) as here:
+        if here:
             from d2it.evaluation.evaluate import evaluate
 
             devices = evaluate(evaluated, share)

@@ -37,6 +37,14 @@ def weights_of(text: str) -> Literal["ema", "raw"] | float:
         ) from None
 
 
+def add_wait_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="if another process is at this already, wait until it ends, then go on",
+    )
+
+
 def add_config_arguments(
     parser: argparse.ArgumentParser,
     words: str = "key=value",

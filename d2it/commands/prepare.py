@@ -2,10 +2,11 @@
 
 import argparse
 
-from d2it.commands.options import add_config_arguments, positive
+from d2it.commands.options import add_config_arguments, add_wait_argument, positive
 from d2it.config import load, paths
 from d2it.images.packed import read_manifest
 from d2it.images.prepare import prepare, problems_file
+from d2it.runs.lease import making
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,15 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of decoding processes; output is identical (default: one per core if it pays)",
     )
+    add_wait_argument(parser)
     add_config_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
     config = load(arguments.params, arguments.overrides)
     data = arguments.data
-    made = prepare(config, data, arguments.processes)
-    print(f"{paths.images(config, data)} {'is ready' if made else 'is up to date'}.")
-    manifest = read_manifest(paths.images(config, data))
+    folder = paths.images(config, data)
+    with making(folder, arguments.wait):
+        made = prepare(config, data, arguments.processes)
+    print(f"{folder} {'is ready' if made else 'is up to date'}.")
+    manifest = read_manifest(folder)
     for key in ("licence", "citation"):
         if manifest[key] != "not stated":
             print(f"{key.capitalize()}: {manifest[key]}")

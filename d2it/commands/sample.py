@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2it import shares
-from d2it.commands.options import add_config_arguments, ratio_of, weights_of
+from d2it.commands.options import add_config_arguments, add_wait_argument, ratio_of, weights_of
 from d2it.config.check import check_guidance
 from d2it.config.protocols import PROTOCOLS
 from d2it.config.recipe import ratio_key
@@ -93,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: samples/NAME")
     shares.add_arguments(parser)
+    add_wait_argument(parser)
     add_config_arguments(parser)
 
 
@@ -106,8 +107,9 @@ def main(arguments: argparse.Namespace) -> None:
         raise UserError("A grain map has a ratio of its own: leave out --ratio or --grain-map.")
     out = arguments.out or Path("samples", Path(arguments.run).name)
     drawn, began = True, time.monotonic()
-    if not spread(arguments, "sample"):
-        drawn = draw(arguments, span, out, share)
+    with spread(arguments, "sample", out, share) as here:
+        if here:
+            drawn = draw(arguments, span, out, share)
     if share is not None:
         print(f"Share {share} is done: run without --shard to combine all shares.")
         return

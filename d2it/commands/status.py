@@ -15,7 +15,7 @@ from d2it.config.load import load
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.jobs.status import Status, statuses
-from d2it.text import aligned, amount
+from d2it.text import aligned, amount, duration
 
 HEADINGS = ("run", "state", "images", "of", "done", "img/s", "left", "GPU h", "job", "node")
 LEFT = ("run", "state", "job", "node")  # aligned to the left; the others are numbers
@@ -115,12 +115,3 @@ def cells(status: Status) -> tuple[str, ...]:
         status.job or "",
         status.node or (f"({status.waits_for})" if status.waits_for and status.job else ""),
     )
-
-
-def duration(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), round(seconds / 3600)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{hours} h" if hours < 72 else f"{round(hours / 24)} d"

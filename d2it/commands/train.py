@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from d2it.commands.options import add_config_arguments
+from d2it.commands.options import add_config_arguments, add_wait_argument
 from d2it.config.load import load
 from d2it.config.run import run_of
 from d2it.jobs.launch import launch
@@ -30,11 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes on this machine (default: the launcher's)",
     )
-    parser.add_argument(
-        "--wait",
-        action="store_true",
-        help="if another process is training this run, wait until it ends, then continue",
-    )
+    add_wait_argument(parser)
     add_config_arguments(parser)
 
 

@@ -116,15 +116,27 @@ def _dangling(error: Exception, composed: Any) -> str:
     )
 
 
+def read_yaml(path: Path | str) -> Any:
+    return parse_yaml(Path(path).read_bytes(), path)
+
+
+def parse_yaml(content: bytes | str, where: Path | str) -> Any:
+    try:
+        text = content if isinstance(content, str) else content.decode()
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise UserError(f"{where} is not YAML (it is nested too deeply).") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueErrors: of UTF-8, of dates
+        raise UserError(f"{where} is not YAML ({' '.join(str(error).split())}).") from None
+
+
 def read_composed(path: Path | str) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        value = read_yaml(path)
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing: compose it with `d2it config --write {path}`."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(value, dict):
         raise UserError(
             f"{path} holds no configuration: compose it with `d2it config --write {path}`."

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from d2it.config import paths
-from d2it.config.load import params_folder
+from d2it.config.load import params_folder, read_yaml
 from d2it.config.run import Run, runs_of
 from d2it.config.schema import Config
 from d2it.config.typed import build, nearest
@@ -130,11 +128,9 @@ FIGURES = tuple(name for name in ITEMS if name.startswith("figure"))
 def load_study(path: Path | None = None) -> Study:
     path = path or params_folder() / "study.yaml"
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return build(Study, read_yaml(path), "study")
+    except OSError as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
-    try:
-        return build(Study, value, "study")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

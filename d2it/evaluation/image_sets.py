@@ -10,9 +10,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from d2it.errors import UserError
+from d2it.evaluation.image_arrays import read_images, read_statistics
 from d2it.evaluation.metrics import Gaussian
 from d2it.files import canonical_digest, file_digest
 from d2it.grains.overlay import SHEETS
@@ -20,7 +20,6 @@ from d2it.images.archive import Picture
 from d2it.images.decode import open_image, read_rgb, reason
 from d2it.images.folder import list_images
 from d2it.images.names import ARCHIVES
-from d2it.models.inception import DIMENSIONS, SPATIAL
 
 Images = Sequence[np.ndarray] | np.ndarray
 BATCHES = ("samples.npz", "images.npy")  # of `d2it sample`
@@ -97,6 +96,8 @@ def _readable(file: Picture | Path) -> Iterator[None]:
     """Archives meet damage with every kind of exception, decoders too."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{file} cannot be read ({reason(error)}): mend or remove it.") from None
 
@@ -122,15 +123,10 @@ def spell_side(side: tuple[int, int] | None) -> str:
 def _batch(path: Path, n: int | None) -> Pictures:
     """`arr_0` holds the images; `mu`, `sigma`, `mu_s`, `sigma_s` statistics of a whole data set."""
     with _readable(path):
-        images, stored = _arrays(path)
-    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
-        raise UserError(
-            f"{path} is no batch of images: its array, in an .npz arr_0, must be (images, height, "
-            "width, 3) of uint8, but is "
-            f"{'missing' if not images.size else f'{images.shape} of {images.dtype}'}."
-        )
-    if n is not None:
-        images, stored = images[:n], {}  # statistics are of all images, not of the first n
+        images = read_images(path)
+        # statistics are of all images, not of the first n
+        gaussians = read_statistics(path, len(images)) if n is None else None
+    images = images[:n]
     short, long = sorted(images.shape[1:3])
     return Pictures(
         str(path),
@@ -139,35 +135,5 @@ def _batch(path: Path, n: int | None) -> Pictures:
         canonical_digest([file_digest(path), len(images)]),
         (short, long),
         len(images) - len({sha256(image.tobytes()).digest() for image in images}),
-        _statistics(path, stored, len(images)),
+        gaussians,
     )
-
-
-def _arrays(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The images, which stay on the disk where the file allows it, and what lies beside them."""
-    if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r", allow_pickle=False), {}
-    with np.load(path, allow_pickle=False) as file:
-        names = set(file.files)
-        images = file["arr_0"] if "arr_0" in names else np.empty(0)
-        return images, {name: file[name] for name in names - {"arr_0"}}
-
-
-def _statistics(path: Path, stored: dict[str, np.ndarray], n: int) -> dict[str, Gaussian] | None:
-    if "mu" not in stored:
-        return None
-    found = {}
-    for name, mean, covariance, width in (
-        ("features", "mu", "sigma", DIMENSIONS),
-        ("spatial", "mu_s", "sigma_s", SPATIAL),
-    ):
-        shapes = {mean: (width,), covariance: (width, width)}
-        for key, shape in shapes.items():
-            array = stored.get(key)
-            if array is None or array.shape != shape or not np.isfinite(array).all():
-                raise UserError(
-                    f"{path} is no reference batch: its {key} must be {shape} finite numbers."
-                )
-        mu, sigma = (torch.from_numpy(stored[key].astype(np.float64)) for key in shapes)
-        found[name] = Gaussian(n, mu, sigma)
-    return found

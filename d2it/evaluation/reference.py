@@ -26,7 +26,6 @@ from d2it.files import (
     canonical_digest,
     file_digest,
     folder_files,
-    locked,
     read_format,
     require_space,
     write_json,
@@ -35,6 +34,7 @@ from d2it.images.packed import PackedImages, open_images
 from d2it.images.prepare import find_dataset
 from d2it.machine.device import choose_device
 from d2it.models.inception import BLOCK, DIMENSIONS, SPATIAL, Inception
+from d2it.runs.lease import making
 from d2it.shares import Share
 from d2it.sources.fetch import weights_file
 from d2it.sources.table import find_source
@@ -208,17 +208,17 @@ def held_out_features(config: Config, data: str, n: int) -> np.ndarray:
         )
     own = canonical_digest([images.digest, "test", n])  # the images' digest is of both splits
     pictures = replace(_packed(f"{data}, held out", images, n), digest=own)
-    with locked(CACHE / ".lock"):
-        return cached_reference(pictures, config.data[data].protocol, False).features
+    return cached_reference(pictures, config.data[data].protocol, False).features
 
 
 def cached_reference(pictures: Pictures, protocol: str, spatial: bool) -> Reference:
     """The reference of anybody's images, computed once for the same content."""
     recipe = _recipe(protocol, spatial) | {"images": pictures.digest}
     folder = CACHE / digest(recipe)[:16]
-    if not is_current(folder, recipe, pictures.digest):
-        write_reference(folder, recipe, pictures)
-    return Reference.open(folder)
+    with making(folder, wait=True):
+        if not is_current(folder, recipe, pictures.digest):
+            write_reference(folder, recipe, pictures)
+        return Reference.open(folder)
 
 
 def write_reference(

@@ -1,7 +1,6 @@
 """Pack a data set's images at the training resolution (`d2it prepare`)."""
 
 import csv
-import fcntl
 import io
 import os
 import shutil
@@ -142,15 +141,11 @@ def staging(folder: Path) -> Iterator[Path]:
     part = folder.with_name(f".{folder.name}.part")
     missing = [parent for parent in part.parents if not parent.exists()]
     (part / "finished").mkdir(parents=True, exist_ok=True)
-    lock = os.open(part, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield part
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(part, folder)
-    except BlockingIOError:
-        raise UserError(f"Another command is packing {folder}: wait until it is done.") from None
     except (UserError, OSError):
         for begun in part.glob(".*.part"):
             begun.unlink()
@@ -160,8 +155,6 @@ def staging(folder: Path) -> Iterator[Path]:
                 for parent in missing:
                     parent.rmdir()
         raise
-    finally:
-        os.close(lock)
 
 
 def problems_file(config: Config, data: str) -> Path:

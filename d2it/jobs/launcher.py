@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from d2it.config.load import build, nearest, params_folder
+from d2it.config.load import build, nearest, params_folder, parse_yaml, read_yaml
 from d2it.errors import UserError
 
 
@@ -53,11 +51,14 @@ def load_launcher(words: str | None = None) -> Launcher:
     """A launcher by its name or its file, and what differs from it, e.g. "slurm
     resources.account=vision stages.dvae.minutes=2880". Default: D2IT_LAUNCHER, else local."""
     words = words or os.environ.get("D2IT_LAUNCHER") or "local"
-    name, *changes = shlex.split(words)
+    try:
+        name, *changes = shlex.split(words) or ["local"]
+    except ValueError as error:
+        raise UserError(f"The launcher {words!r} is no list of words ({error}).") from None
     folder = params_folder() / "launcher"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = read_yaml(path)
         for change in changes:
             _set(settings, change)
         launcher = build(Launcher, settings, "")
@@ -70,8 +71,6 @@ def load_launcher(words: str | None = None) -> Launcher:
             f"There is no launcher {name!r}{nearest(name, known)}: choose {' or '.join(known)}, "
             "or a YAML file."
         ) from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML ({' '.join(str(error).split())}).") from None
     except UserError as error:
         raise UserError(f"In {path}: {error}") from None
 
@@ -90,4 +89,4 @@ def _set(settings: Any, change: str) -> None:
             settings = settings[table]
     if not isinstance(settings, dict):
         raise UserError(f"There is no table {'.'.join(tables)!r} for {change!r}.")
-    settings[key] = yaml.safe_load(value)
+    settings[key] = parse_yaml(value, name)

@@ -4,7 +4,8 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,34 +15,58 @@ from d2it.errors import UserError
 from d2it.jobs import last_word
 from d2it.jobs.launcher import load_launcher
 from d2it.machine.gpus import visible_gpus
+from d2it.runs.lease import making
 from d2it.shares import WORKER, Share
 
 
-def spread(arguments: argparse.Namespace, stage: str, has_units: bool = True) -> bool:
-    """Have this very command computed elsewhere, if the launcher or --processes asks for it.
+@contextmanager
+def spread(
+    arguments: argparse.Namespace,
+    stage: str,
+    place: Path,
+    share: Share | None,
+    has_units: bool = True,
+) -> Iterator[bool]:
+    """Have this very command, which makes `place`, computed elsewhere if the launcher or
+    --processes asks for it. What is left is up to the caller, who is alone at it meanwhile.
 
-    By a cluster: all of it, and the answer is True. By processes of this machine: its shares, and
-    putting together what they leave is up to the caller. A share is computed by the caller.
+    By a cluster: all of it, and False is given. By processes of this machine: its shares, but not
+    putting together what they leave. A share is computed by the caller.
     """
-    if arguments.shard is not None:
-        return False
+    count = 1 if share else _processes(arguments, stage, has_units)
+    if not count:
+        yield False
+    elif share and WORKER in os.environ:  # who started it is alone at all of it
+        yield True
+    else:
+        with making(place, arguments.wait, share):
+            if count > 1:
+                _compute_shares(arguments.words, stage, count)
+            yield True
+
+
+def _processes(arguments: argparse.Namespace, stage: str, has_units: bool) -> int:
+    """How many share the work here. 0: a cluster has done it."""
     launcher, count = load_launcher(), arguments.processes
     resources = launcher.of(stage)
     if count is None and launcher.cluster == "slurm" and resources.shares:
         from d2it.jobs.slurm_shares import compute_on_slurm
 
         compute_on_slurm(arguments.words, stage, launcher, resources.shares if has_units else 0)
-        return True
+        return 0
     if count is None:
         count = resources.processes if launcher.cluster == "local" else 1
     if count < 1:
         raise UserError(f"--processes is {count}, but must be at least 1.")
-    if count == 1 or not has_units:
-        return False
+    return count if has_units else 1
+
+
+def _compute_shares(words: Sequence[str], stage: str, count: int) -> None:
+    """In as many processes of this machine, which end with this one."""
     shares = [Share(i + 1, count) for i in range(count)]
     with TemporaryDirectory() as folder:
         read, write = os.pipe()
-        workers = {share: _start(arguments.words, share, Path(folder), write) for share in shares}
+        workers = {share: _start(words, share, Path(folder), write) for share in shares}
         os.close(write)
         try:
             with (
@@ -61,7 +86,6 @@ def spread(arguments: argparse.Namespace, stage: str, has_units: bool = True) ->
                     raise UserError(word["error"])
                 last_word.show_end(_place(Path(folder), share, "log"))
                 raise last_word.died(f"Process {share.part} of {share.parts}", code)
-    return False
 
 
 def _place(folder: Path, share: Share, suffix: str) -> Path:

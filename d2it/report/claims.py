@@ -6,11 +6,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from d2it.clock import milestone
 from d2it.config.experiments import Measured
-from d2it.config.load import params_folder
+from d2it.config.load import params_folder, read_yaml
 from d2it.config.ratios import numeric
 from d2it.config.recipe import ratio_key, repeats_of
 from d2it.config.run import Run, runs_of
@@ -78,8 +76,8 @@ class Claims:
 def load_claims(path: Path | None = None) -> Claims:
     path = path or params_folder() / "claims.yaml"
     try:
-        return build(Claims, yaml.safe_load(path.read_text(encoding="utf-8")), "claims")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return build(Claims, read_yaml(path), "claims")
+    except OSError as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

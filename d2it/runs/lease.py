@@ -1,4 +1,4 @@
-"""The lease of a run folder: one trains there at a time, and says that it lives."""
+"""Leases: one process at a time trains in a run folder, or makes what others take as finished."""
 
 import fcntl
 import itertools
@@ -12,18 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from d2it.config.paths import runs_folder
 from d2it.errors import UserError
-from d2it.files import write_json
+from d2it.files import canonical_digest, write_json
+from d2it.shares import Share
 
 HEARTBEAT = 5.0  # seconds between two beats of a lease
-
-
-PATIENCE = (
-    5.0  # seconds that a lease may take to become free: a process that was told to stop is saving
-)
-
-
+PATIENCE = 5.0  # seconds that it may take to become free: who was told to stop is saving
 SILENCE = 4  # beats that a holder on another host must miss to be taken for dead
+LOCK = "lock"
 
 
 @contextmanager
@@ -33,28 +30,69 @@ def lease(folder: Path, wait: bool = False) -> Iterator[None]:
     A lock settles it on one machine, also after kill -9. On network file systems locks may be local
     to a host, so the holder also leaves a heartbeat: it must fall silent before we believe it dead.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    heartbeat = folder / "heartbeat.json"
-    with open(folder / "lock", "a", encoding="utf-8") as lock:
-        _acquire(lock.fileno(), heartbeat, wait)
-        _beat(heartbeat, 0)
-        ended = threading.Event()
+    with _holding(folder, LOCK, wait, _trained(folder)), _beating(folder):
+        yield
 
-        def beat() -> None:
-            for count in itertools.count(1):
-                if ended.wait(HEARTBEAT):
-                    return
-                with suppress(OSError):  # a full disk stops training when it saves, not here
-                    _beat(heartbeat, count)
 
-        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        thread.start()
-        try:
+@contextmanager
+def making(place: Path, wait: bool, share: Share | None = None) -> Iterator[None]:
+    """Be the only one who computes `place`, or this share of it, or say who is. None computes a
+    share while another puts all of them together.
+
+    The lease is in the folder of runs, of which nothing is tracked or declared, and goes when it
+    ends.
+    """
+    name = f"{place.name}-{canonical_digest(str(place.resolve()))[:8]}"
+    whole, being_made = runs_folder() / ".leases" / name, f"{place} is being made"
+    if share is not None:
+        with _passing(whole, wait, being_made):
+            pass
+        one = whole.with_name(f"{name}-{share.part}-of-{share.parts}")
+        with _passing(one, wait, f"Share {share} of {being_made}"):
             yield
+        return
+    with _passing(whole, wait, being_made):
+        for one in whole.parent.glob(f"{name}-*"):
+            with _passing(one, wait, f"A share of {being_made}"):
+                pass
+        yield
+
+
+@contextmanager
+def _passing(folder: Path, wait: bool, busy: str) -> Iterator[None]:
+    """A lease that leaves no folder behind."""
+    with _holding(folder, LOCK, wait, busy):
+        try:
+            with _beating(folder):
+                yield
         finally:
-            ended.set()
-            thread.join()
-            heartbeat.unlink(missing_ok=True)
+            with suppress(OSError):  # it holds what a kill has left, or others hold leases
+                (folder / LOCK).unlink()
+                for empty in (folder, folder.parent, folder.parent.parent):
+                    empty.rmdir()
+
+
+@contextmanager
+def _beating(folder: Path) -> Iterator[None]:
+    heartbeat = folder / "heartbeat.json"
+    _beat(heartbeat, 0)
+    ended = threading.Event()
+
+    def beat() -> None:
+        for count in itertools.count(1):
+            if ended.wait(HEARTBEAT):
+                return
+            with suppress(OSError):  # a full disk stops training when it saves, not here
+                _beat(heartbeat, count)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        heartbeat.unlink(missing_ok=True)
 
 
 def _beat(heartbeat: Path, count: int) -> None:
@@ -65,8 +103,8 @@ def _beat(heartbeat: Path, count: int) -> None:
 def await_free(folder: Path, wait: bool) -> None:
     """Return once nobody holds the lease; the sentence of who does if that takes too long."""
     if folder.is_dir():
-        with open(folder / "lock", "a", encoding="utf-8") as lock:
-            _acquire(lock.fileno(), folder / "heartbeat.json", wait)
+        with _holding(folder, LOCK, wait, _trained(folder)):
+            pass
 
 
 @contextmanager
@@ -74,54 +112,100 @@ def launching(folder: Path, wait: bool) -> Iterator[None]:
     """Be the only one whose processes come together to train in `folder`: they meet in its files
     before the first of them can hold the lease.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "launch.lock", "a", encoding="utf-8") as lock:
-        _acquire(lock.fileno(), folder / "heartbeat.json", wait)
+    with _holding(folder, "launch.lock", wait, _trained(folder)):
         await_free(folder, wait)  # processes outlive a launcher that was killed
         yield
 
 
-def _acquire(lock: int, heartbeat: Path, wait: bool) -> None:
+def _trained(folder: Path) -> str:
+    return f"{folder} is being trained"
+
+
+@contextmanager
+def _holding(folder: Path, name: str, wait: bool, busy: str) -> Iterator[None]:
+    """The lock `name` of `folder`. `busy`: how the sentence begins if it cannot be had."""
+    lock = _acquire(folder, name, wait, busy)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _acquire(folder: Path, name: str, wait: bool, busy: str) -> int:
     patience = time.monotonic() + PATIENCE
-    while not _locked(lock):
-        if not wait and time.monotonic() > patience:
-            raise _in_use(heartbeat)
-        time.sleep(0.1)
-    first = _read_heartbeat(heartbeat)
+    while True:
+        lock = _locked(folder / name)
+        if lock is not None:
+            try:
+                _await_silence(folder, wait, busy)
+                if _is_there(lock, folder / name):
+                    return lock
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)
+        elif not wait and time.monotonic() > patience:
+            raise _in_use(folder, busy)
+        else:
+            time.sleep(0.1)
+
+
+def _locked(path: Path) -> int | None:
+    """Its descriptor; None: another holds it, or took it away meanwhile."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except (FileNotFoundError, FileExistsError):  # who ended took the folder away
+        if path.parent.is_file():
+            raise
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock
+    except BaseException as error:
+        os.close(lock)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+
+
+def _is_there(lock: int, path: Path) -> bool:
+    """Whether others find this very file: a lease that ended takes its own away."""
+    try:
+        return os.path.samestat(os.fstat(lock), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _await_silence(folder: Path, wait: bool, busy: str) -> None:
+    """Until no other host is heard."""
+    first = _read_heartbeat(folder)
     if first is None or first["host"] == socket.gethostname():
         return  # nobody, or one who died on this host: its lock went with it
     silence = time.monotonic() + SILENCE * HEARTBEAT
     while time.monotonic() < silence:
         time.sleep(0.5)
-        seen = _read_heartbeat(heartbeat)
+        seen = _read_heartbeat(folder)
         if seen is None:
             return
         if seen != first:
             if not wait:
-                raise _in_use(heartbeat)
+                raise _in_use(folder, busy)
             first, silence = seen, time.monotonic() + SILENCE * HEARTBEAT
 
 
-def _locked(lock: int) -> bool:
+def _read_heartbeat(folder: Path) -> dict[str, Any] | None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-
-
-def _read_heartbeat(path: Path) -> dict[str, Any] | None:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return value
-    except (FileNotFoundError, json.JSONDecodeError):
+        text = (folder / "heartbeat.json").read_text(encoding="utf-8")
+        value = json.loads(text)
+    except (FileNotFoundError, ValueError):
         return None
+    return value if isinstance(value, dict) and {"host", "pid"} <= value.keys() else None
 
 
-def _in_use(heartbeat: Path) -> UserError:
-    holder = _read_heartbeat(heartbeat)
+def _in_use(folder: Path, busy: str) -> UserError:
+    holder = _read_heartbeat(folder)
     who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
     return UserError(
-        f"{heartbeat.parent} is being trained by {who}: wait for it (`--wait` does), or stop it, "
-        "and run the same command again."
+        f"{busy} by {who}: wait for it (`--wait` does), or stop it, and run the same command again."
     )

@@ -1,11 +1,7 @@
 """`d2it app` as a person uses it: a real browser, the real command, and `d2it sample` beside it."""
 
 import base64
-import os
 import shlex
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,37 +9,35 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser.chromium import find
+from tests.browser.driven import drawn, opened, paint, serving, started
 from tests.commands import command
-from tests.exported import export_random
+from tests.exported import THREE, export_random
 from tests.tiny_world import enter
 
 SIDE = 8
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a page that draws with the folder `exported`."""
+@pytest.fixture(scope="module", autouse=True)
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         enter(tmp_path_factory.mktemp("app"), patch)
         export_random("exported")
-        words = [sys.executable, "-m", "d2it", "app", "exported", "--port", "0"]
-        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout
-            yield process.stdout.readline().split()[0]
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
+        export_random("three", THREE)
+        yield
+
+
+@pytest.fixture(scope="module")
+def app(folders: None) -> Iterator[str]:
+    with serving("exported") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        unguarded = ["--no-sandbox"] * (os.geteuid() == 0)  # chromium's needs another user
-        browser = playwright.chromium.launch(executable_path=find(), args=unguarded)
+    with started() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -59,33 +53,6 @@ def page(app: str, browser: Browser) -> Iterator[Page]:
         refused = "Failed to load resource"  # what the browser says of a status of 400
         assert not [said for said in failed if refused not in str(said)]
         assert asked <= {urlsplit(app).netloc, ""}
-
-
-def opened(page: Page, address: str) -> Page:
-    page.set_default_timeout(60_000)
-    page.goto(address)
-    drawn(page)
-    return page
-
-
-def drawn(page: Page) -> None:
-    """Wait until nothing is being drawn."""
-    expect(page.locator("body")).to_have_attribute("aria-busy", "false", timeout=60_000)
-
-
-def paint(page: Page, *regions: tuple[int, int]) -> None:
-    """Move the mouse with its button down from region to region."""
-    page.locator("#board").scroll_into_view_if_needed()
-    box = page.locator("#board").bounding_box()
-    assert box
-    for i, (row, column) in enumerate(regions):
-        x = box["x"] + (column + 0.5) * box["width"] / SIDE
-        y = box["y"] + (row + 0.5) * box["height"] / SIDE
-        page.mouse.move(x, y, steps=2 * SIDE if i else 1)
-        if i == 0:
-            page.mouse.down()
-    page.mouse.up()
-    drawn(page)
 
 
 def picture(image: Locator) -> bytes:
@@ -140,6 +107,22 @@ def test_the_networks_map_at_another_ratio(page: Page, tmp_path: Path) -> None:
     file, map = sampled(words, tmp_path / "drawn")
     assert "--ratio 0.25" in words and picture(page.locator("#drawn .picture img")) == file
     expect(page.locator("#drawn dl")).to_contain_text(f"{64 + 3 * map.sum()} of 256")
+
+
+def test_three_grains(browser: Browser, tmp_path: Path) -> None:
+    """Their shares give way to each other, and each can be painted with."""
+    with serving("three") as address, browser.new_context() as context:
+        page = opened(context.new_page(), address)
+        page.locator("#ratio input").first.fill("0.8")
+        drawn(page)
+        assert "--ratio 0.8,0.2" in page.inner_text("#command")
+        page.check("#brushes label:nth-child(2) input")
+        paint(page, (0, 0), (0, 3))
+        page.click("#complement")
+        drawn(page)
+        file, map = sampled(page.inner_text("#command"), tmp_path / "three")
+        assert picture(page.locator("#drawn .picture img")) == file
+        assert map[0].tolist() == [1, 1, 1, 1]
 
 
 def test_the_map_of_a_photograph(page: Page, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ rule calibrate:
     input:
         manifest(paths.images(CONFIG, "{data}")),
     output:
-        str(paths.thresholds(CONFIG, "{data}")),
+        update(str(paths.thresholds(CONFIG, "{data}"))),
     params:
         regions=lambda wildcards: recipe.regions_of(CONFIG, wildcards.data),
         sigma=CONFIG.sigma,
@@ -23,4 +23,4 @@ rule calibrate:
     message:
         "Measuring the entropy of {wildcards.data}"
     shell:
-        "d2it calibrate {wildcards.data:q} --params {PARAMS:q} 2>&1 | tee -i {log:q}"
+        "d2it calibrate {wildcards.data:q} --params {PARAMS:q} --wait 2>&1 | tee -i {log:q}"

@@ -38,7 +38,11 @@ LOGS = f"logs/{CONFIG.name}"
 
 
 def manifest(folder):
-    """Large artefacts are folders; rules name their manifest, which holds every file's digest."""
+    """Large artefacts are folders; rules name their manifest, which holds every file's digest.
+
+    As an output it is given to `update`: whether it stands is for the command to say. Else
+    Snakemake would delete it first, even if a command that outlived another Snakemake just made it.
+    """
     return str(folder / "manifest.json")
 
 

@@ -7,7 +7,7 @@ rule encode:
         thresholds_of_dvae,
         manifest(paths.model(CONFIG, "{run}")),
     output:
-        manifest(paths.latents(CONFIG, any_of("dvae"))),
+        update(manifest(paths.latents(CONFIG, any_of("dvae")))),
     params:
         recipe=lambda wildcards: recipe.digest(RUNS[wildcards.run].latents_recipe)[:16],
         ratios=lambda wildcards: wiring.measured_ratios(RUNS[wildcards.run]),
@@ -20,4 +20,4 @@ rule encode:
     message:
         "Encoding the images with {wildcards.run}{resources.place}"
     shell:
-        "d2it encode {wildcards.run:q} --params {PARAMS:q} 2>&1 | tee -i {log:q}"
+        "d2it encode {wildcards.run:q} --params {PARAMS:q} --wait 2>&1 | tee -i {log:q}"

@@ -16,8 +16,8 @@ rule evaluate_dvae:
         weights("inception"),
         weights(f"lpips_{CONFIG.dvae_loss.perceptual}"),
     output:
-        str(paths.evaluation(CONFIG, any_of("dvae"))),
-        manifest(paths.gallery(CONFIG, any_of("dvae"))),
+        update(str(paths.evaluation(CONFIG, any_of("dvae")))),
+        update(manifest(paths.gallery(CONFIG, any_of("dvae")))),
     params:
         settings=lambda wildcards: wiring.evaluation_digest(RUNS[wildcards.run]),
     log:
@@ -25,10 +25,11 @@ rule evaluate_dvae:
     resources:
         head=heads_of("evaluate"),
         place=place_of("evaluate"),
+    priority: 1  # there is something to look at as soon as a network is trained
     message:
         "Evaluating {wildcards.run}{resources.place}"
     shell:
-        "d2it evaluate {wildcards.run:q} --params {PARAMS:q} 2>&1 | tee -i {log:q}"
+        "d2it evaluate {wildcards.run:q} --params {PARAMS:q} --wait 2>&1 | tee -i {log:q}"
 
 
 use rule evaluate_dvae as evaluate_grain with:
@@ -36,8 +37,8 @@ use rule evaluate_dvae as evaluate_grain with:
         manifest(paths.model(CONFIG, "{run}")),
         latents_of,
     output:
-        str(paths.evaluation(CONFIG, any_of("grain"))),
-        manifest(paths.gallery(CONFIG, any_of("grain"))),
+        update(str(paths.evaluation(CONFIG, any_of("grain")))),
+        update(manifest(paths.gallery(CONFIG, any_of("grain")))),
 
 
 # What is drawn can be shared out: over processes here, over an array of jobs on a cluster.
@@ -50,8 +51,8 @@ use rule evaluate_dvae as evaluate_content with:
         reference_of,
         weights("inception"),
     output:
-        str(paths.evaluation(CONFIG, any_of("content"))),
-        manifest(paths.gallery(CONFIG, any_of("content"))),
+        update(str(paths.evaluation(CONFIG, any_of("content")))),
+        update(manifest(paths.gallery(CONFIG, any_of("content")))),
     resources:
         head=heads_of("evaluate"),
         place=place_of("evaluate", in_shares=True),
@@ -66,5 +67,5 @@ use rule evaluate_content as evaluate_dit with:
         reference_of,
         weights("inception"),
     output:
-        str(paths.evaluation(CONFIG, any_of("dit"))),
-        manifest(paths.gallery(CONFIG, any_of("dit"))),
+        update(str(paths.evaluation(CONFIG, any_of("dit")))),
+        update(manifest(paths.gallery(CONFIG, any_of("dit")))),

@@ -23,4 +23,4 @@ rule page:
     message:
         "Writing the page of the scale"
     shell:
-        "d2it page --params {PARAMS} 2>&1 | tee {log}"
+        "d2it page --params {PARAMS:q} 2>&1 | tee -i {log:q}"

@@ -7,7 +7,7 @@ rule prepare:
             weights("twemoji") if CONFIG.data[wildcards.data].source == "emoji" else []
         ),
     output:
-        manifest(paths.images(CONFIG, "{data}")),
+        update(manifest(paths.images(CONFIG, "{data}"))),
     params:
         recipe=lambda wildcards: recipe.digest(recipe.images_recipe(CONFIG, wildcards.data))[:16],
     log:
@@ -17,4 +17,4 @@ rule prepare:
     message:
         "Packing the images of {wildcards.data}"
     shell:
-        "d2it prepare {wildcards.data:q} --params {PARAMS:q} 2>&1 | tee -i {log:q}"
+        "d2it prepare {wildcards.data:q} --params {PARAMS:q} --wait 2>&1 | tee -i {log:q}"

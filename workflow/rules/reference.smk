@@ -7,7 +7,7 @@ rule reference:
         weights("inception"),
         reference_batch,
     output:
-        manifest(paths.reference(CONFIG, "{data}")),
+        update(manifest(paths.reference(CONFIG, "{data}"))),
     params:
         images=lambda wildcards: CONFIG.data[wildcards.data].reference,
         protocol=lambda wildcards: CONFIG.data[wildcards.data].protocol,
@@ -22,4 +22,4 @@ rule reference:
     message:
         "Computing the reference features of {wildcards.data}{resources.place}"
     shell:
-        "d2it reference {wildcards.data:q} --params {PARAMS:q} 2>&1 | tee -i {log:q}"
+        "d2it reference {wildcards.data:q} --params {PARAMS:q} --wait 2>&1 | tee -i {log:q}"

@@ -13,7 +13,7 @@ rule train_dvae:
         thresholds_of_dvae,
         weights(f"lpips_{CONFIG.dvae_loss.perceptual}"),
     output:
-        manifest(paths.model(CONFIG, any_of("dvae"))),
+        update(manifest(paths.model(CONFIG, any_of("dvae")))),
     params:
         run=lambda wildcards: RUNS[wildcards.run].id,
         images=lambda wildcards: RUNS[wildcards.run].training.images,
@@ -36,7 +36,7 @@ use rule train_dvae as train_grain with:
         can_train,
         latents_of,
     output:
-        manifest(paths.model(CONFIG, any_of("grain"))),
+        update(manifest(paths.model(CONFIG, any_of("grain")))),
     priority: 0
 
 
@@ -45,7 +45,7 @@ use rule train_grain as train_content with:
         can_train,
         latents_of,
     output:
-        manifest(paths.model(CONFIG, any_of("content"))),
+        update(manifest(paths.model(CONFIG, any_of("content")))),
 
 
 use rule train_grain as train_dit with:
@@ -53,4 +53,4 @@ use rule train_grain as train_dit with:
         can_train,
         latents_of,
     output:
-        manifest(paths.model(CONFIG, any_of("dit"))),
+        update(manifest(paths.model(CONFIG, any_of("dit")))),

@@ -1,0 +1,76 @@
+"""Commands started oddly: without streams, or with words and files that nest without end."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from d2it.errors import UserError
+from d2it.jobs.launcher import load_launcher
+from tests.commands import command
+
+DEEP = "[" * 2000
+D2IT = f"{sys.executable} -m d2it"
+
+
+def shell(words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.run(
+        ["sh", "-c", words], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed: str, tmp_path: Path) -> None:
+    """What is said is lost, and stands in none of the files that are written meanwhile."""
+    done = shell(f"{D2IT} config scale=smoke --write a.yaml {closed}", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    plain = command("config", "scale=smoke", cwd=tmp_path).stdout
+    assert (tmp_path / "a.yaml").read_text() == plain
+    done = shell(f"{D2IT} config scale=smoke {closed}", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout in ("", plain)
+    done = shell(f"{D2IT} config scale=nope {closed}", tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("launcher", "sentence"),
+    [
+        ("local 'x", "is no list of words (No closing quotation)"),
+        ("local resources.extra=" + DEEP, "nested too deeply"),
+        ("local resources.extra=2026-99-99", "is not YAML"),
+        ("''", "There is no launcher ''"),
+        ("nowhere.yaml", "There is no launcher 'nowhere.yaml'"),
+    ],
+)
+def test_a_launcher_that_is_none(launcher: str, sentence: str, tmp_path: Path) -> None:
+    words = ["train", "dvae", "scale=smoke"]
+    done = command(*words, cwd=tmp_path, D2IT_LAUNCHER=launcher)
+    assert done.returncode == 2 and sentence in done.stderr, done.stderr
+    assert done.stderr.startswith("d2it: error: ") and done.stderr.count("\n") == 1
+
+
+def test_blanks_are_the_usual_launcher() -> None:
+    assert load_launcher("  ") == load_launcher("local")
+
+
+@pytest.mark.parametrize(
+    "content", [DEEP, "{a: " * 2000, b"\xff\xfe", "a: &a [*a]", "a: 2026-99-99", "a: \0", ""]
+)
+def test_composed_settings_that_are_none(content: str | bytes, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    done = command("study", "--params", "params.yaml", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("d2it: error: ") and done.stderr.count("\n") == 1
+    (tmp_path / "mine.yaml").write_bytes(path.read_bytes())
+    with pytest.raises(UserError):
+        load_launcher(str(tmp_path / "mine.yaml"))
+
+
+def test_an_override_that_nests_without_end(tmp_path: Path) -> None:
+    done = command("study", f"ratio={DEEP}", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("d2it: error: ratio is "), done.stderr
+    assert done.stderr.count("\n") == 1
