@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from d2it.errors import UserError
+from tests.slurm import sites
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import ROOT, Training, held_sbatch, released, until
 
@@ -287,7 +288,7 @@ def rows(
     if page:
         ordered = [(name, found[name]) for name in FAULTS]  # not as they ended
         lines = [row.line(name) for name, row in ordered if isinstance(row, Row)]
-        Path(page).write_text(HEADER + "\n".join(lines) + "\n")
+        Path(page).write_text(HEADER + "\n".join(lines) + "\n" + sites.page())
     return found
 
 
