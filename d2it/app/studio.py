@@ -11,7 +11,6 @@ import time
 from copy import copy
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,7 @@ from d2it.grains.entropy import entropy_map
 from d2it.grains.maps import grain_map
 from d2it.grains.thresholds import Thresholds, cuts_at
 from d2it.images.decode import centre_crop, read_rgb, reason
-from d2it.sampling.export import is_pipeline, load
-from d2it.sampling.header import read_header
+from d2it.sampling.exported import load
 
 SEVERAL = 8  # images shown of one map: a block is drawn together, whoever asks for one
 KEPT = 64  # drawings that are remembered, for reloads and second clicks
@@ -35,13 +33,7 @@ KEPT = 64  # drawings that are remembered, for reloads and second clicks
 
 class Studio:
     def __init__(self, folder: str) -> None:
-        if not is_pipeline(Path(folder)):
-            raise UserError(
-                f"There is no exported folder {folder}: make one with "
-                "`d2it export RUN --out FOLDER`, and name it."
-            )
         self.folder, self.pipeline = folder, load(folder)
-        self.header = read_header(Path(folder), "export or copy the folder again")
         self.together = math.gcd(self.pipeline.sampling.block, SEVERAL)  # never of two blocks
         self._drawn = lru_cache(KEPT)(self._draw)
 
@@ -115,10 +107,10 @@ class Studio:
             pixels = np.array(centre_crop(read_rgb(io.BytesIO(photograph)), size))
         except (OSError, ValueError, SyntaxError) as error:
             raise UserError(f"The file cannot be read as an image ({reason(error)}).") from None
-        header, region = self.header, size // side
+        header, region = self.pipeline.header, size // side
         kernel = header.sigma, header.bins, header.grey_range
         entropy = entropy_map(torch.from_numpy(pixels)[None], region, *kernel)
-        cuts = [float(cut) for cut in header.cuts]
+        cuts = self.pipeline.cuts()
         if ratio:
             own = Thresholds.of_entropy(entropy.numpy(), "", region).quantiles
             cuts = cuts_at(header.quantiles or own, ratio_of(ratio, self.pipeline.grains))

@@ -3,7 +3,6 @@
 import argparse
 import re
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run",
         required=True,
         metavar="NAME",
-        help="a trained run, or a folder made by `d2it export`",
+        help="a trained run, or an exported one: a folder made by `d2it export`, the name of one "
+        "that comes with d2it, or the owner/name of one on the Hugging Face Hub",
     )
     parser.add_argument(
         "--seeds",
@@ -155,20 +155,16 @@ def span_of(text: str) -> range:
 
 def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
     """The networks of --run with the settings of the other options."""
-    folder = Path(arguments.run)
-    if folder.is_dir():
-        from d2it.sampling.export import is_pipeline, load
+    name = arguments.run
+    from d2it.sampling.exported import is_exported, load
 
-        if not is_pipeline(folder):
-            raise UserError(
-                f"{folder} is not an exported folder (it has no pipeline.json): name one, or a run."
-            )
+    if is_exported(name):
         if arguments.weights or arguments.overrides:
             raise UserError(
-                f"{folder} is exported, so its weights and settings are chosen: leave out "
+                f"{name} is exported, so its weights and settings are chosen: leave out "
                 "--weights and key=value, or name a run."
             )
-        pipeline = load(folder)
+        pipeline: Pipeline = load(name)
     else:
         from d2it.config import load as load_config
         from d2it.config.experiments import Measured
@@ -176,15 +172,7 @@ def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
         from d2it.machine.device import choose_device
         from d2it.sampling.trained_run import RunPipeline
 
-        run = run_of(load_config(arguments.params, arguments.overrides), arguments.run)
+        run = run_of(load_config(arguments.params, arguments.overrides), name)
         measured = Measured(weights=weights_of(arguments.weights or "ema"))
         pipeline = RunPipeline(run, measured, choose_device())
-    sampling = pipeline.sampling
-    pipeline.sampling = replace(
-        sampling,
-        steps=sampling.steps if arguments.steps is None else arguments.steps,
-        sampler=arguments.sampler or sampling.sampler,
-    )
-    if arguments.guidance is not None:
-        pipeline.guidance = arguments.guidance
-    return pipeline if arguments.ratio is None else pipeline.at(arguments.ratio)
+    return pipeline.using(arguments.ratio, arguments.sampler, arguments.steps, arguments.guidance)
