@@ -177,6 +177,7 @@ def test_a_file_where_the_runs_should_be(config, folder):
 def test_the_page_fits_the_terminal_and_the_command_is_light(config, folder):
     trained(folder, images=32, rate=1234.5, device="NVIDIA A800-SXM4-80GB", processes=8)
     trained(paths.runs_folder() / "d2it_b_grain_loss-01234567", images=32)
+    Path("data/smoke").mkdir(parents=True)  # a study that has begun
     command = [sys.executable, "-X", "importtime", "-m", "d2it", "status", "scale=smoke"]
     for columns in ("80", "120"):
         done = subprocess.run(

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 
-from d2it.commands.options import add_config_arguments
-from d2it.config.load import load
+from d2it.commands.options import add_config_arguments, config_here
 from d2it.config.schema import Config
 from d2it.errors import UserError
 from d2it.jobs.outlook import Array, arrays, left
@@ -46,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.overrides.insert(0, arguments.watch)
         arguments.watch = str(REFRESH)
     every = _seconds(arguments.watch) if arguments.watch else None
-    config = load(arguments.params, arguments.overrides)
+    config = config_here(arguments)
     with suppress(KeyboardInterrupt) if every else nullcontext():
         while True:
             text = _as_json(config) if arguments.json else _page(config)
