@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from PIL import Image
 
 import d2it
 from d2it import cli
 from d2it.errors import UserError
 from d2it.latents.cache import Latents
+from d2it.sampling import exported as module
 from d2it.sampling.exported import Exported
+from tests.commands import command
 from tests.exported import export_random
 from tests.hub import Hub, serving
 from tests.tiny_world import enter
@@ -89,6 +92,45 @@ def test_a_folder_has_the_thresholds_of_every_ratio(pipe: Exported, folder: Path
     alone.header = replace(alone.header, quantiles=None)
     with pytest.raises(UserError, match="thresholds of ratio 0.5 alone, not of 0.3"):
         alone.cuts(0.3)
+
+
+# By name, and as one picture
+
+
+@pytest.fixture
+def shipped(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """As if the folder came with the package, under a name that no folder here has."""
+    shutil.copytree(folder, tmp_path / "weights" / "tiny64")
+    monkeypatch.setattr(module, "SHIPPED", tmp_path / "weights")
+    return "tiny64"
+
+
+def test_what_comes_with_the_package_has_a_name(pipe: Exported, shipped: str) -> None:
+    assert same(d2it.load(shipped).sample(n=2, ratio=0.3), pipe.sample(n=2, ratio=0.3))
+    with pytest.raises(UserError, match="no exported folder tiny63: make one .*, or name tiny64, "):
+        d2it.load("tiny63")
+
+
+def test_a_sheet_has_a_row_for_each_class(pipe: Exported, shipped: str, tmp_path: Path) -> None:
+    path = tmp_path / "sheet.png"
+    words = ["sample", "--run", shipped, "--ratio", "0.3", "--sheet", str(path)]
+    done = command(*words)
+    assert done.returncode == 0 and f"Rows, from above: {', '.join(pipe.classes)}." in done.stdout
+    assert f"{path} is ready: 72 images in " in done.stdout and "At ratio 0.3: " in done.stdout
+    pixels, (images, _) = np.array(Image.open(path)), pipe.sample(n=72, ratio=0.3)
+    assert pixels.shape == (9 * 72 - 8, 8 * 72 - 8, 3)
+    for i in (0, 13, 71):  # image i is of class i mod 9, the (i div 9)th of it
+        top, left = 72 * (i % 9), 72 * (i // 9)
+        assert np.array_equal(pixels[top : top + 64, left : left + 64], images[i])
+    before = path.read_bytes()
+    for more, sentence in (
+        ([], "is there already, or does not end in .png"),
+        (["--out", "x"], "leave out --out and shares"),
+        (["--weights", "raw"], "tiny64 is exported, so its weights"),
+    ):
+        done = command(*words, *more)
+        assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1
+    assert path.read_bytes() == before
 
 
 # Saved again
