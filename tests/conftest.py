@@ -1,6 +1,10 @@
 """Fixtures of more than one file of tests, and how a worker of pytest computes."""
 
+import functools
 import gc
+import importlib
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -16,6 +20,22 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(10_000)
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def known_compositions():
+    """Hydra puts the same files and overrides together once for all tests of a worker."""
+    load = importlib.import_module("d2it.config.load")
+    slow = load.interpolated
+    known = functools.cache(lambda overrides, files: slow(overrides))
+
+    def interpolated(overrides: Sequence[str] = ()) -> Any:
+        files = sorted(load.params_folder().resolve().rglob("*.yaml"))
+        return known(tuple(overrides), tuple((path, path.stat().st_mtime_ns) for path in files))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "interpolated", interpolated)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -203,6 +203,7 @@ def test_a_table_where_nothing_can_be_written(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_missing_is_named_with_its_command(tmp_path: Path, words, remedy) -> None:
+    (tmp_path / "data/smoke").mkdir(parents=True)  # a study that has begun
     assert_refused([*words, "scale=smoke"], tmp_path, "is missing: make it with", f"`{remedy}")
 
 

@@ -22,6 +22,8 @@ def test_the_study_travels_with_the_package(target: Path) -> None:
     theirs = {path.relative_to(shipped): path for path in shipped.rglob("*") if path.is_file()}
     assert theirs.keys() == ours.keys()
     assert all(theirs[name].read_bytes() == path.read_bytes() for name, path in ours.items())
+    weights = {path.relative_to(ROOT) for path in (ROOT / "d2it" / "weights").glob("*/*")}
+    assert {path.relative_to(target) for path in (target / "d2it/weights").glob("*/*")} == weights
     [info] = target.glob("d2it-*.dist-info")
     assert Distribution.at(info).metadata["Requires-Python"] == ">=3.11"
 

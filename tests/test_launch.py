@@ -88,20 +88,20 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
 
 
 def test_what_sbatch_reads(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name and comment, by which a job is found again, cannot be set to anything else."""
+    """A site may forbid the comment: the job is found by its script too."""
     monkeypatch.setattr(shutil, "which", lambda name: name)
     launcher = load_launcher(
         "slurm resources.partition=gpu resources.account=vision stages.dvae.nodes=2"
-        " resources.constraint=a100 'resources.extra={mem: 20G, comment: mine}'"
+        " resources.constraint=a100 'resources.extra={mem: 20G, comment: null}'"
+        " stages.dvae.extra.qos=high"
         " 'resources.python=apptainer exec --nv d2it.sif python'"
     )
     executor = make_executor(plan.folder, launcher.of("dvae"))
     written = executor._make_submission_file_text("work", "id")
     options = {line for line in written.splitlines() if line.startswith("#SBATCH")}
-    place = (Path.cwd() / plan.folder).resolve()
     assert options - {option for option in options if "submitit" in option} == {
         f"#SBATCH --job-name={plan.folder.name}",
-        f"#SBATCH --comment={place}",
+        "#SBATCH --qos=high",
         "#SBATCH --nodes=2",
         "#SBATCH --ntasks-per-node=8",
         "#SBATCH --gpus-per-node=8",
@@ -118,7 +118,9 @@ def test_what_sbatch_reads(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "srun --unbuffered" in written and "--kill-on-bad-exit=1" in written
     inside = executor._submitit_command_str
     assert inside.startswith("apptainer exec --nv d2it.sif python -u -m submitit.core._submit ")
-    assert executor._make_submission_command(Path("file")) == ["sbatch", "file"]
+    without = make_executor(plan.folder, load_launcher("slurm").of("dvae"))
+    comment = f"#SBATCH --comment={(Path.cwd() / plan.folder).resolve()}\n"
+    assert comment in without._make_submission_file_text("work", "id")
 
 
 @pytest.mark.parametrize("scale", ["smoke", "demo", "mini", "mini_cpu", "paper"])
@@ -152,7 +154,7 @@ def test_an_sbatch_that_outlives_us_is_waited_for(tmp_path: Path) -> None:
 
 def test_a_job_gone_when_patience_ends(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm_jobs, "COMPLETING", -1.0)
-    monkeypatch.setattr(slurm, "queued", lambda name: [])
+    monkeypatch.setattr(slurm, "queue", list)
     lock = plan.folder / "submit.lock"
     jobs = slurm_jobs.Jobs(plan.folder, plan.run, {}, Resources(), every=60, lock=lock)
     assert jobs._find() is None

@@ -6,17 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from d2it.errors import UserError
+from d2it.files import write_text
 from d2it.jobs.launcher import load_launcher
 from tests.commands import command
 
 DEEP = "[" * 2000
+ROOT = Path(__file__).parents[1]
 D2IT = f"{sys.executable} -m d2it"
 
 
 def shell(words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         ["sh", "-c", words], cwd=cwd, env=environment, capture_output=True, text=True
     )
@@ -46,8 +49,7 @@ def test_closed_streams(closed: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_launcher_that_is_none(launcher: str, sentence: str, tmp_path: Path) -> None:
-    words = ["train", "dvae", "scale=smoke"]
-    done = command(*words, cwd=tmp_path, D2IT_LAUNCHER=launcher)
+    done = command("train", "dvae", "scale=smoke", cwd=tmp_path, D2IT_LAUNCHER=launcher)
     assert done.returncode == 2 and sentence in done.stderr, done.stderr
     assert done.stderr.startswith("d2it: error: ") and done.stderr.count("\n") == 1
 
@@ -74,3 +76,20 @@ def test_an_override_that_nests_without_end(tmp_path: Path) -> None:
     done = command("study", f"ratio={DEEP}", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("d2it: error: ratio is "), done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", ["table 3", "figure 5", "status", "metrics", "claims", "page", "keep dvae"]
+)
+def test_another_folder_than_the_studys(words: str, tmp_path: Path) -> None:
+    """It would write tables without numbers."""
+    done = command(*words.split(), "scale=smoke", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith(f"d2it: error: {tmp_path} holds nothing")
+    assert f"run this command in {ROOT}, or" in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_a_study_is_where_it_began(tmp_path: Path, params: dict) -> None:
+    write_text(tmp_path / "params.yaml", yaml.safe_dump(params))
+    done = command("table", "3", "--params", "params.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert command("status", cwd=tmp_path).returncode == 0  # now something of the scale is here

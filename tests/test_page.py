@@ -90,7 +90,7 @@ def test_it_is_the_same_bytes_again(made):
 
 def test_it_shows_what_numbers_are_worth_and_every_table_in_full(made):
     text = paths.page(made).read_text()
-    assert made.caption in text and f"n = {made.evaluation.n}" in text
+    assert made.caption_of(made.task.values()) in text and f"n = {made.evaluation.n}" in text
     assert "one sampling seed" in text and "from one seed" in text
     for name in TABLES:
         table = (paths.tables(made) / f"{name}.md").read_text()

@@ -128,7 +128,7 @@ def test_what_d2it_sample_writes_is_measured_without_its_sheets(evaluate) -> Non
 
 def test_the_reference_of_a_data_set_by_name(evaluate, config: Config) -> None:
     status, found, _ = evaluate("ours", "photos", *OVERRIDES)
-    assert status == 0 and found["recipe"]["reference_n"] == 16
+    assert status == 0 and found["recipe"]["reference_n"] == 8
     assert found["recipe"]["reference"] == "photos" and found["recipe"]["protocol"] == "clean"
     of_metrics = evaluate("ours", "photos", "--metrics", "fid", "kid", *OVERRIDES)[1]["metrics"]
     assert of_metrics == {key: found["metrics"][key] for key in ("fid", "kid")}

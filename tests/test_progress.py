@@ -102,7 +102,7 @@ def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_snakemake_with_it_says_how_far_it_is_and_keeps_its_words(tmp_path):
     failed = run(tmp_path)
     assert failed.returncode != 0
-    assert "figure failed: Full. (logs/figure1; the same command goes on)" in failed.stderr
+    assert "figure has stopped: Full. (logs/figure1)" in failed.stderr
     assert "Exception" not in failed.stderr
     assert "1 of 2 jobs done" in failed.stderr and "Finished jobid" not in failed.stderr
     assert "words of a command" in failed.stdout and "Finished jobid" in failed.stdout

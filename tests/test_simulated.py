@@ -1,7 +1,5 @@
 """Every stage on a device that is not the CPU: nothing is left behind there, and nothing waits."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +11,7 @@ from benchmarks.common import ROOT
 from benchmarks.first_hour.checks import ON_GPU
 from d2it.errors import UserError
 from d2it.machine.device import choose_device
+from tests.forked import Forked
 from tests.simulated import DEVICE, Mixed
 
 MARK = ".".join(("pytest", "mark", "gpu"))  # this file has none
@@ -72,19 +71,9 @@ def test_each_wait_of_the_host_is_noted(act: Callable[[], object], what: list[st
     assert [wait.what for wait in found] == what
 
 
-COLLECT = """
-import sys
-import pytest
-code = pytest.main(["-q", "--collect-only", *sys.argv[1:]])
-assert "tests.simulated" not in sys.modules, "simulated"
-sys.exit(code)
-"""
-
-
 def test_tests_of_a_gpu_have_torchs_own_pinned_memory():
     """In a process that simulates nothing; there are no others than those it collects."""
-    command = [sys.executable, "-c", COLLECT, *ON_GPU]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = Forked("tests.collected", *ON_GPU, cwd=ROOT).end()
     assert done.returncode == 0, done.stdout + done.stderr
     marked = [path for path in (ROOT / "tests").rglob("*.py") if MARK in path.read_text()]
     assert {path.parent for path in marked} == {ROOT / "tests/gpu"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from d2it.errors import UserError
-from d2it.jobs import slurm
+from d2it.jobs import slurm, slurm_commands
 
 ROWS = """\
 7|PREEMPTED|node1|40|billing=1,cpu=1,gres/gpu=1,node=1|None|0:0
@@ -30,8 +30,8 @@ def test_one_question_a_minute_for_all_runs(tmp_path: Path, monkeypatch) -> None
     """Jobs of runs that nobody asked about here are asked about too."""
     monkeypatch.setenv("D2IT_RUNS", str(tmp_path))
     for run, job in (("dvae-1", "7"), ("dit_b-2", "8")):
-        slurm.record(tmp_path / run, job, 1)
-        slurm.record(tmp_path / run, job, 1)
+        slurm.record(tmp_path / run, job, 1, "dvae")
+        slurm.record(tmp_path / run, job, 1, "dvae")
         assert slurm.jobs_of(tmp_path / run) == [job]
     asked: list[set[str]] = []
 
@@ -53,7 +53,7 @@ def test_one_question_a_minute_for_all_runs(tmp_path: Path, monkeypatch) -> None
 def test_who_cannot_write_in_the_cache_asks_for_himself(tmp_path: Path, monkeypatch) -> None:
     """Else whoever waits would never hear that a job was killed."""
     monkeypatch.setenv("D2IT_RUNS", str(tmp_path))
-    slurm.record(tmp_path / "dvae-1", "7", 1)
+    slurm.record(tmp_path / "dvae-1", "7", 1, "dvae")
     (tmp_path / ".slurm").write_text("no folder")  # which stops even root
     asked: list[set[str]] = []
 
@@ -72,7 +72,7 @@ def test_who_cannot_write_in_the_cache_asks_for_himself(tmp_path: Path, monkeypa
 def test_a_queue_that_cannot_be_asked(monkeypatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="squeue was not found.*nothing was submitted"):
-        slurm.queued("dvae-1")
+        slurm.queue()
     assert slurm._ask({"7"}, {}) == {}
 
 
@@ -84,12 +84,42 @@ def test_an_end_that_sacct_hears_of_late(monkeypatch) -> None:
         answer = (0, ROWS, "") if command == "sacct" else (1, "", gone)
         return subprocess.CompletedProcess([], *answer)
 
-    monkeypatch.setattr(slurm, "_run", run)
+    monkeypatch.setattr(slurm, "run", run)
     first = slurm._ask({"7", "8"}, {})
     assert (first["7"].state, first["7"].live) == ("ENDING", True)
     again = slurm._ask({"7", "8"}, {job: asdict(answer) for job, answer in first.items()})
     assert (again["7"].state, again["7"].live) == ("RUNNING", False)
     assert first["8"] == again["8"] and not again["8"].live
+    told = "left the queue on node[1-2], and sacct knows no more of it than RUNNING"
+    assert str(again["7"]) == told
+
+
+def test_the_queue_knows_better_than_accounting(monkeypatch) -> None:
+    """Whose reason is that of a start before, if slurmdbd is there at all."""
+
+    def run(command: str, *_: str) -> subprocess.CompletedProcess[str]:
+        told = (
+            ROWS
+            if command == "sacct"
+            else "7|PENDING||launch failed requeued held\n9|RUNNING|n2|None"
+        )
+        return subprocess.CompletedProcess([], 0, told, "")
+
+    monkeypatch.setattr(slurm, "run", run)
+    found = slurm._ask({"7", "9"}, {})
+    assert found["7"].now() == "PENDING launch failed requeued held" and found["7"].held
+    assert (found["7"].elapsed, found["7"].gpus) == (45, 2)
+    assert found["9"] == slurm.Accounting("RUNNING", "n2") and not found["9"].held
+
+
+def test_nobody_elses_options_reach_slurm(monkeypatch) -> None:
+    for name in ("SBATCH_EXPORT", "SQUEUE_STATES", "SRUN_MEM_BIND", "SLURM_MEM_PER_CPU"):
+        monkeypatch.setenv(name, "theirs")
+    for name in ("SLURM_CONF", "SLURM_CLUSTERS", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "ours")
+    given = slurm_commands.run("env").stdout.splitlines()
+    assert not [line for line in given if line.endswith("=theirs")]
+    assert len([line for line in given if line.endswith("=ours")]) == 3
 
 
 def test_an_end_where_there_is_no_accounting(monkeypatch) -> None:
@@ -99,7 +129,7 @@ def test_an_end_where_there_is_no_accounting(monkeypatch) -> None:
         answer = (1, "Slurm accounting storage is disabled") if command == "sacct" else (0, "")
         return subprocess.CompletedProcess([], answer[0], "", answer[1])
 
-    monkeypatch.setattr(slurm, "_run", run)
+    monkeypatch.setattr(slurm, "run", run)
     before = {"8": asdict(slurm.Accounting("COMPLETED", live=False))}
     assert slurm._ask({"7", "8"}, before) == {"7": slurm.Accounting("GONE", live=False)}
 
@@ -107,15 +137,18 @@ def test_an_end_where_there_is_no_accounting(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        ("sbatch: error: Batch job submission failed: Invalid qos specification", "Invalid qos sp"),
+        ("sbatch: error: Batch job submission failed: Invalid qos", "Invalid qos"),
         ("sbatch: error: Invalid --mem specification\nmore", "Invalid --mem specification"),
+        ("sbatch: unrecognized option '--a'\nTry \"sbatch --help\"", "unrecognized option '--a'"),
         (
-            "sbatch: unrecognized option '--mooon=1'\nTry \"sbatch --help\"",
-            "unrecognized option '-",
+            "sbatch: error: lua: GPUs must be typed\nsbatch: error: ask HPC\n"
+            "sbatch: error: Batch job submission failed: Unspecified error",
+            "GPUs must be typed; ask HPC",
         ),
-        ("a plugin's words\nof two lines", "of two lines"),
+        ("sbatch: error: Batch job submission failed: Unspecified error", "Unspecified error"),
+        ("a wrapper's words\n\nof two lines", "a wrapper's words; of two lines"),
+        ("", "no reason given"),
     ],
 )
 def test_what_sbatch_says_is_one_line(told: str, why: str) -> None:
-    said = slurm.refusal(RuntimeError(told))
-    assert said.startswith(why) and "\n" not in said
+    assert slurm_commands.refusal(told) == why

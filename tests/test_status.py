@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from d2it.commands.status import table
+from d2it.commands.status import _page, table
 from d2it.config import paths
 from d2it.config.recipe import KINDS
 from d2it.config.run import run_of
 from d2it.files import canonical_digest, write_json
+from d2it.jobs import slurm
+from d2it.jobs.outlook import Array, Left, arrays, left
 from d2it.jobs.status import gpu_hours, statuses
 from d2it.text import amount, duration
 from tests.composed import composed
@@ -175,6 +177,7 @@ def test_a_file_where_the_runs_should_be(config, folder):
 def test_the_page_fits_the_terminal_and_the_command_is_light(config, folder):
     trained(folder, images=32, rate=1234.5, device="NVIDIA A800-SXM4-80GB", processes=8)
     trained(paths.runs_folder() / "d2it_b_grain_loss-01234567", images=32)
+    Path("data/smoke").mkdir(parents=True)  # a study that has begun
     command = [sys.executable, "-X", "importtime", "-m", "d2it", "status", "scale=smoke"]
     for columns in ("80", "120"):
         done = subprocess.run(
@@ -229,7 +232,8 @@ def test_what_slurm_knows(config, folder, monkeypatch, answer, live, state, hour
     names = ("state", "nodes", "elapsed", "gpus", "reason")
     sacct = SACCT.format(folder=programs, **dict(zip(names, answer, strict=True)))
     (programs / "sacct").write_text(sacct)
-    (programs / "squeue").write_text("#!/bin/sh\n" + ("echo 8\n" if live else ""))
+    shown = "|".join(["8", answer[0], answer[1].replace("None assigned", ""), answer[4]])
+    (programs / "squeue").write_text(f"#!/bin/sh\necho '{shown}'\n" if live else "#!/bin/sh\n")
     for path in programs.iterdir():
         path.chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
@@ -241,6 +245,30 @@ def test_what_slurm_knows(config, folder, monkeypatch, answer, live, state, hour
     assert status.waits_for == ("Priority" if state == "pending" else None)
     if state == "failed":
         assert status.error == "Slurm job 8 ended on node2 as OUT_OF_MEMORY, exit 0:0."
+
+
+def test_what_is_left_of_a_study(config, folder, monkeypatch):
+    """At a run's own rate, else at its kind's; and the arrays that are at work."""
+    trained(folder, images=32, rate=4.0)
+    found = statuses(config)
+    runs = {status.folder: status for status in found if status.kind == "dit"}
+    unmeasured = {status.folder for status in found if status.kind != "dit"}
+    seconds = sum(status.of / 4 for status in runs.values()) - 32 / 4
+    assert left(found) == Left(pytest.approx(seconds), len(unmeasured))
+    programs = Path("programs").resolve()
+    programs.mkdir()
+    shown = "9_0|RUNNING|node1|None", "9_2|PENDING||launch failed requeued held"
+    squeue = "\n".join(f"echo '{line}'" for line in shown)
+    for name, lines in (("squeue", squeue), ("sacct", "echo '9_1|COMPLETED|node2|60||None|0:0'")):
+        (programs / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    slurm.record(paths.runs_folder() / ".arrays" / "d2it-evaluate-12ab-3", "9", 3, "evaluate dit_b")
+    states = {"RUNNING": 1, "COMPLETED": 1, "PENDING launch failed requeued held": 1}
+    assert arrays() == [Array("evaluate dit_b", "9", 3, states)]
+    page = _page(config)
+    assert "Training left: " in page and " at the rates so far, run after run; " in page
+    assert "evaluate dit_b  Slurm job 9 of 3 parts  1 RUNNING, 1 COMPLETED, 1 PENDING l" in page
 
 
 def test_a_submitted_run_where_slurm_cannot_be_asked(config, folder, monkeypatch):

@@ -256,7 +256,7 @@ def test_labels_that_no_class_has_are_refused_before_training(there, label):
     labels[3] = label
     labels.tofile(path)
     with pytest.raises(
-        UserError, match=r"labels outside 0\.\.6.*`d2it encode dvae_classes`"
+        UserError, match=r"labels outside 0\.\.8.*`d2it encode dvae_classes`"
     ) as error:
         make_task(run_of(there, "d2it_b_classes"))
     assert "\n" not in str(error.value)

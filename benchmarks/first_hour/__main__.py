@@ -14,6 +14,7 @@ from d2it.config.paths import runs_folder
 from d2it.errors import UserError
 from d2it.files import write_json, write_text
 from d2it.machine.gpus import identify, visible_gpus
+from d2it.runs.signals import Detached
 
 NO_GPU = (
     "This machine has no NVIDIA GPU: run it on a GPU node, as a job of a cluster (make first-hour "
@@ -89,6 +90,9 @@ def main() -> int:
     except UserError as error:
         print(f"first-hour: error: {error}", file=sys.stderr)
         return 2
+    except Detached as detached:
+        print(f"first-hour: {detached}", file=sys.stderr)
+        return 128 + detached.signum
 
 
 if __name__ == "__main__":

@@ -1,41 +1,45 @@
 """The checks as a Slurm job on one node, submitted as trainings are; its output is shown here."""
 
 import os
-import shutil
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.common import ROOT
 from d2it.config.paths import runs_folder
 from d2it.errors import UserError
-from d2it.jobs import slurm
+from d2it.files import remove_folder, write_text
 from d2it.jobs.launcher import load_launcher
-from d2it.jobs.submit import submit
+from d2it.jobs.slurm_commands import require
+from d2it.jobs.slurm_jobs import Jobs, Work
+from d2it.jobs.submit import logs_of
 
 if TYPE_CHECKING:
     import submitit
 
-LOOK = 2.0  # seconds between two looks at what the job has written
 MINUTES = 120  # its time limit: an hour, and as much again
 
 
 @dataclass
-class CheckJob:
-    """What submitit pickles, and calls on the node."""
+class CheckJob(Work):
+    """On the node: the command, whose code it leaves."""
 
     mode: list[str]
+    code: Path
 
-    def __call__(self) -> int:
+    def do(self, here: "submitit.JobEnvironment", word: Path) -> bool:
         command = [sys.executable, "-m", "benchmarks.first_hour", *self.mode]
-        return subprocess.run(command, cwd=ROOT, stderr=subprocess.STDOUT).returncode
+        code = subprocess.run(command, cwd=ROOT, stderr=subprocess.STDOUT).returncode
+        write_text(self.code, str(code))
+        return True
 
 
 def submitted(words: str | None, simulated: bool) -> int:
     """Submit, wait and show; what the checks ended with. One node, with the launcher's GPUs."""
-    slurm.require("run it on a GPU node without SLURM=1")
+    require("run it on a GPU node without SLURM=1")
     launcher = load_launcher(words or os.environ.get("D2IT_LAUNCHER") or "slurm")
     if launcher.cluster != "slurm":
         raise UserError(
@@ -44,49 +48,28 @@ def submitted(words: str | None, simulated: bool) -> int:
     asked = launcher.of("first_hour")
     cores = asked.cpus * asked.processes
     resources = replace(asked, nodes=1, processes=1, cpus=cores, minutes=MINUTES)
-    folder = runs_folder() / "first-hour-job"
-    mine = [job for job in slurm.queued(folder.name) if job.comment == str(folder.resolve())]
-    if mine:
-        raise UserError(
-            f"Slurm job {mine[0].job} is already running these checks: wait for it, or end it "
-            f"with `scancel {mine[0].job}`."
-        )
-    shutil.rmtree(folder, ignore_errors=True)
-    [job] = submit(folder, [CheckJob(["--simulated"] if simulated else [])], resources)
-    print(f"Slurm job {job.job_id}, its output: {job.paths.stdout}", flush=True)
+    folder = (runs_folder() / "first-hour-job").resolve()
+    work = CheckJob(["--simulated"] if simulated else [], folder / "code")
+    lock = folder.with_suffix(".lock")
+    jobs = Jobs(folder, "first hour", {"it": work}, resources, launcher.poll, lock, patient=False)
+    show = follow(logs_of(folder))
     try:
-        return follow(job, launcher.poll)
-    except KeyboardInterrupt:
-        print(f"Slurm job {job.job_id} goes on: `scancel {job.job_id}` ends it.")
-        return 130
+        jobs.run(clear=lambda: remove_folder(folder), show=show)
+    finally:
+        show()
+    return int(work.code.read_text(encoding="utf-8"))
 
 
-def follow(job: "submitit.Job[Any]", every: float) -> int:
-    """Show what the job writes until it has ended."""
-    from submitit.core.utils import pickle_load
+def follow(logs: Path) -> Callable[[], None]:
+    """Shows what its job has written since it was last called."""
+    shown = 0
 
-    shown, state, result = 0, "", job.paths.result_pickle
-    while True:
-        known = slurm.accounting([job.job_id], every).get(job.job_id)
-        over = result.exists() or (known is not None and not known.live)
-        if job.paths.stdout.exists():
-            with open(job.paths.stdout, encoding="utf-8") as file:
+    def show() -> None:
+        nonlocal shown
+        for path in logs.glob("*_log.out"):
+            with open(path, encoding="utf-8") as file:
                 file.seek(shown)
-                sys.stdout.write(file.read())
-                sys.stdout.flush()
+                print(file.read(), end="", flush=True)
                 shown = file.tell()
-        if result.exists():
-            outcome, value = pickle_load(result)
-            if outcome == "success":
-                return int(value)
-        if over:
-            raise UserError(
-                f"Slurm job {job.job_id} {known or 'failed'} before all checks were made: read "
-                f"{job.paths.stdout} and {job.paths.stderr}."
-            )
-        if known and known.state != state:
-            state = known.state
-            print(
-                f"Slurm job {job.job_id}: {state} {known.nodes} {known.reason}".rstrip(), flush=True
-            )
-        time.sleep(LOOK)
+
+    return show

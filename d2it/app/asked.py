@@ -61,17 +61,10 @@ def command(folder: str, asked: Asked) -> str:
 
 def python(folder: str, asked: Asked) -> str:
     lines = ["import d2it", "", f"pipe = d2it.load({folder!r})"]
-    if asked.steps is not None:
-        lines.insert(0, "from dataclasses import replace\n")
-        lines.append(f"pipe.sampling = replace(pipe.sampling, steps={asked.steps})")
-    if asked.guidance is not None:
-        lines.append(f"pipe.guidance = {asked.guidance}")
-    words = [f"first={asked.seed}"]
-    if asked.label is not None:
-        words.append(f"label={asked.label!r}")
-    if asked.ratio is not None:
-        words.append(f"ratio={asked.ratio}")
-    if asked.map is not None:
-        lines += ["map = [", *(f"    {row}," for row in asked.map), "]"]
+    named = {name: value for name, value in vars(asked).items() if value is not None}
+    words = [f"first={named.pop('seed')}"]
+    if named.pop("map", None):
+        lines += ["map = [", *(f"    {row}," for row in asked.map or []), "]"]
         words.append("map=map")
+    words += [f"{name}={value!r}" for name, value in named.items()]
     return "\n".join([*lines, f"images, maps = pipe.sample({', '.join(words)})", ""])

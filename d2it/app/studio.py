@@ -8,10 +8,8 @@ import io
 import json
 import math
 import time
-from copy import copy
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +22,8 @@ from d2it.config.types import Ratio
 from d2it.errors import UserError
 from d2it.grains.entropy import entropy_map
 from d2it.grains.maps import grain_map
-from d2it.grains.thresholds import Thresholds, cuts_at
 from d2it.images.decode import centre_crop, read_rgb, reason
-from d2it.sampling.export import is_pipeline, load
-from d2it.sampling.header import read_header
+from d2it.sampling.exported import load
 
 SEVERAL = 8  # images shown of one map: a block is drawn together, whoever asks for one
 KEPT = 64  # drawings that are remembered, for reloads and second clicks
@@ -35,13 +31,7 @@ KEPT = 64  # drawings that are remembered, for reloads and second clicks
 
 class Studio:
     def __init__(self, folder: str) -> None:
-        if not is_pipeline(Path(folder)):
-            raise UserError(
-                f"There is no exported folder {folder}: make one with "
-                "`d2it export RUN --out FOLDER`, and name it."
-            )
         self.folder, self.pipeline = folder, load(folder)
-        self.header = read_header(Path(folder), "export or copy the folder again")
         self.together = math.gcd(self.pipeline.sampling.block, SEVERAL)  # never of two blocks
         self._drawn = lru_cache(KEPT)(self._draw)
 
@@ -83,11 +73,8 @@ class Studio:
 
     def _draw(self, text: str) -> dict[str, Any]:
         """The images from the seed on; `text` is a request in JSON, which can be remembered."""
-        asked, pipe = read(text), copy(self.pipeline)
-        if asked.steps is not None:
-            pipe.sampling = replace(pipe.sampling, steps=asked.steps)
-        if asked.guidance is not None:
-            pipe.guidance = asked.guidance
+        asked = read(text)
+        pipe = self.pipeline.using(steps=asked.steps, guidance=asked.guidance)
         map = None if asked.map is None else np.array(asked.map)
         began = time.monotonic()
         images, maps = pipe.sample(
@@ -108,20 +95,19 @@ class Studio:
 
     def map_of(self, photograph: bytes, ratio: str) -> list[list[int]]:
         """The grain map of a photograph, by the thresholds of the training's images: at this ratio,
-        or (empty) at the folder's own. Folders that hold no quantiles take the photograph's.
+        or (empty) at the folder's own.
         """
-        size, side = self.pipeline.dvae.architecture["size"], self.pipeline.maps.side
+        pipe, header = self.pipeline, self.pipeline.header
+        size, kernel = (
+            pipe.dvae.architecture["size"],
+            (header.sigma, header.bins, header.grey_range),
+        )
         try:
             pixels = np.array(centre_crop(read_rgb(io.BytesIO(photograph)), size))
         except (OSError, ValueError, SyntaxError) as error:
             raise UserError(f"The file cannot be read as an image ({reason(error)}).") from None
-        header, region = self.header, size // side
-        kernel = header.sigma, header.bins, header.grey_range
-        entropy = entropy_map(torch.from_numpy(pixels)[None], region, *kernel)
-        cuts = [float(cut) for cut in header.cuts]
-        if ratio:
-            own = Thresholds.of_entropy(entropy.numpy(), "", region).quantiles
-            cuts = cuts_at(header.quantiles or own, ratio_of(ratio, self.pipeline.grains))
+        entropy = entropy_map(torch.from_numpy(pixels)[None], size // pipe.maps.side, *kernel)
+        cuts = pipe.cuts(ratio_of(ratio, pipe.grains) if ratio else None)
         return grain_map(entropy, cuts)[0].tolist()
 
 

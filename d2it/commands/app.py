@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default="emoji64",
         metavar="FOLDER",
-        help="a folder made by `d2it export` (default: emoji64)",
+        help="a folder made by `d2it export`, the name of one that comes with d2it, or the "
+        "owner/name of one on the Hugging Face Hub (default: emoji64)",
     )
     parser.add_argument(
         "--host",

@@ -2,8 +2,7 @@
 
 import argparse
 
-from d2it.commands.options import add_config_arguments
-from d2it.config.load import load
+from d2it.commands.options import add_config_arguments, config_here
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    config = load(arguments.params, arguments.overrides)
+    config = config_here(arguments)
     from d2it.report.claims import load_claims, needed
 
     if arguments.runs:

@@ -2,8 +2,7 @@
 
 import argparse
 
-from d2it.commands.options import add_config_arguments
-from d2it.config.load import load
+from d2it.commands.options import add_config_arguments, config_here
 from d2it.config.study import load_study
 
 
@@ -16,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    config = load(arguments.params, arguments.overrides)
+    config = config_here(arguments)
     from d2it.report.figures import write_figure
 
     paths = write_figure(load_study(), f"figure_{arguments.number}", config)

@@ -2,8 +2,7 @@
 
 import argparse
 
-from d2it.commands.options import add_config_arguments
-from d2it.config.load import load
+from d2it.commands.options import add_config_arguments, config_here
 from d2it.config.run import run_of
 from d2it.errors import UserError
 from d2it.runs.keep import keep
@@ -22,7 +21,7 @@ def main(arguments: argparse.Namespace) -> None:
     if not runs:
         raise UserError("Name the runs to keep, e.g. d2it keep dvae grain scale=mini_cpu.")
     arguments.overrides = [word for word in arguments.overrides if "=" in word]
-    config = load(arguments.params, arguments.overrides)
+    config = config_here(arguments)
     for run in [run_of(config, name) for name in runs]:
         keep(run)
         print(f"{run.name}: kept in {run.kept}")

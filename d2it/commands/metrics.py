@@ -2,8 +2,7 @@
 
 import argparse
 
-from d2it.commands.options import add_config_arguments
-from d2it.config.load import load
+from d2it.commands.options import add_config_arguments, config_here
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,4 +16,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> None:
     from d2it.report.metrics import write_metrics
 
-    print(f"Written: {write_metrics(load(arguments.params, arguments.overrides))}")
+    print(f"Written: {write_metrics(config_here(arguments))}")

@@ -3,6 +3,7 @@
 import argparse
 from typing import Literal
 
+from d2it.config import Config, load, paths
 from d2it.errors import UserError
 
 
@@ -55,3 +56,11 @@ def add_config_arguments(
         "--params", metavar="FILE", help="a composed configuration (default: compose params/)"
     )
     parser.add_argument("overrides", nargs="*", metavar=words, help=meaning)
+
+
+def config_here(arguments: argparse.Namespace) -> Config:
+    """The configuration of a command that gathers what a study has made, which must be here."""
+    config = load(arguments.params, arguments.overrides)
+    if arguments.params is None:
+        paths.require_study(config)
+    return config

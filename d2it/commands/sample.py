@@ -3,7 +3,6 @@
 import argparse
 import re
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,13 @@ LAST = 10**12  # above all numbers of images
 
 if TYPE_CHECKING:
     from d2it.sampling.pipeline import Pipeline
+    from d2it.sampling.write import Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Examples: d2it sample --run d2it_xl_classes --seeds 0-63 --class 3 --grain-map map.png; "
+        "d2it sample --run emoji64 --ratio 0.3 --sheet sheet.png; "
         "d2it sample --run FOLDER --seeds 0-49999 --format npz --processes 8. "
         "Image 17 of a run is the same in every request. To resume, run the same command again."
     )
@@ -32,13 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run",
         required=True,
         metavar="NAME",
-        help="a trained run, or a folder made by `d2it export`",
+        help="a trained run, or an exported one: a folder made by `d2it export`, the name of one "
+        "that comes with d2it, or the owner/name of one on the Hugging Face Hub",
     )
     parser.add_argument(
         "--seeds",
-        default="0-15",
         metavar="A-B",
-        help="which images, by number, e.g. 0-63 or 7 (default: 0-15)",
+        help="which images, by number, e.g. 0-63 or 7 (default: 0-15; of a sheet 8 of each class)",
     )
     parser.add_argument(
         "--series",
@@ -92,19 +93,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how --format features resizes images (default: the data set's)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: samples/NAME")
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="PNG",
+        help="draw one picture of all the images, a row for each class, and no folder",
+    )
     shares.add_arguments(parser)
     add_wait_argument(parser)
     add_config_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    span, share = span_of(arguments.seeds), shares.share_of(arguments)
+    span, share = span_of(arguments.seeds or "0-15"), shares.share_of(arguments)
     if arguments.guidance is not None:
         check_guidance(arguments.guidance)
     if arguments.protocol and arguments.format != "features":
         raise UserError("--protocol goes with --format features: leave it out, or ask for them.")
     if arguments.ratio is not None and arguments.grain_map is not None:
         raise UserError("A grain map has a ratio of its own: leave out --ratio or --grain-map.")
+    if arguments.sheet:
+        draw_sheet(arguments)
+        return
     out = arguments.out or Path("samples", Path(arguments.run).name)
     drawn, began = True, time.monotonic()
     with spread(arguments, "sample", out, share) as here:
@@ -127,10 +137,35 @@ def work(header: dict[str, Any]) -> str:
 
 
 def draw(arguments: argparse.Namespace, span: range, out: Path, share: shares.Share | None) -> bool:
-    from d2it.grains.rows import from_rows
-    from d2it.sampling.write import Request, read_map, write_samples
+    from d2it.sampling.write import write_samples
 
     pipeline = open_pipeline(arguments)
+    return write_samples(pipeline, request_of(arguments, pipeline, span), out, share)
+
+
+def draw_sheet(arguments: argparse.Namespace) -> None:
+    from d2it.sampling.write import recipe_of, write_sheet
+
+    if arguments.out or arguments.shard or arguments.processes:
+        raise UserError("--sheet is one picture of one process: leave out --out and shares.")
+    began, pipeline = time.monotonic(), open_pipeline(arguments)
+    several = 8 * (pipeline.network.architecture["classes"] or 8)
+    span = span_of(arguments.seeds or f"0-{several - 1}")
+    request = request_of(arguments, pipeline, span)
+    drawn = write_sheet(pipeline, request, arguments.sheet)
+    seconds = time.monotonic() - began
+    print(f"{arguments.sheet} is ready: {len(span)} images in {seconds:.1f} s.")
+    if pipeline.classes:
+        rows = dict.fromkeys(pipeline.classes[label] for label in sorted(drawn.labels))
+        print(f"Rows, from above: {', '.join(rows)}.")
+    gmacs = float(pipeline.gmacs(drawn.maps).mean())
+    print(work({"recipe": recipe_of(pipeline, request), "gmacs": gmacs}))
+
+
+def request_of(arguments: argparse.Namespace, pipeline: "Pipeline", span: range) -> "Request":
+    from d2it.grains.rows import from_rows
+    from d2it.sampling.write import Request, read_map
+
     map = None
     if arguments.grain_map is not None:
         map = from_rows(arguments.grain_map)
@@ -139,8 +174,7 @@ def draw(arguments: argparse.Namespace, span: range, out: Path, share: shares.Sh
         map = pipeline.checked_map(map, len(span))
     label = pipeline.label_of(arguments.label)
     protocol = arguments.protocol or pipeline.protocol
-    request = Request(arguments.series, span, label, map, arguments.format, protocol)
-    return write_samples(pipeline, request, out, share)
+    return Request(arguments.series, span, label, map, arguments.format, protocol)
 
 
 def span_of(text: str) -> range:
@@ -155,20 +189,17 @@ def span_of(text: str) -> range:
 
 def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
     """The networks of --run with the settings of the other options."""
-    folder = Path(arguments.run)
-    if folder.is_dir():
-        from d2it.sampling.export import is_pipeline, load
+    name = arguments.run
+    from d2it.sampling.exported import find, is_exported, load
 
-        if not is_pipeline(folder):
-            raise UserError(
-                f"{folder} is not an exported folder (it has no pipeline.json): name one, or a run."
-            )
+    if is_exported(name):
+        folder = find(name)
         if arguments.weights or arguments.overrides:
             raise UserError(
-                f"{folder} is exported, so its weights and settings are chosen: leave out "
+                f"{name} is exported, so its weights and settings are chosen: leave out "
                 "--weights and key=value, or name a run."
             )
-        pipeline = load(folder)
+        pipeline: Pipeline = load(folder)
     else:
         from d2it.config import load as load_config
         from d2it.config.experiments import Measured
@@ -176,15 +207,7 @@ def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
         from d2it.machine.device import choose_device
         from d2it.sampling.trained_run import RunPipeline
 
-        run = run_of(load_config(arguments.params, arguments.overrides), arguments.run)
+        run = run_of(load_config(arguments.params, arguments.overrides), name)
         measured = Measured(weights=weights_of(arguments.weights or "ema"))
         pipeline = RunPipeline(run, measured, choose_device())
-    sampling = pipeline.sampling
-    pipeline.sampling = replace(
-        sampling,
-        steps=sampling.steps if arguments.steps is None else arguments.steps,
-        sampler=arguments.sampler or sampling.sampler,
-    )
-    if arguments.guidance is not None:
-        pipeline.guidance = arguments.guidance
-    return pipeline if arguments.ratio is None else pipeline.at(arguments.ratio)
+    return pipeline.using(arguments.ratio, arguments.sampler, arguments.steps, arguments.guidance)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 
-from d2it.commands.options import add_config_arguments
-from d2it.config.load import load
+from d2it.commands.options import add_config_arguments, config_here
 from d2it.config.schema import Config
 from d2it.errors import UserError
+from d2it.jobs.outlook import Array, arrays, left
 from d2it.jobs.status import Status, statuses
 from d2it.text import aligned, amount, duration
 
@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.overrides.insert(0, arguments.watch)
         arguments.watch = str(REFRESH)
     every = _seconds(arguments.watch) if arguments.watch else None
-    config = load(arguments.params, arguments.overrides)
+    config = config_here(arguments)
     with suppress(KeyboardInterrupt) if every else nullcontext():
         while True:
             text = _as_json(config) if arguments.json else _page(config)
@@ -67,8 +67,14 @@ def _seconds(text: str) -> float:
 
 
 def _as_json(config: Config) -> str:
-    found = [asdict(status) | {"share": status.share} for status in statuses(config)]
-    return json.dumps({"scale": config.name, "runs": found}, indent=1, ensure_ascii=False)
+    found = statuses(config)
+    told = {
+        "scale": config.name,
+        "runs": [asdict(status) | {"share": status.share} for status in found],
+        "arrays": [asdict(array) for array in arrays()],
+        "left": asdict(left(found)),
+    }
+    return json.dumps(told, indent=1, ensure_ascii=False)
 
 
 def _page(config: Config) -> str:
@@ -79,13 +85,30 @@ def _page(config: Config) -> str:
         if status.kind:
             counts[status.state] = counts.get(status.state, 0) + 1
     told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    lines = [f"Scale {config.name}, {time.strftime('%H:%M:%S')}: {told}.", ""]
+    lines = [f"Scale {config.name}, {time.strftime('%H:%M:%S')}: {told}.", *outlook(found), ""]
     lines += table(found, width)
+    at_work = arrays()
+    if at_work:
+        lines += ["", *aligned([array_cells(array) for array in at_work], left=range(3))]
     for status in found:
         if status.error:
             sentence = f"{status.run} failed: {status.error}"
             lines += ["", *textwrap.wrap(sentence, width, subsequent_indent="  ")]
     return "\n".join(lines)
+
+
+def outlook(found: Sequence[Status]) -> list[str]:
+    """A line on what is left, where anything is and was measured."""
+    rest = left(found)
+    others = f"; {rest.unmeasured} runs have no rate yet" if rest.unmeasured else ""
+    said = f"Training left: {duration(rest.seconds)} at the rates so far, run after run{others}."
+    return [said] if rest.seconds else []
+
+
+def array_cells(array: Array) -> tuple[str, ...]:
+    states = ", ".join(f"{count} {state}" for state, count in array.states.items())
+    parts = f" of {array.parts} parts" if array.parts > 1 else ""
+    return array.command, f"Slurm job {array.job}{parts}", states or "not known yet"
 
 
 def table(found: Sequence[Status], width: int) -> list[str]:

@@ -68,9 +68,8 @@ def numbers(value: Any) -> list[float]:
     return [e for e in entries if isinstance(e, (int, float)) and not isinstance(e, bool)]
 
 
-def check_guidance(guidance: float) -> None:
-    """The option of commands."""
-    check_number(guidance, "--guidance", fields_of(Measured)["guidance"].range)
+def check_guidance(guidance: float, where: str = "--guidance") -> None:
+    check_number(guidance, where, fields_of(Measured)["guidance"].range)
 
 
 def check_number(number: float, where: str, range: Range) -> None:

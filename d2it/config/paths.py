@@ -18,6 +18,20 @@ def in_repository(name: str) -> Path:
     raise UserError(f"{name} was not found: run d2it from the root of the repository.")
 
 
+def require_study(config: Config) -> None:
+    """Whether the working directory holds what the other paths are relative to: params/, or what a
+    scale has made where `d2it prepare` began it.
+    """
+    made = (Path(folder, config.name) for folder in ("data", "results"))
+    if not any(path.exists() for path in (Path("params", "config.yaml"), *made)):
+        root = in_repository("params/config.yaml").parents[1]
+        checkout = f"in {root}, or " if (root / "Snakefile").is_file() else ""
+        raise UserError(
+            f"{Path.cwd()} holds nothing of scale {config.name}: run this command {checkout}where "
+            "`d2it prepare` was run."
+        )
+
+
 def images(config: Config, data: str) -> Path:
     return Path("data", config.name, data, "images")
 

@@ -1,3 +1,3 @@
 """Where a stage is computed: in this process, in several, or on a Slurm cluster."""
 
-__all__ = ["last_word", "launch", "launcher", "progress", "spread", "status"]
+__all__ = ["last_word", "launch", "launcher", "outlook", "spread", "status"]

@@ -7,6 +7,7 @@
 """
 
 import json
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +38,7 @@ def read(path: Path) -> Word | None:
 def died(who: str, code: int) -> UserError:
     """Of a process that left nothing."""
     how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+    how += ", as when memory runs out" if code == -signal.SIGKILL else ""
     return UserError(f"{who} {how}: the same command goes on from the units that are finished.")
 
 

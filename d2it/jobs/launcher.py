@@ -25,7 +25,8 @@ class Resources:
     shares: int = 0  # jobs of an array that samples, encodes or measures; 0: computed here
     at_once: int = 8  # of them, at most
     python: str | None = None  # what starts Python in a job; None: this very one
-    extra: dict[str, str | int | float | bool] = field(default_factory=dict)  # sbatch options
+    # further sbatch options; those of a stage are added to those of all. None: this one is left out
+    extra: dict[str, str | int | float | bool | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,12 @@ class Launcher:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)  # what differs, by kind of run
 
     def of(self, kind: str) -> Resources:
-        return build(
-            Resources,
-            self.resources | self.stages.get(kind, {}),
-            f"stages.{kind}" if kind in self.stages else "resources",
-        )
+        own = self.stages.get(kind, {})
+        given = self.resources | own
+        of_all, of_kind = self.resources.get("extra"), own.get("extra")
+        if isinstance(of_all, dict) and isinstance(of_kind, dict):
+            given["extra"] = of_all | of_kind
+        return build(Resources, given, f"stages.{kind}" if kind in self.stages else "resources")
 
 
 def load_launcher(words: str | None = None) -> Launcher:

@@ -1,12 +1,13 @@
 """What Slurm says about our jobs. Only its own programs are run; no torch, no submitit.
 
-    live(folder)               jobs of a folder that are pending or running: asks squeue, now
+    queue()                    everybody's jobs that are pending or running: asks squeue, now
+    live(folder)               those of a folder
     accounting(["12", "15"])   {"12": Accounting(state="RUNNING", nodes="node1", ...)}: asks sacct
                                and squeue at most once a minute for all commands that share a runs/
                                folder together, so an answer is up to a minute old; a job that was
                                not yet asked about is missing
     ids("12", 3)               ["12_0", "12_1", "12_2"], the jobs of an array of three
-    record(folder, "12", 3)    note in the folder that an array of three was submitted for it
+    record(folder, "12", 3, …)  note in the folder that an array of three was submitted for it
     jobs_of(folder)            ids of all that were ever submitted for a folder, oldest first
     with submitting(lock):     no other command, and no sbatch that outlived one, submits meanwhile
 
@@ -18,8 +19,6 @@ import getpass
 import json
 import os
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,15 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from d2it.config.paths import runs_folder
-from d2it.errors import UserError
 from d2it.files import locked, write_json
+from d2it.jobs.slurm_commands import NotNow, insist, refusal, run
 
 EVERY = 60.0  # seconds between two questions to Slurm's accounting
-PATIENCE = 60  # seconds for an answer
 UNDER_WAY = ("PENDING", "RUNNING", "SUSPENDED", "REQUEUED")  # sacct's states of what has not ended
 ENDING = "ENDING"  # not in the queue any more, says squeue, but sacct does not know how it ended
 _own: dict[Path, dict[str, Any]] = {}  # answers of Slurm that could not be left in runs/.slurm/
 FIELDS = ("JobID", "State", "NodeList", "ElapsedRaw", "AllocTRES", "Reason", "ExitCode")
+BETWEEN = "\x1f"  # squeue's fields; no path or comment has it
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,9 @@ class Queued:
     job: str  # of all parts of an array the same
     state: str  # PENDING, RUNNING, COMPLETING, ...
     user: str
-    comment: str  # of our jobs, the absolute path of the run folder
+    name: str  # of our jobs, the folder's
+    script: str  # of our jobs, `script` of the folder
+    comment: str  # of our jobs, the absolute path of the folder, where the site lets it be
 
 
 @dataclass(frozen=True)
@@ -55,48 +56,64 @@ class Accounting:
 
     state: str  # of the last start, in sacct's words; GONE: Slurm does not know this job any more
     nodes: str = ""  # of the last start, e.g. node[1-2]
-    elapsed: int = 0  # seconds, of all starts
+    elapsed: int | None = None  # seconds, of all starts; None: sacct does not tell
     gpus: int = 0  # on all nodes
     reason: str = ""  # why it waits, or ended
     exit: str = ""  # code:signal
     live: bool = True  # pending, running or about to be requeued; unlike `state` it is no moment's
 
-    def now(self) -> str:
-        return " ".join(filter(None, [self.state, self.nodes, self.reason]))
+    def now(self, nodes: bool = True) -> str:
+        return " ".join(filter(None, [self.state, self.nodes if nodes else "", self.reason]))
+
+    @property
+    def held(self) -> bool:
+        """By a person or, after a failed launch, by Slurm: it waits until it is released."""
+        return self.live and "held" in self.reason.lower()
 
     def __str__(self) -> str:
         if self.state == "GONE":
             return "left the queue, and sacct tells nothing of it"
+        if self.state.startswith(UNDER_WAY):  # slurmdbd, or slurmctld's word to it, was lost
+            on = f" on {self.nodes}" if self.nodes else ""
+            return f"left the queue{on}, and sacct knows no more of it than {self.state}"
         words = [f"ended on {self.nodes or 'no node'} as {self.state}"]
         words += [f"exit {self.exit}"] if self.exit else []
         words += [f"reason {self.reason}"] if self.reason else []
         return ", ".join(words)
 
 
-def require(otherwise: str) -> None:
-    """Slurm's commands are here; else, what can be done `otherwise`."""
-    if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise UserError(
-            "There is no Slurm here (sbatch was not found): log in to a submit node, or "
-            f"{otherwise}."
-        )
+def script(folder: Path) -> Path:
+    """What sbatch is given for the jobs of a folder: in the queue, they are known by it."""
+    return (folder / "submitit" / "submission.sh").resolve()
 
 
-def queued(name: str) -> list[Queued]:
-    """Jobs of anybody that have this name and have not ended, oldest first."""
-    shown = _run("squeue", "--all", "--noheader", f"--name={name}", "--format=%F|%T|%u|%k")
+def queue() -> list[Queued]:
+    """Jobs of anybody that have not ended, oldest first."""
+    fields = BETWEEN.join(["%F", "%T", "%u", "%j", "%o", "%k"])
+    shown = run("squeue", "--all", "--noheader", f"--format={fields}")
     if shown.returncode:
-        raise UserError(
-            f"Slurm does not answer ({_last_line(shown.stderr)}): nothing was submitted; run the "
-            "same command again once it does."
-        )
-    jobs = [Queued(*line.split("|", 3)) for line in shown.stdout.splitlines()]
+        raise NotNow(f"Slurm does not answer ({refusal(shown.stderr)})")
+    rows = [line.split(BETWEEN) for line in shown.stdout.splitlines()]
+    jobs = [Queued(*row) for row in rows if len(row) == 6 and row[0].isdigit()]
     return sorted(jobs, key=lambda found: int(found.job))
 
 
-def live(folder: Path) -> list[Queued]:
-    """The jobs that have this very folder's name and path."""
-    return [job for job in queued(folder.name) if job.comment == str(folder.resolve())]
+def live(folder: Path, patient: bool = False) -> list[Queued]:
+    return of_folder(folder, insist(queue, patient))
+
+
+def of_folder(folder: Path, jobs: Iterable[Queued]) -> list[Queued]:
+    """Those of the jobs that are of this very folder.
+
+    A site's plugin may write its own comment, and its own sbatch submit a copy of the script.
+    """
+    recorded, marks = jobs_of(folder), {str(folder.resolve()), str(script(folder))}
+
+    def belongs(job: Queued) -> bool:
+        known = job.job in recorded and job.name == folder.name
+        return known or not marks.isdisjoint({job.comment, job.script})
+
+    return [job for job in jobs if belongs(job)]
 
 
 def ids(array: str, parts: int) -> list[str]:
@@ -104,19 +121,20 @@ def ids(array: str, parts: int) -> list[str]:
     return [f"{array}_{i}" for i in range(parts)] if parts > 1 else [array]
 
 
-def record(folder: Path, array: str, parts: int) -> None:
+def record(folder: Path, array: str, parts: int, who: str) -> None:
     """Add a job or an array to the folder's jobs.json, unless it is the last one there."""
-    jobs = _recorded(folder)
+    jobs = recorded(folder)
     if [entry["job"] for entry in jobs[-1:]] != [array]:
-        entry = {"job": array, "parts": parts, "user": getpass.getuser(), "time": time.time()}
+        entry = {"job": array, "parts": parts, "who": who}
+        entry |= {"user": getpass.getuser(), "time": time.time()}
         write_json(folder / "jobs.json", [*jobs, entry])
 
 
 def jobs_of(folder: Path) -> list[str]:
-    return [str(entry["job"]) for entry in _recorded(folder)]
+    return [str(entry["job"]) for entry in recorded(folder)]
 
 
-def _recorded(folder: Path) -> list[dict[str, Any]]:
+def recorded(folder: Path) -> list[dict[str, Any]]:
     """What is damaged, or of somebody who shows it to nobody, tells of none."""
     with suppress(OSError, ValueError, TypeError):
         found = json.loads((folder / "jobs.json").read_bytes())
@@ -146,7 +164,7 @@ def accounting(jobs: Iterable[str], every: float = EVERY) -> dict[str, Accountin
 def _last() -> set[str]:
     """The jobs that were last submitted for each run, and for each array of shares."""
     folders = [*runs_folder().iterdir(), *runs_folder().glob(".arrays/*")]
-    last = [entry for folder in folders for entry in _recorded(folder)[-1:]]
+    last = [entry for folder in folders for entry in recorded(folder)[-1:]]
     return {job for entry in last for job in ids(entry["job"], entry.get("parts", 1))}
 
 
@@ -191,14 +209,19 @@ def _ask(jobs: set[str], before: dict[str, Any]) -> dict[str, Accounting]:
     if not jobs:
         return {}
     chosen = f"--jobs={','.join(sorted(jobs))}"
-    queue = _run("squeue", "--all", "--noheader", "--array", "--format=%i", chosen)
+    shown = run("squeue", "--all", "--noheader", "--array", "--format=%i|%T|%N|%r", chosen)
     options = ("--allocations", "--duplicates", "--noheader", "--parsable2")
-    told = _run("sacct", *options, f"--format={','.join(FIELDS)}", chosen)
-    answered = queue.returncode == 0 or "Invalid job id" in queue.stderr  # none of them is left
-    waiting = set(queue.stdout.split()) if answered else jobs
-    found = parse(told.stdout, waiting)
+    told = run("sacct", *options, f"--format={','.join(FIELDS)}", chosen)
+    answered = shown.returncode == 0 or "Invalid job id" in shown.stderr  # none of them is left
+    rows = [line.split("|", 3) for line in shown.stdout.splitlines() if line.count("|") > 2]
+    waiting = {job: row for job, *row in rows}
+    found = parse(told.stdout, set(waiting) if answered else jobs)
+    for job, (state, nodes, reason) in waiting.items():  # which squeue knows better than sacct
+        reason = "" if reason == "None" else reason
+        known = found.get(job, Accounting(state))
+        found[job] = replace(known, state=state, nodes=nodes, reason=reason, live=True)
     if answered:  # where there is no accounting, squeue tells all that is known
-        unknown = jobs - found.keys() - waiting
+        unknown = jobs - found.keys()
         found |= {job: Accounting("GONE", live=False) for job in unknown if _was_live(job, before)}
     for job, answer in found.items():  # sacct may hear of an end later than squeue, but not much
         if not answer.live and answer.state in UNDER_WAY and _was_live(job, before):
@@ -221,7 +244,7 @@ def parse(rows: str, live: set[str]) -> dict[str, Accounting]:
         found[job] = Accounting(
             state=state,
             nodes="" if nodes == "None assigned" else nodes,
-            elapsed=int(elapsed or 0) + (before.elapsed if before else 0),
+            elapsed=int(elapsed or 0) + (before.elapsed or 0 if before else 0),
             gpus=int(gpus[1]) if gpus else (before.gpus if before else 0),
             reason="" if reason == "None" else reason,
             exit=exit,
@@ -243,25 +266,3 @@ def submitting(path: Path) -> Iterator[None]:
         finally:
             os.dup2(before, 0)
             os.close(before)
-
-
-def refusal(error: Exception) -> str:
-    """Why sbatch submitted nothing, in its own words, from the exception of submitit."""
-    told = str(error)
-    said = re.findall(r"sbatch: error: (?:Batch job submission failed: )?(.*)", told)
-    said = said or re.findall(r"sbatch: (.*)", told)  # of an option that it does not know
-    return said[-1] if said else _last_line(told)
-
-
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    except FileNotFoundError:
-        message = f"{command[0]} was not found"
-    except subprocess.TimeoutExpired:
-        message = f"{command[0]} did not answer within {PATIENCE} s"
-    return subprocess.CompletedProcess(command, 1, "", message)
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no reason given"])[-1]

@@ -1,15 +1,17 @@
 """The Slurm jobs of a folder: submitted once, found again, waited for, their end explained.
 
 A training is one job of several processes; the shares of a stage are an array of jobs of one. Jobs
-belong to a folder by their name, the folder's own, and by their comment, its path: whoever waits
+belong to a folder by their script, by their comment, its path, and by its jobs.json: whoever waits
 may be killed, since the same command finds them in the queue. What a process has come to it leaves
 as JSON (last_word.py); of a job that left nothing, sacct tells the end. No torch is imported.
 """
 
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from d2it.errors import UserError
 from d2it.files import locked
 from d2it.jobs import last_word, slurm
-from d2it.jobs.submit import WARNED, give_work, logs_of, submit
+from d2it.jobs.slurm_commands import insist
+from d2it.jobs.submit import WARNED, logs_of, submit
 from d2it.runs.signals import SIGNALS, Detached, Stalled
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 LOOK = 2.0  # seconds between two looks at what jobs left; Slurm itself is asked less often
 COMPLETING = 60.0  # seconds that a job may be listed as completing: then it is gone, or waits again
+NO_MEMORY = re.compile(r"oom.kill|exceeded (\w+ )?memory limit|out.of.memory", re.IGNORECASE)
 WORD = "_result.json"  # of a process, beside submitit's own files: <job>_<rank>_result.json
 
 
@@ -73,6 +77,7 @@ class Jobs:
     resources: "Resources"
     every: float  # seconds between two questions to Slurm
     lock: Path  # held while they are submitted
+    patient: bool = True  # a silent Slurm, or a limit of jobs, is asked again
 
     def __post_init__(self) -> None:
         least = -(-2 * WARNED // 60)
@@ -88,16 +93,7 @@ class Jobs:
         A signal ends the waiting alone. False: the same command, waiting elsewhere, has seen the
         end of all and tidied up.
         """
-        with slurm.submitting(self.lock):
-            array = self._find()
-            if array is None:
-                clear()
-                [first, *_] = submit(self.folder, list(self.parts.values()), self.resources)
-                array = first.job_id.partition("_")[0]
-            else:
-                for part, job in self._jobs(array).items():
-                    give_work(self.folder, job, self.parts[part], self.resources)
-            slurm.record(self.folder, array, len(self.parts))
+        array = insist(lambda: self._find_or_submit(clear), self.patient)
         count = f", {len(self.parts)} parts" if len(self.parts) > 1 else ""
         print(f"{self.who}: Slurm job {array}{count}", file=sys.stderr)
 
@@ -110,6 +106,15 @@ class Jobs:
         finally:
             for signum, previous in handlers.items():
                 signal.signal(signum, previous)
+
+    def _find_or_submit(self, clear: Callable[[], None]) -> str:
+        with slurm.submitting(self.lock):
+            array = self._find()
+            if array is None:
+                clear()
+                array = submit(self.folder, list(self.parts.values()), self.resources)
+            slurm.record(self.folder, array, len(self.parts), self.who)
+            return array
 
     def ended_well(self) -> bool:
         """Whether all parts did, as they were last submitted."""
@@ -147,7 +152,7 @@ class Jobs:
         return None
 
     def _wait(self, array: str, show: Callable[[], None]) -> bool:
-        jobs, said = self._jobs(array), ""
+        jobs, said, looked = self._jobs(array), "", -self.every
         while len(words := self._words(array)) < len(jobs):
             if not self.folder.exists():
                 with locked(self.lock):  # or somebody is submitting it again
@@ -160,8 +165,10 @@ class Jobs:
                 if self._words(array).keys() == words.keys():
                     raise self._unfinished(left, known)
                 continue
-            if len(jobs) == 1 and known and said != (said := known[array].now()):
-                print(f"{self.who}: Slurm job {array}: {said}", file=sys.stderr)
+            if known and time.monotonic() >= looked + self.every:
+                looked = time.monotonic()
+                if said != (said := self._progress(array, known)):
+                    print(f"{self.who}: Slurm job {array}: {said}", file=sys.stderr)
             time.sleep(LOOK)
         for part, word in words.items():
             if "died" in word:
@@ -170,18 +177,51 @@ class Jobs:
                 raise UserError(word["error"])
         return True
 
+    def _progress(self, array: str, left: Mapping[str, slurm.Accounting]) -> str:
+        """Where its jobs are that have not ended, and how far."""
+        jobs, said = self._jobs(array), []
+        if len(jobs) == 1:
+            said += [job.now() for job in left.values()]
+        else:
+            said += [f"{len(jobs) - len(left)} of {len(jobs)} parts done"]
+            states = Counter(job.now(nodes=False) for job in left.values())
+            said += [f"{count} {state}" for state, count in states.items()]
+        images = sum(map(_images, (self._log(job, "out") for job in jobs.values())))
+        said += [f"{images} images"] if images else []
+        held = [job for job, known in left.items() if known.held]
+        if held:
+            said += [f"`scontrol release {held[0]}` lets what is held start, `scancel` ends it"]
+        return ", ".join(said)
+
     def _unfinished(self, left: dict[str, str], known: dict[str, slurm.Accounting]) -> UserError:
         """Of one of these jobs that have ended, if possible one that was started."""
         job = min(left.values(), key=lambda job: not known[job].nodes)
         log = self._log(job)
         last_word.show_end(log)
+        advice = "the same command goes on from what was saved"
+        if NO_MEMORY.search(known[job].state) or any(map(NO_MEMORY.search, _end(log))):
+            advice = (
+                "it needs more memory than Slurm gave it: raise that in the launcher, e.g. "
+                "resources.extra.mem=64G, and run the same command again"
+            )
         return UserError(
             f"Slurm ended {self.who} before {', '.join(left)} was finished: job {job} "
-            f"{known[job]} (its log: {log}): the same command goes on from what was saved."
+            f"{known[job]} (its log: {log}): {advice}."
         )
 
-    def _log(self, job: str) -> Path:
+    def _log(self, job: str, stream: str = "err") -> Path:
         """Of its first process; srun tells there of others that failed."""
-        from submitit.core.utils import JobPaths
+        return logs_of(self.folder) / f"{job}_0_log.{stream}"
 
-        return JobPaths(logs_of(self.folder), job, 0).stderr
+
+def _images(log: Path) -> int:
+    """Those that its process has reported (d2it/shares.py)."""
+    return sum(int(line) for line in _lines(log) if line.strip().isdigit())
+
+
+def _end(log: Path) -> Iterable[str]:
+    return _lines(log)[-last_word.SHOWN :]
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []

@@ -11,13 +11,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2it.config.paths import runs_folder
 from d2it.files import canonical_digest, remove_folder
-from d2it.jobs import last_word, slurm
+from d2it.jobs import last_word, slurm, slurm_commands
 from d2it.jobs.slurm_jobs import Jobs, Work
+from d2it.shares import WORKER
 
 if TYPE_CHECKING:
     import submitit
@@ -39,7 +41,9 @@ class PartOfCommand(Work):
         own = ["--processes", "1"] if self.part == END else ["--shard", self.part]
         command = [sys.executable, "-m", "d2it", *self.words, *own]
         environment = {"D2IT_THREADS": str(self.threads)} | os.environ | {last_word.FILE: str(word)}
-        code = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL).returncode
+        worker = {WORKER: "1"}  # its reports are in this job's output
+        with subprocess.Popen(command, env=environment | worker, stdin=subprocess.PIPE) as process:
+            code = process.wait()
         while code in (-signal.SIGUSR2, -signal.SIGTERM):
             time.sleep(1)  # at its limit or preempted: Slurm requeues and ends us, or only ends us
         if code and not word.exists():
@@ -51,7 +55,7 @@ class PartOfCommand(Work):
 
 def compute_on_slurm(words: Sequence[str], stage: str, launcher: "Launcher", shares: int) -> None:
     """Have the command computed in `shares` shares and put together."""
-    slurm.require("compute here with --processes N")
+    slurm_commands.require("compute here with --processes N")
     name = f"d2it-{stage}-{canonical_digest([os.getcwd(), *words])[:8]}"
     home = runs_folder().resolve() / ".arrays"
     resources = replace(launcher.of(stage), nodes=1, processes=1)
@@ -59,15 +63,17 @@ def compute_on_slurm(words: Sequence[str], stage: str, launcher: "Launcher", sha
     def jobs(suffix: str | int, *parts: str) -> Jobs:
         folder = home / f"{name}-{suffix}"
         work = {part: PartOfCommand(words, part, launcher.threads) for part in parts}
-        return Jobs(folder, folder.name, work, resources, launcher.poll, home / "lock")
+        who = " ".join(takewhile(lambda word: word[:1] != "-" and "=" not in word, words))
+        return Jobs(folder, who, work, resources, launcher.poll, home / "lock")
 
     def done(jobs: Jobs) -> bool:
         return jobs.run(clear=lambda: remove_folder(jobs.folder))
 
     end = jobs(END, END)
-    if shares and not slurm.live(end.folder):
+    if shares and not slurm.live(end.folder, patient=True):
         for begun in home.glob(f"{name}-[0-9]*"):  # when the launcher asked for another number
-            shares = int(begun.name.rpartition("-")[2]) if slurm.live(begun) else shares
+            has_jobs = slurm.live(begun, patient=True)
+            shares = int(begun.name.rpartition("-")[2]) if has_jobs else shares
         array = jobs(shares, *(f"{i + 1}/{shares}" for i in range(shares)))
         if not array.ended_well() and not done(array):
             return

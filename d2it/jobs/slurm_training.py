@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from d2it.errors import UserError
 from d2it.files import locked, write_json
-from d2it.jobs import slurm
+from d2it.jobs import slurm, slurm_commands
 from d2it.jobs.local import TrainingWork, follow
 from d2it.jobs.slurm_jobs import Jobs, Work
 from d2it.runs.lease import await_free
@@ -82,9 +81,7 @@ def _address(node: str) -> str:
     try:
         return socket.gethostbyname(node)
     except OSError:
-        shown = subprocess.run(
-            ["scontrol", "-o", "show", "node", node], capture_output=True, text=True
-        )
+        shown = slurm_commands.run("scontrol", "-o", "show", "node", node)
         found = re.search(r"NodeAddr=(\S+)", shown.stdout)
         return found[1] if found else node
 
@@ -93,10 +90,10 @@ def train_on_slurm(
     plan: Plan, job: TrainingWork, resources: "Resources", wait: bool, every: float
 ) -> None:
     """Submit a job, or find the one submitted before, and wait. A signal only ends the waiting."""
-    slurm.require("use --launcher local")
+    slurm_commands.require("use --launcher local")
     work, lock = {"training": SlurmJob(**vars(job))}, plan.folder / "submit.lock"
-    jobs = Jobs(plan.folder, plan.run, work, resources, every, lock)
-    _check_owner(plan, lock)
+    jobs = Jobs(plan.folder, plan.run, work, resources, every, lock, wait)
+    slurm_commands.insist(lambda: _check_owner(plan, lock), wait)
     with follow(plan) as show:
         jobs.run(clear=lambda: await_free(plan.folder, wait), show=show)
 

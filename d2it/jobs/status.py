@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Status:
     images: int = 0  # seen; of a run that does not run, those of its last saved state
     of: int | None = None
     images_per_second: float | None = None
+    last_rate: float | None = None  # the same, of a run that does not run too
     seconds_left: float | None = None
     gpu_hours: float | None = None
     waits_for: str | None = None  # the file that must be made first
@@ -62,7 +63,7 @@ class Status:
 def statuses(config: Config) -> list[Status]:
     """The runs of the scale, by kind, then every other run folder."""
     folders = _folders()
-    accounts = _accounts(folders)
+    accounts = known_to_slurm([job for folder in folders for job in jobs_of(folder)])
     mine = [_of_scale(run, accounts) for run in runs_of(config).values()]
     known = {status.folder for status in mine}
     return mine + [_foreign(folder, accounts) for folder in folders if folder.name not in known]
@@ -76,9 +77,8 @@ def _folders() -> list[Path]:
     return [path for path in found if RUN_FOLDER.fullmatch(path.name) and path.is_dir()]
 
 
-def _accounts(folders: Iterable[Path]) -> Accounts:
+def known_to_slurm(jobs: Sequence[str]) -> Accounts:
     """What Slurm knows of every job, where there is Slurm; it is asked once a minute at most."""
-    jobs = [job for folder in folders for job in jobs_of(folder)]
     if not jobs or shutil.which("sacct") is None:
         return {}
     try:
@@ -137,6 +137,7 @@ def _facts(
         "node": node,
         "job": jobs[-1] if jobs else None,
         "images": lines[-1][0] if holder and lines else _saved(folder / "state"),
+        "last_rate": lines[-1][1] or None if lines else None,
         "gpu_hours": _accounted(jobs, accounts) or gpu_hours(lines, starts),
     }
     if holder:
@@ -167,10 +168,9 @@ def _slurms(jobs: Sequence[str], account: Accounting | None) -> str | None:
 
 def _accounted(jobs: Sequence[str], accounts: Accounts) -> float | None:
     """GPU-hours of all jobs of a run; None where Slurm does not know every one."""
-    known = [accounts[job] for job in jobs if job in accounts and accounts[job].state != "GONE"]
-    if len(known) < len(jobs):
-        return None
-    return sum(job.elapsed * job.gpus for job in known) / 3600
+    known = [accounts[job] for job in jobs if job in accounts]
+    hours = [job.elapsed * job.gpus / 3600 for job in known if job.elapsed is not None]
+    return sum(hours) if len(hours) == len(jobs) else None
 
 
 def _pace(path: Path, lines: Sequence[tuple[int, float]], of: int | None) -> dict[str, float]:

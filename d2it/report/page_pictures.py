@@ -101,7 +101,7 @@ def loss_curve(run: Run) -> str:
     told = f"Training loss {values[0]:.3g} → {values[-1]:.3g} over {seen[-1]:,.0f} images"
     return (
         f'<figure class="curve"><svg viewBox="-2 -2 {WIDTH + 4} {HEIGHT + 4}" role="img" '
-        f'aria-label="{escape(told)}"><polyline points="{line}"/></svg>'
+        f'preserveAspectRatio="none" aria-label="{escape(told)}"><polyline points="{line}"/></svg>'
         f"<figcaption>{escape(told)}</figcaption></figure>"
     )
 

@@ -1,3 +1,3 @@
 """Trained networks to images: pipelines, exported folders, files of samples."""
 
-__all__ = ["export", "header", "pipeline", "trained_run", "write"]
+__all__ = ["export", "exported", "pipeline", "trained_run", "write"]

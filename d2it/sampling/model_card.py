@@ -1,7 +1,10 @@
 """The model card of an exported run: what it is, what it learnt from, how good it is. No torch."""
 
 import json
+import re
 from typing import Any
+
+import yaml
 
 from d2it.config import Config, paths
 from d2it.text import markdown_table
@@ -22,6 +25,7 @@ def card(config: Config, header: dict[str, Any], images: dict[str, Any]) -> str:
     of_class = f"one of {len(classes)} classes" if classes else "no class"
     call = "label=0, " if classes else ""
     sections = [
+        f"---\n{metadata(config, header, images)}---",
         f"# {header['run']}: {NAMES[header['kind']]} of {images['name']} at {size} px",
         f"Draws images of {size} x {size} px of {of_class}, trained at scale `{header['scale']}` "
         "by the open implementation of *D²iT: Dynamic Diffusion Transformer for Accurate Image "
@@ -34,9 +38,7 @@ images, maps = pipe.sample(n=4, {call}seed=0)  # uint8 (4, {size}, {size}, 3); g
 ```""",
         "## Networks",
         _networks(header, count),
-        f"Weights: {header['weights']}. Share of fine regions: {header['ratio']}. Sampling: "
-        f"{header['sampling']['sampler']}, {header['sampling']['steps']} steps, guidance "
-        f"{header['guidance']:g}.",
+        settings(header),
         "## Data",
         f"{images['name']}: {count} training images. Licence: {images['licence']}. Citation: "
         f"{images['citation']}. Recipe digest: `{images['recipe_digest']}`."
@@ -57,6 +59,36 @@ images, maps = pipe.sample(n=4, {call}seed=0)  # uint8 (4, {size}, {size}, 3); g
     return "\n\n".join(sections) + "\n"
 
 
+def metadata(config: Config, header: dict[str, Any], images: dict[str, Any]) -> str:
+    """What the Hugging Face Hub reads of a card, in YAML."""
+    measured = {name for one in _own(config, header).values() for name in one["metrics"]}
+    known = {
+        "library_name": "d2it",
+        "pipeline_tag": "unconditional-image-generation",  # the Hub has no tag for classes
+        "license": "other",  # the code's and the images'
+        "license_name": f"apache-2.0-and-{_slug(images['licence'])}"[:96],
+        "tags": ["d2it", "diffusion", "image-generation", "arxiv:2504.09454", header["kind"]]
+        + ["class-conditional"] * bool(header["classes"]),
+        "datasets": [_slug(images["name"])],
+        "metrics": sorted(measured),
+    }
+    present = {key: value for key, value in known.items() if value}
+    return yaml.safe_dump(present, sort_keys=False, allow_unicode=True)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
+
+
+def settings(header: dict[str, Any]) -> str:
+    """The line that says how images are drawn."""
+    sampling = header["sampling"]
+    return (
+        f"Weights: {header['weights']}. Share of fine regions: {header['ratio']}. Sampling: "
+        f"{sampling['sampler']}, {sampling['steps']} steps, guidance {header['guidance']:g}."
+    )
+
+
 def _networks(header: dict[str, Any], count: int) -> str:
     rows = [
         [
@@ -73,10 +105,7 @@ def _networks(header: dict[str, Any], count: int) -> str:
 
 def _metrics(config: Config, header: dict[str, Any]) -> str:
     """Of the evaluations of these very weights."""
-    path = paths.evaluation(config, header["run"])
-    sha256 = header["networks"]["network"]["sha256"]
-    found = json.loads(path.read_text(encoding="utf-8"))["evaluations"] if path.is_file() else {}
-    own = {k: e for k, e in found.items() if e["recipe"]["weights_sha256"] == sha256}
+    own = _own(config, header)
     if not own:
         command = f"d2it evaluate {header['run']} scale={header['scale']}"
         return f"Not evaluated: `{command}` measures it."
@@ -94,3 +123,11 @@ def _metrics(config: Config, header: dict[str, Any]) -> str:
             "published numbers."
         )
     return table
+
+
+def _own(config: Config, header: dict[str, Any]) -> dict[str, Any]:
+    """The evaluations of these weights."""
+    path = paths.evaluation(config, header["run"])
+    sha256 = header["networks"]["network"]["sha256"]
+    found = json.loads(path.read_text(encoding="utf-8"))["evaluations"] if path.is_file() else {}
+    return {k: e for k, e in found.items() if e["recipe"]["weights_sha256"] == sha256}

@@ -8,15 +8,15 @@ kind of CPU or GPU.
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from d2it.clock import seed_of
-from d2it.config.check import check_asked
+from d2it.config.check import check_asked, check_guidance
 from d2it.config.ratios import at_least
 from d2it.config.schema import Diffusion, Sampling
 from d2it.config.typed import nearest
@@ -155,28 +155,44 @@ class Pipeline:
         map: np.ndarray | None = None,
         first: int = 0,
         ratio: Ratio | None = None,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """`n` images of `seed` from number `first` on, and their grain maps.
 
         label: a class by number or name, "random", or None: all in turn. map: grains (h, w), or
         (n, h, w) of each image, 0 coarse; None: drawn, at `ratio` if networks of random ratios are
-        asked for one. Returns uint8 (n, H, W, 3), int64 (n, h, w).
+        asked for one. sampler, steps, guidance: in place of the pipeline's own. Returns uint8
+        (n, H, W, 3), int64 (n, h, w).
         """
-        if ratio is not None:
-            if map is not None:
-                raise UserError("A grain map has a ratio of its own: give a map or a ratio.")
-            return self.at(ratio).sample(n, label, seed, None, first)
+        if ratio is not None and map is not None:
+            raise UserError("A grain map has a ratio of its own: give a map or a ratio.")
         if n < 1 or first < 0:
             raise UserError(f"{n} images from number {first} on: ask for at least one, from 0 on.")
         map = None if map is None else self.checked_map(map, n)
-        drawn = self.draw(seed, np.arange(first, first + n), map, self.label_of(label))
+        asked = self.using(ratio, sampler, steps, guidance)
+        drawn = asked.draw(seed, np.arange(first, first + n), map, self.label_of(label))
         return drawn.images, drawn.maps
 
-    def at(self, ratio: Ratio) -> "Pipeline":
-        """The same networks, drawing at another ratio."""
-        check_asked(ratio, self.maps.learned, self.grains, "ratio")
-        other, other.maps = copy(self), copy(self.maps)
-        other.maps.ratio = ratio
+    def using(
+        self,
+        ratio: Ratio | None = None,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> Self:
+        """The same networks with other settings: ddpm, ddim or dpm++, of so many steps, …"""
+        other, given = copy(self), {"sampler": sampler, "steps": steps}
+        if ratio is not None:
+            check_asked(ratio, self.maps.learned, self.grains, "ratio")
+            other.maps = copy(self.maps)
+            other.maps.ratio = ratio
+        if guidance is not None:
+            check_guidance(guidance, "guidance")
+            other.guidance = guidance
+        changed: Any = {name: value for name, value in given.items() if value is not None}
+        other.sampling = replace(self.sampling, **changed)
         return other
 
     def gmacs(self, maps: np.ndarray) -> np.ndarray:

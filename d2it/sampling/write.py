@@ -22,6 +22,7 @@ from d2it.config.recipe import sampling_recipe
 from d2it.errors import UserError
 from d2it.files import (
     atomic_folder,
+    atomic_path,
     folder_files,
     read_format,
     require_space,
@@ -30,7 +31,7 @@ from d2it.files import (
 from d2it.grains.overlay import SHEETS, beside, grid, overlay
 from d2it.images.decode import open_image, reason
 from d2it.models.inception import BLOCK, DIMENSIONS, Inception
-from d2it.sampling.pipeline import Pipeline
+from d2it.sampling.pipeline import Drawn, Pipeline
 from d2it.shares import Share
 from d2it.units import Advance, Arrays, Unit, Units, divide, joined
 
@@ -96,6 +97,23 @@ def write_samples(
             write_json(temporary / "samples.json", header | {"files": folder_files(temporary)})
         units.remove()
     return True
+
+
+def write_sheet(pipeline: Pipeline, request: Request, path: Path) -> Drawn:
+    """One PNG of all the images, none left out: a row for each class, in the order of labels."""
+    if path.exists() or path.suffix.lower() != ".png":
+        raise UserError(f"{path} is there already, or does not end in .png: name a new picture.")
+    most = 1024  # all in memory at once
+    if len(request.span) > most:
+        raise UserError(f"A sheet has at most {most} images, not {len(request.span)}.")
+    drawn = pipeline.draw(request.seed, np.array(request.span), request.map, request.label)
+    rows = len(np.unique(drawn.labels))
+    square = rows == 1 or len(drawn.labels) % rows
+    columns = math.ceil(math.sqrt(len(drawn.labels))) if square else len(drawn.labels) // rows
+    order = np.argsort(drawn.labels, kind="stable")
+    with atomic_path(path) as temporary:
+        Image.fromarray(grid(list(drawn.images[order]), columns)).save(temporary, "PNG")
+    return drawn
 
 
 def _is_there(folder: Path, recipe: dict[str, Any]) -> bool:

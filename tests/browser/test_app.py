@@ -152,12 +152,12 @@ def test_reloads_double_clicks_and_two_windows(page: Page, app: str, browser: Br
     drawn(page)
     words = page.inner_text("#command")
     assert "--seeds 2 " in words
-    page.click("#another")  # and, while it is drawn,
+    page.dblclick("#another")  # of another block: while it is drawn,
     page.reload()
     drawn(page)
     assert (
         page.inner_text("#command").split(" --out")[0]
-        == (words.replace("--seeds 2 ", "--seeds 3 ").split(" --out")[0])
+        == (words.replace("--seeds 2 ", "--seeds 4 ").split(" --out")[0])
     )
     with browser.new_context() as context:
         second = opened(context.new_page(), app)
@@ -170,7 +170,7 @@ def test_reloads_double_clicks_and_two_windows(page: Page, app: str, browser: Br
     image = picture(page.locator("#drawn .picture img"))
     page.click("#seeds button:nth-child(2)")
     drawn(page)
-    assert "--seeds 1 " in page.inner_text("#command")
+    assert "--seeds 5 " in page.inner_text("#command")
     assert picture(page.locator("#drawn .picture img")) != image
 
 

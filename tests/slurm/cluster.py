@@ -11,6 +11,7 @@ Needs root, since slurmctld and slurmd do. Only the standard library is imported
 import contextlib
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -133,12 +134,14 @@ class Cluster:
         self._await("munge", lambda: Path(f"{munge}.socket").exists())
         self.start_slurmdbd()
         for words in ACCOUNTS:
-            self.run("sacctmgr", "--immediate", *words.split())
+            self.manage(words)
         self.start_slurmctld()
         for node in self.nodes:
             self.start_node(node)
         self.await_idle()
-        lines = [f"export {name}={value}\n" for name, value in self.environment.items()]
+        arrays = f"{LAUNCHER} resources.shares=2"  # who tries it sees arrays too
+        shown = self.environment | {"D2IT_LAUNCHER": arrays}
+        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in shown.items()]
         (self.folder / "env").write_text("".join(lines))
 
     def down(self) -> None:
@@ -178,6 +181,9 @@ class Cluster:
         )
         return done.stdout
 
+    def manage(self, words: str) -> None:
+        self.run("sacctmgr", "--immediate", *words.split())
+
     def start_slurmdbd(self) -> None:
         self._start("slurmdbd", "-D")
         self._await("slurmdbd", lambda: self.run("sacctmgr", "show", "user", timeout=3))
@@ -214,11 +220,9 @@ class Cluster:
                 os.kill(process, signum)
 
     def await_idle(self) -> None:
-        def idle() -> bool:
-            states = self.run("sinfo", "--noheader", "--Node", "--format=%T", "-p", "urgent")
-            return states.split() == ["idle"] * len(self.nodes)
-
-        self._await("the nodes", idle)
+        states = ("sinfo", "--noheader", "--Node", "--format=%N|%T")
+        all_idle = {f"{node}|idle" for node in self.nodes}
+        self._await("the nodes", lambda: set(self.run(*states).split()) == all_idle)
 
     def _configure(self) -> None:
         for name in ("log", "state", "db", "tmp"):  # tmp: MariaDB empties it of every server's

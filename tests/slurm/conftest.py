@@ -47,7 +47,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def data(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data to train a DVAE on."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "data").mkdir()
@@ -83,9 +83,9 @@ def wrapped(folder: Path, program: str, *lines: str) -> str:
 def held_sbatch(folder: Path, before: bool) -> str:
     """A PATH with an sbatch that reads its file, leaves `called`, and waits for `go`, before or
     after what the real one does."""
-    real = f"{shutil.which('sbatch')} {folder}/read"
+    real = f"{shutil.which('sbatch')} --parsable {folder}/read"
     hold = f"timeout {PATIENCE:.0f} sh -c 'until [ -e {folder}/go ]; do sleep 0.1; done'"
-    read = [f'cp "$1" {folder}/read', f"touch {folder}/called"]
+    read = ["for script; do :; done", f'cp "$script" {folder}/read', f"touch {folder}/called"]
     return wrapped(folder, "sbatch", *read, *((hold, real) if before else (real, hold)))
 
 
@@ -160,9 +160,8 @@ class Training:
         return slurm.jobs_of(self.run)[-1]
 
     def live(self) -> list[slurm.Queued]:
-        runs = list((self.folder / "runs").glob("dvae-*"))
-        found = slurm.queued(runs[0].name) if runs else []
-        return [job for job in found if job.comment == str(runs[0].resolve())]
+        runs = (self.folder / "runs").glob("dvae-*")
+        return [job for run in runs for job in slurm.live(run)]
 
     def equal(self, world: Path) -> bool:
         """Whether its weights are those of the undisturbed training, bit by bit."""
@@ -174,8 +173,15 @@ class Training:
         return all(same.values())
 
 
+Make = Callable[..., Training]
+
+
 @pytest.fixture(scope="session")
-def training(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Training]:
+def training(cluster: Cluster, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    return trainings(data, tmp_path_factory)
+
+
+def trainings(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
     def make(name: str, launcher: str = "") -> Training:
         folder = tmp_path_factory.mktemp(name)
         shutil.copytree(data / "data", folder / "data", symlinks=True)

@@ -130,7 +130,9 @@ def test_jobs_of_an_array_are_disturbed(cluster: Cluster, config: Config, alone:
     until(lambda: (silent / "asked").stat().st_size >= asked + 3, "squeue was not asked again")
     (silent / "busy").unlink()
     os.kill(second, signal.SIGKILL)
-    assert re.search(r"Part 2/2 on node\d .* was killed by signal 9: the same", said_by(process, 2))
+    assert re.search(
+        r"Part 2/2 on node\d .* was killed by signal 9, .*: the same", said_by(process, 2)
+    )
 
     process = start()
     until(computing, "no share was begun")
@@ -144,7 +146,7 @@ def test_jobs_of_an_array_are_disturbed(cluster: Cluster, config: Config, alone:
     [job] = [job for job in running if job.endswith("_1")]
     cluster.run("scancel", "--signal=USR2", job)
     process.send_signal(signal.SIGINT)
-    assert re.search(r"Slurm job \d+ goes on with d2it-evaluate-", said_by(process, 130))
+    assert re.search(r"Slurm job \d+ goes on with evaluate dit_b:", said_by(process, 130))
     said_by(start())
     assert paths.evaluation(config, RUN).read_bytes() == alone
     states = cluster.run("sacct", "--noheader", "--duplicates", "--allocations", "--format=State")

@@ -20,12 +20,12 @@ def refused(training: Training, *parts: str, **changes: str) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ("resources.partition=moon", "(Invalid partition name specified)"),
-        ("resources.account=nobodys", "(Invalid account or account/partition combination"),
-        ("resources.constraint=h900", "(Invalid feature specification)"),
-        ("resources.gpus=9", "(Requested node configuration is not available)"),
-        ("'resources.extra={mem: 900T}'", "(Requested node configuration is not available)"),
-        ("'resources.extra={mooon: 1}'", "(unrecognized option '--mooon=1')"),
+        ("resources.partition=moon", "Invalid partition name specified)"),
+        ("resources.account=nobodys", "Invalid account or account/partition combination"),
+        ("resources.constraint=h900", "Invalid feature specification)"),
+        ("resources.gpus=9", "Requested node configuration is not available)"),
+        ("'resources.extra={mem: 900T}'", "Requested node configuration is not available)"),
+        ("'resources.extra={mooon: 1}'", "unrecognized option '--mooon=1')"),
     ],
 )
 def test_refused_by_slurm(training, change: str, sentence: str) -> None:

@@ -10,14 +10,15 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from d2it.errors import UserError
+from tests.slurm import sites
 from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import PATIENCE, ROOT, Training, held_sbatch, released, until
+from tests.slurm.conftest import ROOT, Training, held_sbatch, released, until
 
 TWO_NODES = "stages.dvae.nodes=2"
 SPARE = f"{TWO_NODES} resources.partition=spare"  # what hits all jobs of a node
@@ -96,15 +97,14 @@ def kill_after_sbatch(training: Training) -> None:
 def killed_after_sbatch(cluster: Cluster, training: Training) -> str:
     kill_after_sbatch(training)
     training.finish(training.start())
-    return "found in the queue by name and run folder, and given its work"
+    return "its work was there before it: the same command finds it in the queue and waits"
 
 
 def forgotten_after_sbatch(cluster: Cluster, training: Training) -> str:
-    """Its job waits a minute for what it is to do."""
     kill_after_sbatch(training)
-    until(lambda: not training.live(), "a job without work lives on")
-    training.finish(training.start())
-    return "the job ends, having done nothing; the same command submits another"
+    until(lambda: not training.live(), "a job that nobody waits for lives on")
+    assert "trained to 96 images before" in training.finish(training.start())
+    return "the job trains to its end; the same command publishes that, and submits nothing"
 
 
 def killed_before_sbatch(cluster: Cluster, training: Training) -> str:
@@ -164,16 +164,20 @@ def head_node_lost(cluster: Cluster, training: Training) -> str:
 
 
 def node_lost(cluster: Cluster, training: Training) -> str:
+    """Silent, as without power. Killed, its processes would reset their connections, the first one
+    die of that, and srun have the step ended: a message that slurmctld keeps for the lost node, and
+    gives it up to a minute later for the requeued job, whose number and step are the same.
+    """
     process = training.start()
     training.begun(process)
-    cluster.kill("D2IT_DAEMON=slurmd -D -N node4")
-    with_job = (f"SLURM_JOB_ID={training.job()}", "SLURMD_NODENAME=node4")
-    cluster.kill(*with_job)
+    tasks = (f"SLURM_JOB_ID={training.job()}", "SLURMD_NODENAME=node4")
+    node = [tasks, ("D2IT_DAEMON=slurmd -D -N node4",)]  # and slurmstepd, its child
+    for marks in node:
+        cluster.kill(*marks, signum=signal.SIGSTOP)
     until(lambda: restarts(cluster, training), "it was not requeued")
+    for marks in node:
+        cluster.kill(*marks)
     cluster.start_node("node4")
-    if process.wait(PATIENCE):  # see MAYBE_ANOTHER
-        assert "the same command goes on" in training.said()
-        process = training.start()
     assert "resumed at" in training.finish(process)
     return "the job is requeued once its node is down, and goes on when there are two again"
 
@@ -195,7 +199,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "scancel": (scancelled, ONE_NODE),
     "Ctrl-C, then kill -9 of `d2it train`": (launcher_killed, ONE_NODE),
     "kill -9 between sbatch and the note of its job": (killed_after_sbatch, ONE_NODE),
-    "the same, and nobody comes back for a minute": (forgotten_after_sbatch, ONE_NODE),
+    "the same, and nobody comes back before its end": (forgotten_after_sbatch, ONE_NODE),
     "kill -9 while sbatch is under way": (killed_before_sbatch, ONE_NODE),
     "kill -9 of one of two processes": (process_killed, TWO_NODES),
     "preemption": (preempted, SPARE),
@@ -204,7 +208,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 }
 # At the same time, each row one after another; slurmctld, which all need, is killed at the end.
 TOGETHER = [
-    ["the same, and nobody comes back for a minute"],
+    ["the same, and nobody comes back before its end"],
     ["preemption", "a node lost"],
     ["time limit"],
     ["scancel"],
@@ -216,14 +220,7 @@ TOGETHER = [
 ALONE = ["slurmctld and `d2it train` killed"]
 
 # After these the first job is over, and the same command submits another.
-ANOTHER = (
-    "scancel",
-    "the same, and nobody comes back for a minute",
-    "kill -9 of one of two processes",
-)
-# A lost node that is back may hear late that the job on it is over, and end the requeued one, if
-# that still runs (seen once, on a busy machine).
-MAYBE_ANOTHER = ("a node lost",)
+ANOTHER = ("scancel", "kill -9 of one of two processes")
 HEADER = """# Faults on a Slurm cluster
 
 For whoever trains on a cluster, runs one, or changes how jobs are submitted and found again.
@@ -291,7 +288,7 @@ def rows(
     if page:
         ordered = [(name, found[name]) for name in FAULTS]  # not as they ended
         lines = [row.line(name) for name, row in ordered if isinstance(row, Row)]
-        Path(page).write_text(HEADER + "\n".join(lines) + "\n")
+        Path(page).write_text(HEADER + "\n".join(lines) + "\n" + sites.page())
     return found
 
 
@@ -301,8 +298,6 @@ def test_nothing_twice_and_nothing_lost(rows, name: str) -> None:
     if isinstance(row, BaseException):
         raise row
     assert row.most == 1 and row.equal
-    if name in MAYBE_ANOTHER and row.jobs == 2:
-        row = replace(row, jobs=1)
     assert row.jobs == 1 + (name in ANOTHER)
     line = row.line(name)
     assert line in PAGE.read_text().splitlines(), f"{PAGE} lacks: {line}"

@@ -24,7 +24,7 @@ def first_hour(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_the_job_of_a_node_without_a_driver_ends_in_a_sentence(cluster: Cluster, tmp_path):
     done = first_hour(tmp_path)
     # not its states: a job that ends so soon may be over before anybody looks
-    assert done.returncode == 2 and re.match(r"Slurm job \d+, its output: /", done.stdout)
+    assert done.returncode == 2 and re.match(r"first hour: Slurm job \d+\n", done.stderr)
     said = [line for line in done.stdout.splitlines() if line.startswith("first-hour: error: ")]
     assert len(said) == 1 and "cannot use the GPU" in said[0] and "another node" in said[0]
     assert "Traceback" not in done.stdout and not list(RESULTS.glob("first-hour-*"))

@@ -52,8 +52,9 @@ def clone(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return process.wait(60)
 
     assert disturbed(signal.SIGINT, 0) == 1, log.read_text()
+    assert "goes on with dvae" in log.read_text()  # which tee, interrupted too, still shows
     found = waiting()
-    assert any(slurm.queued(run.name) for run in (folder / "runs").glob("dvae*")), log.read_text()
+    assert any(slurm.live(run) for run in (folder / "runs").glob("dvae*")), log.read_text()
     assert disturbed(signal.SIGKILL, found) == -signal.SIGKILL, log.read_text()
     done = subprocess.run(
         [program("snakemake"), *TYPED],

@@ -21,13 +21,14 @@ from d2it.config import Config, load, paths
 from d2it.jobs.progress import Job, Progress, in_order, prices, stage, trainings
 
 PARAMS = re.compile(r"--params (\S+)")
-SENTENCE = re.compile(r"^d2it: error: (.+)$", re.MULTILINE)
+SENTENCE = re.compile(r"^d2it: (?:error: )?(.+)$", re.MULTILINE)
 PICTURES = {  # of a rule's first job
     "calibrate": "The first pictures, images and their grain maps",
     "evaluate_dvae": "The first reconstructions",
     "evaluate_content": "The first samples",
 }
-EVERY = {True: 2.0, False: 60.0}  # seconds between two looks on a terminal, and in a file
+LOOK = 2.0  # seconds between two looks
+LINE = 60.0  # and between two lines, where they are no terminal's
 
 
 class LogHandler(LogHandlerBase):
@@ -36,7 +37,8 @@ class LogHandler(LogHandlerBase):
 
     def __post_init__(self) -> None:
         self.screen = sys.stderr.isatty()
-        self.begun, self.height, self.cores = time.monotonic(), 0, 1
+        self.begun = self.told = time.monotonic()
+        self.height, self.cores = 0, 1
         self.progress: Progress | None = None
         self.config: Config | None = None
         self.failed = False
@@ -87,12 +89,13 @@ class LogHandler(LogHandlerBase):
             command = ["d2it", "page", "--params", self.params]
             child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             self.page = (child, self.pictures.pop(job.rule))
-        if job and not self.screen and not progress.waiting()[job.rule]:
+        total = sum(progress.counts.values())
+        if job and not self.screen and not progress.waiting()[job.rule] and progress.done < total:
             self.draw()
 
     def watch(self) -> None:
         """Look again and again until all is over."""
-        while not self.ended.wait(EVERY[self.screen]):
+        while not self.ended.wait(LOOK):
             self.acquire()
             try:
                 self.look()
@@ -105,7 +108,8 @@ class LogHandler(LogHandlerBase):
             self.page = None
             if child.returncode == 0:
                 self.say(f"{what}: {paths.page(self.config)}")
-        self.draw()
+        if self.screen or time.monotonic() - self.told > LINE:
+            self.draw()
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -118,7 +122,7 @@ class LogHandler(LogHandlerBase):
         """All stages on a terminal, in their place; in a file a line."""
         if self.progress is None:
             return
-        now = time.monotonic()
+        self.told = now = time.monotonic()
         left = self.progress.left(now, trainings(self.config) if self.config else {})
         lines = [f"{clock(now - self.begun)}  {self.progress.headline(left)}"]
         if self.screen:
@@ -144,12 +148,12 @@ class LogHandler(LogHandlerBase):
 
 
 def failure(record: Any) -> str:
-    """What a person needs of a job that failed: the sentence, and where the rest is."""
+    """What a person needs of a job that failed or was stopped: its sentence, and its log."""
     logs = [Path(log) for log in record.log]
     told = [s for log in logs if log.is_file() for s in SENTENCE.findall(log.read_text("utf-8"))]
     where = ", ".join(map(str, logs)) or "the log"
-    sentence = told[-1] if told else "see its log"
-    return f"{stage(record.rule_name)} failed: {sentence} ({where}; the same command goes on)"
+    sentence = told[-1] if told else "its log says why; the same command goes on."
+    return f"{stage(record.rule_name)} has stopped: {sentence} ({where})"
 
 
 def clock(seconds: float) -> str:

@@ -15,7 +15,7 @@ rule page:
     output:
         str(paths.page(CONFIG)),
     params:
-        scale=CONFIG.caption,
+        scale=CONFIG.caption_of(CONFIG.task.values()),
     log:
         f"{LOGS}/page.log",
     resources:
