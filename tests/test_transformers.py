@@ -24,7 +24,7 @@ from d2it.training.tasks import make_task
 from d2it.training.transformers import mean_weight
 from tests.composed import WHOLE
 
-N, CLASSES = 24, 7
+N, CLASSES = 24, 9
 TWO, THREE = [8, 4], [16, 8, 4]
 
 
