@@ -6,14 +6,25 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 from tqdm import tqdm
 
 from d2it.errors import SETTINGS, UserError
+
+MANIFEST = "manifest.json"
+FOLDER = ("d2it-folder", 1)  # format and version of one that names files alone
+SEAL = "content_sha256"  # of a JSON table's other entries, in it
+
+
+class File(TypedDict):
+    """What a manifest says of a file."""
+
+    bytes: int
+    sha256: str
 
 
 @contextmanager
@@ -26,6 +37,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        if path.is_dir():
+            raise UserError(
+                f"{path} is a folder, but a file belongs there: move it away and run the same "
+                "command again."
+            )
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -73,6 +89,16 @@ def locked(path: Path | str) -> Iterator[IO[str]]:
         yield file
 
 
+def save_by_umask(
+    save: Callable[..., None], tensors: Any, path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """safetensors' `save`, to a file that the umask opens to a group: it makes it the owner's."""
+    path.touch()
+    mode = path.stat().st_mode
+    save(tensors, path, metadata)
+    path.chmod(mode)
+
+
 def write_bytes(path: Path | str, content: bytes) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
@@ -90,19 +116,53 @@ def read_json(path: Path | str, *, made_by: str) -> Any:
     """The JSON in `path`; `made_by` is the command that a user runs when it is missing."""
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: make it with `{made_by}{SETTINGS}`.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise UserError(
-            f"{path} is damaged: delete it and make it again with `{made_by}{SETTINGS}`."
-        ) from None
+    except (ValueError, RecursionError, IsADirectoryError):
+        raise damaged(path, made_by) from None
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
+
+
+def damaged(path: Path | str, made_by: str, why: str = "") -> UserError:
+    """The sentence for a file that is not as it was written."""
+    told = f" ({why})" if why else ""
+    return UserError(
+        f"{path} is damaged{told}: delete it and make it again with `{made_by}{SETTINGS}`."
+    )
+
+
+def write_sealed(path: Path | str, value: dict[str, Any]) -> None:
+    """A JSON table with a digest of all that it says, for `read_sealed`."""
+    said = json.loads(json.dumps(value))
+    write_json(path, said | {SEAL: canonical_digest(said)})
+
+
+def read_sealed(path: Path | str, *, made_by: str) -> dict[str, Any]:
+    """A JSON table as it was written. Evaluations hold no digest, for which provenance holds it,
+    nor does what was written before there were any.
+    """
+    value = read_json(path, made_by=made_by)
+    if not isinstance(value, dict):
+        raise damaged(path, made_by)
+    digest = value.pop(SEAL, None)
+    if digest is not None and digest != canonical_digest(value):
+        raise damaged(path, made_by)
+    return value
+
+
+def write_format(path: Path | str, format: str, version: int, content: dict[str, Any]) -> None:
+    """A JSON header that `read_format` reads."""
+    write_sealed(path, {"format": format, "version": version, **content})
 
 
 def read_format(path: Path | str, format: str, version: int, *, made_by: str) -> dict[str, Any]:
     """A JSON header whose `format` and `version` are those that this code reads."""
-    value = read_json(path, made_by=made_by)
-    found = (value.get("format"), value.get("version")) if isinstance(value, dict) else None
+    value = read_sealed(path, made_by=made_by)
+    found = (value.get("format"), value.get("version"))
     if found != (format, version):
         raise UserError(
             f"{path} holds {found}, but this version of d2it reads {(format, version)}: "
@@ -143,7 +203,26 @@ def matches(path: Path | str, checksum: str) -> bool:
     return found.hexdigest() == digest
 
 
-def folder_files(folder: Path) -> dict[str, dict[str, Any]]:
+def seal_folder(folder: Path) -> None:
+    """Write the digests of a folder's files into its manifest, for `is_intact`."""
+    write_format(folder / MANIFEST, *FOLDER, {"files": folder_files(folder)})
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether the folder holds what its manifest names; so does one from before it had any."""
+    if not (folder / MANIFEST).exists():
+        return folder.is_dir()
+    try:
+        named = read_format(folder / MANIFEST, *FOLDER, made_by="d2it")["files"]
+    except UserError:
+        return False
+    return all(
+        (folder / name).is_file() and file_digest(folder / name) == entry["sha256"]
+        for name, entry in named.items()
+    )
+
+
+def folder_files(folder: Path) -> dict[str, File]:
     """Size and sha256 of every file below `folder` but its manifest, by relative name."""
     return {
         path.relative_to(folder).as_posix(): {
@@ -151,7 +230,7 @@ def folder_files(folder: Path) -> dict[str, dict[str, Any]]:
             "sha256": file_digest(path),
         }
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name != MANIFEST
     }
 
 

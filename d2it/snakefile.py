@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from d2it.config import paths
-from d2it.config.load import compose, validate
+from d2it.config.load import compose, kept_name, validate
 from d2it.config.protocols import asked
 from d2it.config.recipe import KINDS, VERSIONS, sampling_recipe
 from d2it.config.run import Run, run_of, runs_of
@@ -39,9 +39,10 @@ def configure(settings: Mapping[str, Any]) -> tuple[Config, Path]:
     """The checked configuration of Snakemake's `--config`, and the file that commands read."""
     composed = compose(hydra_overrides(settings))
     config = validate(composed)
-    path = paths.runs_folder() / ".params" / f"{config.name}-{canonical_digest(composed)[:8]}.yaml"
-    if not path.exists():  # its name is its content
-        write_text(path, yaml.safe_dump(composed, sort_keys=False, allow_unicode=True, width=100))
+    path = paths.runs_folder() / ".params" / kept_name(composed)
+    text = yaml.safe_dump(composed, sort_keys=False, allow_unicode=True, width=100)
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_text(path, text)
     return config, path
 
 

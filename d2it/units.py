@@ -6,6 +6,7 @@ whoever was killed and however many shares there are (d2it/shares.py).
 """
 
 import glob
+import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
-from d2it.files import atomic_path, canonical_digest, remove_folder
+from d2it.files import atomic_path, canonical_digest, file_digest, remove_folder, save_by_umask
 from d2it.machine.device import Device, device_name
 from d2it.shares import Share, report
 
@@ -44,8 +45,15 @@ def divide(series: str, images: range, most: int, block: int = 1) -> list[Unit]:
 class Units:
     """The units of what `recipe` makes of `result`, in a folder beside it until it is there."""
 
-    def __init__(self, result: Path, recipe: Any, units: Sequence[Unit]) -> None:
-        self.all = units
+    def __init__(
+        self,
+        result: Path,
+        recipe: Any,
+        units: Sequence[Unit],
+        files: Callable[[Unit], list[Path]] = lambda _: [],
+    ) -> None:
+        """`files`: what a unit consists of beside its own file."""
+        self.all, self.files = units, files
         self.folder = result.with_name(f".{result.name}.{canonical_digest(recipe)[:8]}.parts")
         self._any_recipe = f".{glob.escape(result.name)}.{8 * '?'}.parts"
 
@@ -59,6 +67,30 @@ class Units:
     def missing(self) -> list[Unit]:
         return [unit for unit in self.all if not self.path(unit).exists()]
 
+    def _is_sound(self, unit: Unit) -> bool:
+        """Whether its file is there, as it was written; a damaged one is dropped."""
+        path = self.path(unit)
+        if not path.exists():
+            return False
+        try:
+            with safe_open(path, "numpy") as file:
+                said = file.metadata() or {}
+            digest = said.get("sha256")  # there was none before
+            if digest in (None, self._digest(self.load(unit), said["device"], unit)):
+                return True
+        except (SafetensorError, OSError, KeyError):
+            pass
+        warnings.warn(f"{path} is damaged: it is computed again.", stacklevel=3)
+        path.unlink()
+        return False
+
+    def _digest(self, arrays: Arrays, device: str, unit: Unit) -> str:
+        """Of all that a unit's file says, and of the other files that are its own."""
+        shapes = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
+        bytes = [hashlib.sha256(arrays[name].tobytes()).hexdigest() for name in sorted(arrays)]
+        files = [file_digest(path) for path in self.files(unit)]
+        return canonical_digest([device, shapes, bytes, files])
+
     def compute(
         self,
         one: Callable[[Unit, Advance], Arrays],
@@ -69,16 +101,18 @@ class Units:
     ) -> None:
         """Compute the missing ones of a share, where units of other results precede, `before`.
 
-        What `one` writes into the folder is finished when the file of its unit is there.
+        What `one` writes into the folder is finished when the file of its unit is there. A unit
+        that is not as it was written is computed again.
         """
         own = self.all if share is None else share.take(self.all, before)
         total, done = sum(len(unit.span) for unit in own), 0
         with tqdm(total=total, unit="image", desc=what, disable=None) as bar:
             for unit in own:
-                if not self.path(unit).exists():
-                    arrays = one(unit, bar.update)
+                if not self._is_sound(unit):
+                    arrays, name = one(unit, bar.update), device_name(device)
+                    said = {"device": name, "sha256": self._digest(arrays, name, unit)}
                     with atomic_path(self.path(unit)) as temporary:
-                        save_file(arrays, temporary, {"device": device_name(device)})
+                        save_by_umask(save_file, arrays, temporary, said)
                 done += len(unit.span)
                 bar.update(done - bar.n)
                 report(len(unit.span))

@@ -11,7 +11,7 @@ import pytest
 
 from d2it import cli
 from d2it.errors import SETTINGS, UserError
-from d2it.files import file_digest
+from d2it.files import file_digest, read_sealed, write_sealed
 from tests.commands import Done, command
 from tests.forked import Forked
 from tests.test_evaluate import pictures
@@ -86,7 +86,7 @@ def leftovers(folder: Path) -> list[Path]:
 
 def restate(world: Path, **facts: object) -> None:
     path = world / THRESHOLDS
-    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    write_sealed(path, read_sealed(path, made_by="") | facts)
 
 
 def test_thresholds_of_another_data_set_train_nothing(begun: Path) -> None:
@@ -224,17 +224,17 @@ def empty(path: Path) -> None:
     """No weights at all, of which the header knows nothing wrong."""
     path.write_bytes(b"")
     header = path.with_name("model.json")
-    model = json.loads(header.read_text())
+    model = read_sealed(header, made_by="")
     model["files"][path.name] = {"bytes": 0, "sha256": file_digest(path)}
-    header.write_text(json.dumps(model))
+    write_sealed(header, model)
 
 
 def widen(path: Path) -> None:
     """Weights of another network than the header says."""
     header = path.with_name("model.json")
-    model = json.loads(header.read_text())
+    model = read_sealed(header, made_by="")
     model["architecture"]["channels"] *= 2
-    header.write_text(json.dumps(model))
+    write_sealed(header, model)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from d2it.cli import main
 from d2it.config import Config, load, paths
 from d2it.config.run import run_of
 from d2it.errors import UserError
-from d2it.files import read_json, write_json
+from d2it.files import read_json, read_sealed, write_sealed
 from d2it.grains.calibrate import calibrate
 from d2it.grains.maps import grain_map, route
 from d2it.images.packed import open_images
@@ -178,10 +178,10 @@ def test_a_ratio_that_was_not_measured(config):
 def test_a_ratio_that_is_missed(config):
     """Thresholds of other images: the share that they really give is recorded, and warned of."""
     path = paths.thresholds(config, "photos")
-    stored = read_json(path, made_by="")
+    stored = read_sealed(path, made_by="")
     table = stored["tables"]["8"]
     table["quantiles"] = [value * 0.5 for value in table["quantiles"]]
-    write_json(path, stored)
+    write_sealed(path, stored)
     with pytest.warns(UserWarning, match=r"ratio 0\.5 was asked for"):
         encode(run_of(with_ratios(config, 0.5), "dvae"))
     latents = Latents.open(paths.latents(config, "dvae"), "train")

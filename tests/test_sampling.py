@@ -13,7 +13,7 @@ from d2it.config.experiments import Measured
 from d2it.config.recipe import sampling_recipe
 from d2it.config.run import run_of
 from d2it.errors import UserError
-from d2it.files import file_digest, read_json, write_json
+from d2it.files import file_digest, read_sealed, write_sealed
 from d2it.grains.maps import copy_within
 from d2it.sampling.pipeline import Drawn
 from d2it.sampling.trained_run import Maps, RunPipeline
@@ -183,9 +183,9 @@ def damage(model: Path, change) -> None:
     """Change a model's weights as its own training would: with digests that fit."""
     weights = load_file(model / "model.safetensors")
     save_file({k: change(v) for k, v in weights.items()}, model / "model.safetensors")
-    header = read_json(model / "model.json", made_by="")
+    header = read_sealed(model / "model.json", made_by="")
     header["files"]["model.safetensors"]["sha256"] = file_digest(model / "model.safetensors")
-    write_json(model / "model.json", header)
+    write_sealed(model / "model.json", header)
 
 
 def test_diverged_networks_and_foreign_latents(config: Config) -> None:

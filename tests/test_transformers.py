@@ -40,7 +40,9 @@ def write_latents(folder: Path, recipe_digest: str, factors: list[int], side: in
         "channels": 4,
         "side": side,
         "classes": CLASSES,
-        "splits": {s: {"shards": [shard | {"name": f"{s}-00000"}]} for s in ("train", "test")},
+        "splits": {
+            s: {"count": N, "shards": [shard | {"name": f"{s}-00000"}]} for s in ("train", "test")
+        },
         "ratios": {
             "0.5": {"cuts": [0.5], "scale": 0.5},
             "1": {"cuts": ["-inf"], "scale": 0.25},
@@ -65,7 +67,7 @@ def write_latents(folder: Path, recipe_digest: str, factors: list[int], side: in
                 array = np.arange(N) % CLASSES
             path = folder / f"{split}-00000-{ending}.bin"
             path.write_bytes(array.astype(dtype).tobytes())
-            header["files"][path.name] = {"bytes": path.stat().st_size}
+            header["files"][path.name] = {"bytes": path.stat().st_size, "sha256": ""}
     write_json(folder / "manifest.json", header)
 
 

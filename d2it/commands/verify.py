@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--made",
         metavar="SCALE",
-        help="check images, references, latents, models and galleries of this scale instead: "
-        "every byte, where the stages themselves only compare sizes of large files",
+        help="check all that this scale has made instead, and what runs go on from: every byte, "
+        "where the stages themselves only compare sizes of large files",
     )
 
 

@@ -1,8 +1,10 @@
 """Compose params/ with Hydra, or read a composed file, and check it. No torch here."""
 
+import json
 import re
 import typing
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +136,35 @@ def read_composed(path: Path | str) -> dict[str, Any]:
     try:
         value = read_yaml(path)
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: compose it with `d2it config --write {path}`."
-        ) from None
+        raise UserError(f"{path} is missing: {_composing(path)}.") from None
+    except UserError as error:
+        if not _is_kept(path):
+            raise
+        raise UserError(f"{error.sentence.rstrip('.')}: {_composing(path)}.") from None
     if not isinstance(value, dict):
-        raise UserError(
-            f"{path} holds no configuration: compose it with `d2it config --write {path}`."
-        )
+        raise UserError(f"{path} holds no configuration: {_composing(path)}.")
+    if _is_kept(path) and Path(path).name != kept_name(value):
+        raise UserError(f"{path} is not what its name says: {_composing(path)}.")
     return value
+
+
+def kept_name(composed: dict[str, Any]) -> str:
+    """Of the file in runs/.params/ that says what Snakemake was asked for: its name is its content.
+
+    A date, which YAML knows and settings do not, is as any text.
+    """
+    text = json.dumps(composed, sort_keys=True, separators=(",", ":"), default=str)
+    return f"{composed.get('name')}-{sha256(text.encode()).hexdigest()[:8]}.yaml"
+
+
+def _is_kept(path: Path | str) -> bool:
+    return Path(path).parent.name == ".params"
+
+
+def _composing(path: Path | str) -> str:
+    if _is_kept(path):
+        return "give the same snakemake command again, which writes it anew"
+    return f"compose it with `d2it config --write {path}`"
 
 
 def load(params: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:

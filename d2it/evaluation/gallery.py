@@ -10,7 +10,7 @@ from PIL import Image
 
 from d2it.config import paths
 from d2it.config.run import Run
-from d2it.files import atomic_folder, folder_files, write_json
+from d2it.files import atomic_folder, folder_files, write_format, write_json
 from d2it.sampling.pipeline import Drawn
 
 FORMAT, VERSION = "d2it-gallery", 1
@@ -23,10 +23,8 @@ def write_gallery(run: Run, pictures: dict[str, Drawn]) -> None:
                 Image.fromarray(image).save(folder / f"{label}-{i}.png")
         write_json(folder / "maps.json", {name: d.maps.tolist() for name, d in pictures.items()})
         header = {
-            "format": FORMAT,
-            "version": VERSION,
             "run": run.name,
             "classes": {name: drawn.labels.tolist() for name, drawn in pictures.items()},
             "files": folder_files(folder),
         }
-        write_json(folder / "manifest.json", header)
+        write_format(folder / "manifest.json", FORMAT, VERSION, header)

@@ -1,5 +1,6 @@
 """What the evaluations of one run share, and the memory that lets a killed one go on."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ from d2it.config.recipe import VERSIONS, digest
 from d2it.config.run import Run
 from d2it.evaluation.neighbours import nearest_distance
 from d2it.evaluation.reference import Reference, held_out_features, open_reference
-from d2it.files import atomic_folder, read_json, write_json
+from d2it.files import atomic_folder, is_intact, read_json, save_by_umask, seal_folder, write_json
 from d2it.machine.device import choose_device, device_name
 from d2it.models.inception import Inception
 from d2it.sampling.pipeline import Drawn
@@ -95,21 +96,27 @@ class Evaluator:
 
     def is_known(self, label: str, recipe: dict[str, Any]) -> bool:
         folder = self.folder(label, recipe)
-        return (folder / "evaluation.json").exists() and (folder / "pictures.safetensors").exists()
+        if not folder.exists() or is_intact(folder):
+            return (folder / "evaluation.json").exists()
+        warnings.warn(f"{folder} is damaged: it is made again.", stacklevel=3)
+        return False
 
     def remember(
         self, label: str, recipe: dict[str, Any], compute: Callable[[], Evaluated]
     ) -> Evaluated:
-        """The evaluation `label`, from the run folder where it was finished before."""
+        """The evaluation `label`, from the run folder where it was finished before; one that is
+        damaged there is made again.
+        """
         folder = self.folder(label, recipe)
         if not self.is_known(label, recipe):
             done = compute()
             with atomic_folder(folder) as temporary:
                 arrays = {name: np.ascontiguousarray(a) for name, a in vars(done.pictures).items()}
-                save_file(arrays, temporary / "pictures.safetensors")
+                save_by_umask(save_file, arrays, temporary / "pictures.safetensors")
                 write_json(temporary / "evaluation.json", done.entry)
                 devices = sorted({*done.devices, device_name(self.device)})
                 write_json(temporary / "devices.json", devices)
+                seal_folder(temporary)
         made_by = f"d2it evaluate {self.run.name}"
         entry = read_json(folder / "evaluation.json", made_by=made_by)
         pictures = Drawn(**load_file(folder / "pictures.safetensors"))

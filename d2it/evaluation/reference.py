@@ -9,26 +9,29 @@ data/<scale>/<data>/reference/, and data/references/<digest>/ of anybody's image
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from d2it.config import Config, paths
+from d2it.config.documents import conform
 from d2it.config.protocols import MANIFOLD, asked
 from d2it.config.recipe import VERSIONS, digest, images_recipe
 from d2it.errors import SETTINGS, UserError
 from d2it.evaluation.image_sets import Pictures, open_pictures, spell_side
 from d2it.evaluation.metrics import Gaussian
 from d2it.files import (
+    File,
     atomic_folder,
     canonical_digest,
     file_digest,
     folder_files,
     read_format,
     require_space,
-    write_json,
+    save_by_umask,
+    write_format,
 )
 from d2it.images.packed import PackedImages, open_images
 from d2it.images.prepare import find_dataset
@@ -44,6 +47,14 @@ FORMAT, VERSION = "d2it-reference", 1
 CHUNK = 8 * BLOCK  # images read at once
 UNIT = 256 * BLOCK  # images whose features are saved together: what a kill costs at most
 CACHE = Path("data/references")
+
+
+class Manifest(TypedDict):
+    """What is read of manifest.json."""
+
+    recipe: dict[str, Any]
+    images_digest: str
+    files: dict[str, File]
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,7 @@ def _save(gaussian: Gaussian, path: Path) -> None:
         "mean": gaussian.mean.cpu(),
         "factor": gaussian.factor().matrix.cpu(),
     }
-    save_file(stored, path)
+    save_by_umask(save_file, stored, path)
 
 
 def _load(path: Path) -> Gaussian:
@@ -98,8 +109,10 @@ def _again(folder: Path) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    made_by = f"d2it reference {folder.parent.name}"
-    return read_format(folder / "manifest.json", FORMAT, VERSION, made_by=made_by)
+    path, made_by = folder / "manifest.json", f"d2it reference {folder.parent.name}"
+    header = read_format(path, FORMAT, VERSION, made_by=made_by)
+    conform(Manifest, header, path, made_by)
+    return header
 
 
 def reference_recipe(config: Config, data: str) -> dict[str, Any]:
@@ -262,7 +275,7 @@ def write_reference(
             gaussian = given.get("spatial") or Gaussian.of(whole.pop("spatial"), choose_device())
             _save(gaussian, temporary / "spatial.safetensors")
             (temporary / "spatial.npy").unlink()
-        header = {"format": FORMAT, "version": VERSION, "recipe": recipe, "n": n}
-        header |= {"images_digest": pictures.digest, "files": folder_files(temporary)}
-        write_json(temporary / "manifest.json", header)
+        header = {"recipe": recipe, "n": n, "images_digest": pictures.digest}
+        header |= {"files": folder_files(temporary)}
+        write_format(temporary / "manifest.json", FORMAT, VERSION, header)
     units.remove()

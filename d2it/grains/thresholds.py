@@ -11,7 +11,7 @@ from d2it.config import Config, paths, recipe
 from d2it.config.ratios import at_least, is_constant
 from d2it.config.types import Kernel, Ratio
 from d2it.errors import SETTINGS, UserError
-from d2it.files import canonical_digest, read_format, write_json
+from d2it.files import canonical_digest, read_format, write_format
 from d2it.images.packed import read_manifest
 
 FORMAT, VERSION = "d2it-thresholds", 2
@@ -97,13 +97,13 @@ def cuts_at(quantiles: Sequence[float] | np.ndarray, ratio: Ratio) -> list[float
 
 def save(path: Path | str, tables: Sequence[Thresholds]) -> None:
     """One file of what was measured of one data set, a table for each region size."""
-    header = {"format": FORMAT, "version": VERSION, "grey_range": list(tables[0].grey_range)}
+    header = {"grey_range": list(tables[0].grey_range)}
     shared = {name: getattr(tables[0], name) for name in SHARED}
     by_region = {
         str(table.region): {"regions": table.regions, "quantiles": table.quantiles}
         for table in tables
     }
-    write_json(path, header | shared | {"tables": by_region})
+    write_format(path, FORMAT, VERSION, header | shared | {"tables": by_region})
 
 
 def constant_cuts(ratio: Ratio) -> list[float] | None:

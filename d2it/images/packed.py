@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from d2it.config import Config, paths, recipe
+from d2it.config.documents import conform
 from d2it.errors import SETTINGS, UserError
-from d2it.files import canonical_digest, file_digest, read_format, write_json
+from d2it.files import File, canonical_digest, file_digest, read_format, write_format
 
 FORMAT, VERSION = "d2it-images", 1
 FILE_BYTES = 2**30  # of one file: large enough for few files, small enough to be packed in memory
@@ -25,12 +26,36 @@ def file_entry(path: Path) -> dict[str, Any]:
 def write_manifest(folder: Path, header: dict[str, Any], splits: dict[str, Any]) -> None:
     """The header of the files that already stand in `folder`."""
     digest = canonical_digest([entry["sha256"] for entry in file_entries(splits)])
-    manifest = {"format": FORMAT, "version": VERSION, **header, "splits": splits, "digest": digest}
-    write_json(folder / "manifest.json", manifest)
+    manifest = {**header, "splits": splits, "digest": digest}
+    write_format(folder / "manifest.json", FORMAT, VERSION, manifest)
+
+
+class Entry(File):
+    """A file of images or labels."""
+
+    name: str
+
+
+class Split(TypedDict):
+    files: list[Entry]
+    labels: Entry
+
+
+class Manifest(TypedDict):
+    """What is read of manifest.json."""
+
+    size: int
+    classes: list[str]
+    recipe_digest: str
+    digest: str
+    splits: dict[str, Split]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    return read_format(folder / "manifest.json", FORMAT, VERSION, made_by=_made_by(folder))
+    path, made_by = folder / "manifest.json", _made_by(folder)
+    header = read_format(path, FORMAT, VERSION, made_by=made_by)
+    conform(Manifest, header, path, made_by)
+    return header
 
 
 def _made_by(folder: Path) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from d2it.errors import UserError
-from d2it.files import canonical_digest, read_format, write_json
+from d2it.files import canonical_digest, read_format, write_format
 from d2it.images.decode import reason
 from d2it.images.packed import file_entry
 from d2it.machine.pools import in_order
@@ -114,8 +114,9 @@ class Chunk:
             os.fsync(file.fileno())
         os.replace(self.temporary, self.path)
         self.entry = {"count": len(kept), **file_entry(self.path)}
-        header = {"format": FORMAT, "version": VERSION, "key": self.key, "entry": self.entry}
-        write_json(self.record, header | {"digests": self.digests, "reasons": self.reasons})
+        header: dict[str, Any] = {"key": self.key, "entry": self.entry}
+        header |= {"digests": self.digests, "reasons": self.reasons}
+        write_format(self.record, FORMAT, VERSION, header)
 
     def discard(self) -> None:
         self.record.unlink()

@@ -9,17 +9,18 @@ import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from d2it.config.documents import conform
 from d2it.config.recipe import digest, ratio_key
 from d2it.config.run import Run
 from d2it.config.types import Learned, Ratio
 from d2it.errors import SETTINGS, UserError
-from d2it.files import read_format
+from d2it.files import File, read_format
 from d2it.grains.maps import grain_map, route
 from d2it.grains.thresholds import cuts_at
 from d2it.models.dvae import draw_code
@@ -27,6 +28,29 @@ from d2it.models.dvae import draw_code
 FORMAT, VERSION = "d2it-latents", 1
 MIRRORS = 2
 Batch = dict[str, Tensor]
+
+
+class Shard(TypedDict):
+    name: str
+    count: int
+
+
+class Split(TypedDict):
+    count: int
+    shards: list[Shard]
+
+
+class Manifest(TypedDict):
+    """What is read of manifest.json."""
+
+    recipe_digest: str
+    factors: list[int]
+    channels: int
+    side: int
+    classes: int
+    splits: dict[str, Split]
+    files: dict[str, File]
+    ratios: dict[str, dict[str, Any]]
 
 
 def shard_arrays(header: dict[str, Any], count: int) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -66,9 +90,9 @@ class Latents:
     @classmethod
     def open(cls, folder: Path | str, split: str) -> "Latents":
         folder = Path(folder)
-        header = read_format(
-            folder / "manifest.json", FORMAT, VERSION, made_by=f"d2it encode {folder.name}"
-        )
+        path, made_by = folder / "manifest.json", f"d2it encode {folder.name}"
+        header = read_format(path, FORMAT, VERSION, made_by=made_by)
+        conform(Manifest, header, path, made_by)
         if split not in header["splits"]:
             raise UserError(
                 f"{folder} has no split {split!r}: choose one of {', '.join(header['splits'])}."

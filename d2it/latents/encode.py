@@ -22,10 +22,10 @@ from d2it.errors import SETTINGS, UserError
 from d2it.files import (
     atomic_path,
     folder_files,
-    read_json,
+    read_sealed,
     remove_folder,
     require_space,
-    write_json,
+    write_sealed,
 )
 from d2it.grains.entropy import entropy_map
 from d2it.grains.maps import grain_map, per_image
@@ -78,7 +78,7 @@ def encode(dvae: Run, share: Share | None = None) -> bool:
     measured = measure(latents, rules)
     for key, numbers in measured.items():
         _compare(key, wanted[key], numbers["reached"], folder)
-    write_json(made / "manifest.json", header | {"ratios": header["ratios"] | measured})
+    write_sealed(made / "manifest.json", header | {"ratios": header["ratios"] | measured})
     if encoding:
         os.replace(made, folder)
         encoding.units.remove()
@@ -125,8 +125,8 @@ def _same(path: Path, header: Header) -> Header | None:
     """The JSON at `path` if it is of these very latents."""
     if not path.exists():
         return None
-    found = read_json(path, made_by=f"d2it encode {path.parent.name}")
-    if isinstance(found, dict) and all(found.get(key) == header[key] for key in header):
+    found = read_sealed(path, made_by=f"d2it encode {path.parent.name}")
+    if all(found.get(key) == header[key] for key in header):
         return found
     return None
 
@@ -139,7 +139,7 @@ class Encoding:
         self.kernel = config.kernel
         self.splits = {split: open_images(config, dvae.data, split) for split in SPLITS}
         spans = [divide(split, range(len(images)), SHARD) for split, images in self.splits.items()]
-        self.units = Units(dvae.latents, header, list(chain.from_iterable(spans)))
+        self.units = Units(dvae.latents, header, list(chain.from_iterable(spans)), self._files)
         self.folder = self.units.folder / dvae.name  # takes the place of the latents at the end
         self.device = choose_device()
         self.network: nn.Module = load_model(dvae.model).to(self.device)
@@ -163,6 +163,12 @@ class Encoding:
             for split, images in self.splits.items()
         }
         return self.header | {"splits": splits, "files": folder_files(self.folder), "ratios": {}}
+
+    def _files(self, unit: Unit) -> list[Path]:
+        """A shard's."""
+        shard = shard_of(unit)
+        endings = shard_arrays(self.header, shard["count"])
+        return [self.folder / f"{shard['name']}-{ending}.bin" for ending in endings]
 
     def _shard(self, unit: Unit, advance: Advance) -> Arrays:
         """Its files are the shard's; what the unit's own keeps is the device."""

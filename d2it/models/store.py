@@ -13,18 +13,23 @@ import importlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from d2it.clock import milestone
+from d2it.config.documents import conform
 from d2it.config.run import Run
 from d2it.errors import SETTINGS, UserError
 from d2it.files import (
+    FOLDER,
+    MANIFEST,
+    File,
     atomic_folder,
     canonical_digest,
     file_digest,
     folder_files,
     read_format,
-    write_json,
+    save_by_umask,
+    write_format,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +44,20 @@ BUILDERS = {
     "content": "d2it.models.content_transformer:ContentTransformer",
     "dit": "d2it.models.dit:DiT",
 }
+
+
+class Header(TypedDict):
+    """What model.json says at least."""
+
+    kind: str
+    architecture: dict[str, Any]
+    recipe: dict[str, Any]
+    recipe_digest: str
+    images: int
+    batch: int
+    inputs: dict[str, str]
+    extra: dict[str, Any]
+    files: dict[str, File]
 
 
 def save_model(
@@ -62,8 +81,6 @@ def save_model(
                 save_tensors(source, target)
         files = folder_files(temporary)
         header = {
-            "format": FORMAT,
-            "version": VERSION,
             "kind": kind,
             "architecture": architecture,
             "recipe": recipe,
@@ -75,26 +92,29 @@ def save_model(
             "files": files,
         }
         path = temporary / "model.json"
-        write_json(path, header)
+        write_format(path, FORMAT, VERSION, header)
         files = files | {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}}
         write_manifest(temporary, files)
 
 
-def write_manifest(folder: Path, files: dict[str, dict[str, Any]]) -> None:
-    manifest = {"format": "d2it-folder", "version": 1, "files": files}
-    write_json(folder / "manifest.json", manifest)
+def write_manifest(folder: Path, files: dict[str, File]) -> None:
+    write_format(folder / MANIFEST, *FOLDER, {"files": files})
 
 
 def save_tensors(state: "Mapping[str, Tensor]", path: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_by_umask(save_file, tensors, path)
 
 
 def read_model(folder: Path | str) -> dict[str, Any]:
     """The header of a model: everything but its weights."""
-    folder = Path(folder)
-    return read_format(folder / "model.json", FORMAT, VERSION, made_by=f"d2it train {folder.name}")
+    path = Path(folder) / "model.json"
+    made_by = f"d2it train {path.parent.name}"
+    header = read_format(path, FORMAT, VERSION, made_by=made_by)
+    conform(Header, header, path, made_by)
+    return header
 
 
 def width_name(width: float) -> str:

@@ -4,16 +4,34 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from d2it.config import paths
+from d2it.config.documents import conform
 from d2it.config.recipe import repeats_of
 from d2it.config.run import runs_of
 from d2it.config.schema import Config
 from d2it.files import read_format
+from d2it.runs import provenance
 
 FORMAT, VERSION = "d2it-evaluation", 1
 PUBLISHED_RATIO = 0.5  # section 4.2
+
+
+class Entry(TypedDict):
+    """One evaluation of a file."""
+
+    metrics: dict[str, float]
+    spread: NotRequired[dict[str, float | None]]
+    recipe: dict[str, Any]
+
+
+class Evaluations(TypedDict):
+    """What an evaluation file says at least."""
+
+    recipe_digest: str
+    images: int
+    evaluations: dict[str, Entry]
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,10 @@ def result(config: Config, run: str, label: str | Sequence[str] = "main") -> Res
     path = known.evaluation
     if not path.exists():
         return Gap("not evaluated yet")
-    header = read_format(path, FORMAT, VERSION, made_by=f"d2it evaluate {run}")
+    made_by = f"d2it evaluate {run}"
+    header = read_format(path, FORMAT, VERSION, made_by=made_by)
+    conform(Evaluations, header, path, made_by)
+    provenance.check(known)
     evaluations = header.pop("evaluations")
     if header["recipe_digest"] != known.digest:
         return Gap("evaluated with other settings")

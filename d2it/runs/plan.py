@@ -11,7 +11,7 @@ from d2it.config.run import Run
 from d2it.config.schema import Training
 from d2it.cost.memory import Need, need_of
 from d2it.errors import SETTINGS, UserError
-from d2it.files import canonical_digest, read_json
+from d2it.files import canonical_digest, read_sealed
 from d2it.grains.thresholds import thresholds_of
 
 
@@ -108,7 +108,7 @@ def _inputs(run: Run) -> dict[str, str]:
 
 def _content(manifest: Path, ratio: str, made_by: str) -> str:
     """Digest of what a manifest says. Latents may be measured at other ratios while a run lasts."""
-    value = read_json(manifest, made_by=made_by)
+    value = read_sealed(manifest, made_by=made_by)
     if "ratios" in value:
         value["ratios"] = value["ratios"].get(ratio)
     return canonical_digest(value)

@@ -9,15 +9,26 @@ import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from d2it.config import paths
+from d2it.config.documents import conform
 from d2it.config.run import Run
-from d2it.errors import UserError
-from d2it.files import file_digest, read_format, write_json
+from d2it.errors import SETTINGS, UserError
+from d2it.files import file_digest, read_format, write_format
 
 FORMAT, VERSION = "d2it-provenance", 1
 CODE = ("d2it", "params", "data/sources.csv")  # what decides numbers, below the root
+
+
+class Provenance(TypedDict):
+    """What is read of it."""
+
+    evaluation_sha256: str
+    commit: str | None
+    changed: bool | None
+    devices: NotRequired[list[str]]
+    training: dict[str, Any] | None
 
 
 def record(run: Run, devices: Sequence[str] = ()) -> None:
@@ -25,18 +36,34 @@ def record(run: Run, devices: Sequence[str] = ()) -> None:
     evaluation = file_digest(run.evaluation)
     known = of_run(run)
     if known is None or known["evaluation_sha256"] != evaluation:
-        header = {"format": FORMAT, "version": VERSION, "run": run.name}
-        header |= {"evaluation_sha256": evaluation, "commit": commit(), "changed": changed()}
+        header: dict[str, Any] = {"run": run.name, "evaluation_sha256": evaluation}
+        header |= {"commit": commit(), "changed": changed()}
         header |= {"devices": list(devices), "training": training(run)}
-        write_json(_file(run), header)
+        write_format(_file(run), FORMAT, VERSION, header)
 
 
 def of_run(run: Run) -> dict[str, Any] | None:
     """What is recorded of the evaluation of `run`, if it is readable."""
     try:
-        return read_format(_file(run), FORMAT, VERSION, made_by=f"d2it evaluate {run.name}")
+        return _read(run)
     except UserError:
         return None
+
+
+def check(run: Run) -> None:
+    """Refuse an evaluation that is not the recorded one; without a record it is taken as it is."""
+    if _file(run).exists() and _read(run)["evaluation_sha256"] != file_digest(run.evaluation):
+        raise UserError(
+            f"{run.evaluation} is not as it was written (its sha256 is not the one in "
+            f"{_file(run)}): delete it and make it again with `d2it evaluate {run.name}{SETTINGS}`."
+        )
+
+
+def _read(run: Run) -> dict[str, Any]:
+    path, made_by = _file(run), f"d2it evaluate {run.name}"
+    header = read_format(path, FORMAT, VERSION, made_by=made_by)
+    conform(Provenance, header, path, made_by)
+    return header
 
 
 def _file(run: Run) -> Path:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from d2it.config.documents import conform
 from d2it.errors import UserError
-from d2it.files import canonical_digest, folder_files, read_format, write_json
+from d2it.files import canonical_digest, folder_files, read_format, write_format
 from d2it.models.store import read_model, save_model, width_name, write_manifest
 from d2it.runs import state
 from d2it.runs.plan import Plan
@@ -13,20 +14,32 @@ from d2it.runs.plan import Plan
 FORMAT, VERSION = "d2it-done", 1
 
 
+class Done(TypedDict):
+    """done.json, beside its format and version."""
+
+    images: int
+    batch: int
+    kind: str
+    architecture: dict[str, Any]
+    recipe: dict[str, Any]
+    inputs: dict[str, str]
+    extra: dict[str, Any]
+
+
 def write_done(plan: Plan, **trained: Any) -> None:
     """done.json: the run has been trained to `images`, and this is what its model.json will say."""
-    done = {"format": FORMAT, "version": VERSION}
-    done |= {"images": plan.images, "batch": plan.training.batch}
-    write_json(plan.folder / "done.json", done | trained)
+    done = {"images": plan.images, "batch": plan.training.batch}
+    write_format(plan.folder / "done.json", FORMAT, VERSION, done | trained)
 
 
-def finished(plan: Plan, warn: Callable[[str], None]) -> dict[str, Any] | None:
+def finished(plan: Plan, warn: Callable[[str], None]) -> Done | None:
     """done.json, if this run has been trained as long as it should be and its weights are sound."""
     path = plan.folder / "done.json"
     if not path.is_file():
         return None
     try:
-        done = read_format(path, FORMAT, VERSION, made_by=f"d2it train {plan.run}")
+        made_by = f"d2it train {plan.run}"
+        done = conform(Done, read_format(path, FORMAT, VERSION, made_by=made_by), path, made_by)
     except UserError as error:
         warn(str(error))
         return None
@@ -56,7 +69,7 @@ def is_published(plan: Plan, folder: Path) -> bool:
     return False
 
 
-def publish(plan: Plan, done: dict[str, Any], folder: Path) -> None:
+def publish(plan: Plan, done: Done, folder: Path) -> None:
     """Copy the weights of a finished run to `folder`, a model as d2it/models/store.py reads it."""
     end = state.state_folder(plan.state, plan.images)
     weights: dict[str, Any] = {stem: end / f"{stem}.safetensors" for stem in ("model", "raw")}

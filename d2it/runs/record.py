@@ -4,15 +4,29 @@ import json
 import os
 import socket
 import time
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
+from d2it.config.documents import conform
 from d2it.errors import UserError
-from d2it.files import canonical_digest, read_json, write_json, write_text
+from d2it.files import canonical_digest, read_sealed, write_sealed, write_text
 from d2it.runs.plan import Plan
 from d2it.runs.provenance import commit
 from d2it.version import __version__
+
+
+class Begun(TypedDict):
+    """recipe.json: what a run was begun with."""
+
+    recipe: dict[str, Any]
+    inputs: dict[str, str]
+
+
+class Starts(TypedDict):
+    """provenance.json of a run folder."""
+
+    starts: list[dict[str, Any]]
 
 
 def claim(plan: Plan) -> None:
@@ -20,7 +34,8 @@ def claim(plan: Plan) -> None:
     path = plan.folder / "recipe.json"
     mine = {"recipe": plan.recipe, "inputs": plan.inputs}
     if path.is_file():
-        theirs = read_json(path, made_by=f"d2it train {plan.run}")
+        made_by = f"d2it train {plan.run}"
+        theirs = conform(Begun, read_sealed(path, made_by=made_by), path, made_by)
         if canonical_digest(theirs["recipe"]) != canonical_digest(plan.recipe):
             where = _difference(theirs["recipe"], json.loads(json.dumps(plan.recipe)))
             raise UserError(
@@ -34,7 +49,7 @@ def claim(plan: Plan) -> None:
                     "that folder to train anew."
                 )
     else:
-        write_json(path, mine)
+        write_sealed(path, mine)
     write_text(
         plan.folder / "config.yaml",
         yaml.safe_dump(plan.settings, sort_keys=False, allow_unicode=True),
@@ -56,11 +71,13 @@ def record_start(plan: Plan, **facts: Any) -> None:
     """Add to provenance.json what may differ between equal runs. No stage reads it."""
     path = plan.folder / "provenance.json"
     made_by = f"d2it train {plan.run}"
-    starts = read_json(path, made_by=made_by)["starts"] if path.is_file() else []
+    starts: list[dict[str, Any]] = []
+    if path.is_file():
+        starts = conform(Starts, read_sealed(path, made_by=made_by), path, made_by)["starts"]
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
     start |= {"d2it": __version__, "commit": commit(), **facts}
-    write_json(path, {"starts": [*starts, start]})
+    write_sealed(path, {"starts": [*starts, start]})

@@ -16,16 +16,19 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from d2it.config.documents import conform
 from d2it.errors import UserError
 from d2it.files import (
+    File,
     atomic_folder,
     file_digest,
     folder_files,
     read_format,
     require_space,
-    write_json,
+    save_by_umask,
+    write_format,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +39,13 @@ KEPT = 2
 MEGABYTE = 2**20
 
 Tensors = dict[str, "Tensor"]
+
+
+class Header(TypedDict):
+    """What state.json says at least."""
+
+    images: int
+    files: dict[str, File]
 
 
 @dataclass(frozen=True)
@@ -70,14 +80,14 @@ def save(folder: Path, images: int, contents: dict[str, Tensors], header: dict[s
     with atomic_folder(folder) as temporary:
         for stem, tensors in contents.items():
             try:
-                save_file(tensors, temporary / f"{stem}.safetensors")
+                save_by_umask(save_file, tensors, temporary / f"{stem}.safetensors")
             except SafetensorError as error:
                 raise UserError(
                     f"{folder} cannot be written ({error}): free some space and run the same "
                     "command again; training goes on from the state before."
                 ) from None
-        header = header | {"format": FORMAT, "version": VERSION, "images": images}
-        write_json(temporary / "state.json", header | {"files": folder_files(temporary)})
+        header = header | {"images": images, "files": folder_files(temporary)}
+        write_format(temporary / "state.json", FORMAT, VERSION, header)
         for path in temporary.iterdir():
             _sync(path)
         _sync(temporary)
@@ -109,8 +119,9 @@ def _saved(root: Path) -> list[int]:
 
 
 def open_state(folder: Path) -> State:
-    header = read_format(folder / "state.json", FORMAT, VERSION, made_by="d2it train")
-    return State(folder, header["images"], header)
+    path, made_by = folder / "state.json", "d2it train"
+    header = read_format(path, FORMAT, VERSION, made_by=made_by)
+    return State(folder, conform(Header, header, path, made_by)["images"], header)
 
 
 def read(folder: Path) -> State:

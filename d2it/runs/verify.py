@@ -1,15 +1,17 @@
-"""Every byte that the stages of a scale have made, against the sha256s in the manifests.
+"""Every byte that the stages of a scale have made, against the sha256s beside it.
 
 On load large files are compared by size alone: a bit that flipped in place shows only here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from d2it.config.paths import runs_folder
 from d2it.errors import UserError
-from d2it.files import file_digest, read_json
+from d2it.files import file_digest, is_intact, read_sealed
 from d2it.images.packed import file_entries
+from d2it.runs import state
 
 # Folders of a scale -> what makes one anew, and where in the path the name for it stands.
 MADE = {
@@ -19,28 +21,43 @@ MADE = {
     "results/{}/models/*": ("d2it train", 3),
     "results/{}/gallery/*": ("d2it evaluate", 3),
 }
+Found = tuple[Path, str | None, str]  # what was read, what is wrong with it, the cure
 
 
 def verify_made(scale: str, say: Callable[[str], None] = print) -> None:
     """Read all that stands in the working directory; a UserError if anything is not as made."""
     remedies: list[str] = []
-    folders = 0
-    for pattern, (command, place) in MADE.items():
-        for manifest in sorted(Path().glob(f"{pattern.format(scale)}/manifest.json")):
-            folder, folders = manifest.parent, folders + 1
-            again = f"{command} {folder.parts[place]} scale={scale}"
-            wrong = [
-                name
-                for name, sha256 in checksums(read_json(manifest, made_by=again)).items()
-                if not (folder / name).is_file() or file_digest(folder / name) != sha256
-            ]
-            say(f"{folder} is intact" if not wrong else f"{folder}: damaged: {', '.join(wrong)}")
-            if wrong:
-                remedies.append(f"delete {folder} and run `{again}`")
-    if not folders:
+    found = [*_folders(scale), *_thresholds(scale), *_evaluations(scale)]
+    if not found:
         raise UserError(f"Nothing of the scale {scale} is here: see `d2it status scale={scale}`.")
+    for path, wrong, cure in [*found, *_runs()]:
+        say(f"{path} is intact" if wrong is None else f"{path}: damaged: {wrong}")
+        if wrong is not None:
+            remedies.append(f"delete {path}{cure}")
     if remedies:
         raise UserError(f"Files differ from what was made: {'; '.join(remedies)}.")
+
+
+def _folders(scale: str) -> Iterator[Found]:
+    for pattern, (command, place) in MADE.items():
+        for manifest in sorted(Path().glob(f"{pattern.format(scale)}/manifest.json")):
+            folder = manifest.parent
+            again = f"{command} {folder.parts[place]} scale={scale}"
+            yield folder, _wrong(folder, again), f" and run `{again}`"
+
+
+def _wrong(folder: Path, again: str) -> str | None:
+    """Names of the files that are not as the manifest says."""
+    try:
+        known = checksums(read_sealed(folder / "manifest.json", made_by=again))
+    except (UserError, KeyError, TypeError):
+        return "manifest.json"
+    wrong = [
+        name
+        for name, sha256 in known.items()
+        if not (folder / name).is_file() or file_digest(folder / name) != sha256
+    ]
+    return ", ".join(wrong) or None
 
 
 def checksums(manifest: dict[str, Any]) -> dict[str, str]:
@@ -48,3 +65,51 @@ def checksums(manifest: dict[str, Any]) -> dict[str, str]:
     if "files" in manifest:
         return {name: entry["sha256"] for name, entry in manifest["files"].items()}
     return {entry["name"]: entry["sha256"] for entry in file_entries(manifest["splits"])}
+
+
+def _thresholds(scale: str) -> Iterator[Found]:
+    for path in sorted(Path("data", scale).glob("*/thresholds.json")):
+        again = f"d2it calibrate {path.parent.name} scale={scale}"
+        yield path, _unsealed(path, again), f" and run `{again}`"
+
+
+def _evaluations(scale: str) -> Iterator[Found]:
+    """Each against its provenance, which holds its sha256."""
+    for path in sorted(Path("results", scale, "provenance").glob("*.json")):
+        again = f"d2it evaluate {path.stem} scale={scale}"
+        cure = f" and run `{again}`"
+        yield path, (broken := _unsealed(path, again)), cure
+        evaluation = path.parents[1] / "evaluations" / path.name
+        if broken is None and evaluation.is_file():
+            recorded = read_sealed(path, made_by=again).get("evaluation_sha256")
+            same = file_digest(evaluation) == recorded
+            yield evaluation, None if same else f"its sha256 is not the one in {path}", cure
+
+
+def _unsealed(path: Path, again: str) -> str | None:
+    try:
+        read_sealed(path, made_by=again)
+    except UserError:
+        return "its content is not what its digest says"
+    return None
+
+
+def _runs() -> Iterator[Found]:
+    """States and what else a run goes on from, of whatever scale: without them it computes anew."""
+    for folder in sorted(path.parent for path in runs_folder().glob("*/recipe.json")):
+        for path in (folder / "recipe.json", folder / "done.json", folder / "provenance.json"):
+            if path.is_file():
+                yield path, _unsealed(path, "d2it train"), ""
+        for saved in sorted((folder / "state").glob("[!.]*")):
+            yield saved, _unsound(saved), ""
+        for kept in sorted((folder / "evaluations").glob("[!.]*/evaluation.json")):
+            wrong = None if is_intact(kept.parent) else "not what its manifest says"
+            yield kept.parent, wrong, ""
+
+
+def _unsound(saved: Path) -> str | None:
+    try:
+        state.read(saved)
+    except UserError as error:
+        return str(error).rstrip(".")
+    return None

@@ -26,7 +26,7 @@ from d2it.files import (
     folder_files,
     read_format,
     require_space,
-    write_json,
+    write_format,
 )
 from d2it.grains.overlay import SHEETS, beside, grid, overlay
 from d2it.images.decode import open_image, reason
@@ -92,9 +92,9 @@ def write_samples(
         with atomic_folder(folder) as temporary:
             _put_together(pipeline, request, units, temporary)
             maps = np.load(temporary / "maps.npy")
-            header = {"format": FORMAT, "version": VERSION, "recipe": recipe}
-            header["gmacs"] = float(pipeline.gmacs(maps).mean())
-            write_json(temporary / "samples.json", header | {"files": folder_files(temporary)})
+            header = {"recipe": recipe, "gmacs": float(pipeline.gmacs(maps).mean())}
+            header |= {"files": folder_files(temporary)}
+            write_format(temporary / "samples.json", FORMAT, VERSION, header)
         units.remove()
     return True
 

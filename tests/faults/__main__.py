@@ -16,7 +16,7 @@ from tests.faults.matrix import matrix
 from tests.faults.result import Result
 from tests.faults.runs import World
 
-HEADER = """# What was done to training, and what became of it
+HEADER = """# What was done to training and to what it made, and what became of it
 
 For whoever trusts days of computing to it, or changes how it saves and resumes.
 
@@ -27,6 +27,10 @@ its own: one process is forked from a server that has imported torch and runs th
 *Survived*: it ended well. *Bitwise*: published weights, states, milestones and log lines are those
 of a run that nothing happened to, byte by byte. A disk that is nearly full and a kill between
 micro-batches are put into the process (`tests/faults/injected.py`); all else comes from outside.
+The last rows flip a bit in the middle of one file of each kind that a finished study holds, run
+the next command that reads it, then `d2it verify --made smoke`. *Survived*: the command mended it,
+or verify named it with a cure that worked; *bitwise*: the table is the same afterwards. Logs are
+left out: nothing is computed from them. Nor is a table's own text checked: it is written anew.
 How it works: [training.md](training.md).
 
 """

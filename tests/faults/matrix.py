@@ -12,6 +12,7 @@ import numpy as np
 
 from d2it.config import load
 from d2it.config.run import run_of
+from tests.faults.bits import flipped_bits
 from tests.faults.kills import (
     killed_encoding,
     killed_while_accumulating,
@@ -241,4 +242,5 @@ def matrix(kills_wanted: int, draw: random.Random) -> list[Callable[[World], Ite
         one(another_configuration),
         one(not_finite),
         one(killed_encoding, max(3, kills_wanted // 20), draw),
+        flipped_bits,
     ]

@@ -14,9 +14,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from d2it.config import load
+from d2it.config.run import run_of
 from tests.faults import injected
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +135,7 @@ class Case:
 
     @property
     def runs(self) -> Path | None:
-        return next(self.folder.glob(f"runs/{KINDS[self.kind]}-*"), None)
+        return next(self.folder.glob(f"runs/{stem_of(KINDS[self.kind])}-*"), None)
 
     def starts(self) -> int:
         """How often training has begun: after the imports, before the first step."""
@@ -177,6 +180,12 @@ class Case:
             {key: value for key, value in line.items() if key not in MACHINE} for line in lines
         ]
         return found
+
+
+@cache
+def stem_of(run: str) -> str:
+    """What the folder of a run is called, without digest: equal runs share one."""
+    return run_of(load(overrides=SETTINGS), run).folder.name.rpartition("-")[0]
 
 
 def ended(started: Started) -> bool:

@@ -1,0 +1,161 @@
+"""What is written is read as it was written, or a sentence says what is damaged and what to do."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from d2it.config import load, paths
+from d2it.config.documents import conform
+from d2it.config.run import run_of
+from d2it.errors import UserError
+from d2it.files import (
+    is_intact,
+    read_format,
+    read_sealed,
+    save_by_umask,
+    seal_folder,
+    write_json,
+    write_sealed,
+    write_text,
+)
+from d2it.report.results import Evaluations
+from d2it.runs import provenance
+from d2it.runs.verify import verify_made
+from d2it.snakefile import configure
+from d2it.units import Unit, Units, divide
+
+VALUE = {"images": 64, "recipe": {"ratio": [0.5, 1e-5], "name": "dvae"}, "classes": ["ä", None]}
+
+
+def test_every_flipped_bit_of_a_sealed_table_is_noticed_or_says_nothing_else(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "model.json"
+    write_sealed(path, VALUE)
+    good, noticed = path.read_bytes(), 0
+    for place in range(len(good)):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        try:
+            found = read_sealed(path, made_by="d2it train dvae")
+        except UserError as error:
+            noticed += 1
+            assert "is damaged: delete it and make it again with `d2it train dvae" in str(error)
+        else:  # the digest's own name, or a space
+            assert {key: found[key] for key in VALUE} == VALUE
+    assert noticed > 0.6 * len(good)  # all else: indentation, and the name
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000, '{"a": NaN}', "\ufeff{}", "3"])
+def test_what_is_no_table_is_one_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "done.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="done.json is damaged: delete it and make it again"):
+        read_format(path, "d2it-done", 1, made_by="d2it train dvae")
+
+
+def test_a_folder_in_a_files_place(tmp_path: Path) -> None:
+    path = tmp_path / "done.json"
+    path.mkdir()
+    with pytest.raises(UserError, match="done.json is damaged: delete it"):
+        read_sealed(path, made_by="d2it train dvae")
+    with pytest.raises(UserError, match="done.json is a folder, but a file belongs there"):
+        write_text(path, "{}")
+    assert [found.name for found in tmp_path.iterdir()] == ["done.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"recipe_digest": 3}, "recipe_digest is 3, but must be a name"),
+        ({"evaluations": []}, "evaluations is \\[\\], but must be a table"),
+        ({"evaluations": {"main": {}}}, "evaluations.main.metrics is missing"),
+        ({"evaluations": {"main": {"metrics": {"fid": "4"}, "recipe": {}}}}, "fid is '4'"),
+    ],
+)
+def test_a_shape_that_is_not_kept(change: dict, sentence: str) -> None:
+    good = {"recipe_digest": "a", "images": 64, "evaluations": {}}
+    conform(Evaluations, good, "d2it_b.json", "")
+    with pytest.raises(UserError, match=f"d2it_b.json is damaged \\(.*{sentence}.*: delete it"):
+        conform(Evaluations, good | change, "d2it_b.json", "d2it evaluate d2it_b")
+
+
+def compute(units: Units) -> list[Unit]:
+    """-> the units that were not there."""
+    computed: list[Unit] = []
+
+    def one(unit: Unit, advance) -> dict[str, np.ndarray]:
+        computed.append(unit)
+        return {"numbers": np.arange(unit.span.start, unit.span.stop, dtype=np.float32)}
+
+    units.compute(one, "cpu", "numbers")
+    return computed
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_damaged_unit_is_computed_again(tmp_path: Path, cut: bool) -> None:
+    units = Units(tmp_path / "evaluation", {}, divide("0", range(64), 16))
+    assert compute(units) == list(units.all)
+    path = units.path(units.all[2])
+    good = path.read_bytes()
+    path.write_bytes(good[:-9] if cut else good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])
+    with pytest.warns(UserWarning, match="is damaged: it is computed again"):
+        assert compute(units) == [units.all[2]]
+    assert units.load(units.all[2])["numbers"].tolist() == list(range(32, 48))
+    assert compute(units) == []
+
+
+def test_a_folder_that_is_sealed(tmp_path: Path) -> None:
+    (tmp_path / "pictures").write_bytes(b"1234")
+    assert is_intact(tmp_path)  # from before there were seals
+    seal_folder(tmp_path)
+    assert is_intact(tmp_path)
+    (tmp_path / "pictures").write_bytes(b"1235")
+    assert not is_intact(tmp_path)
+
+
+def test_a_study_as_its_name_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The composed settings of Snakemake's jobs: what is edited there is not used, but mended."""
+    monkeypatch.setenv("D2IT_RUNS", str(tmp_path / "runs"))
+    config, path = configure({"scale": "smoke"})
+    assert load(path) == config
+    edited = yaml.safe_load(path.read_text()) | {"seed": 7}
+    for text in (yaml.safe_dump(edited), "", "a: [1"):
+        path.write_text(text)
+        with pytest.raises(UserError, match="give the same snakemake command again"):
+            load(path)
+    assert configure({"scale": "smoke"}) == (config, path)
+    assert load(path) == config
+
+
+def test_an_evaluation_is_the_one_that_was_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = run_of(load(overrides=["scale=smoke"]), "d2it_b")
+    write_json(run.evaluation, {"fid": 414.85})
+    provenance.check(run)  # nothing is recorded
+    provenance.record(run)
+    provenance.check(run)
+    verify_made("smoke", lambda _: None)
+    run.evaluation.write_text(run.evaluation.read_text().replace("414.85", "415.23"))
+    with pytest.raises(UserError, match="is not as it was written .*d2it evaluate d2it_b"):
+        provenance.check(run)
+    with pytest.raises(UserError, match=f"delete {run.evaluation} and run `d2it evaluate d2it_b"):
+        verify_made("smoke", lambda _: None)
+    path = paths.provenance(run.config, run.name)
+    write_sealed(path, json.loads(path.read_text()) | {"commit": "other"})
+    path.write_text(path.read_text().replace("other", "third"))
+    with pytest.raises(UserError, match="d2it_b.json is damaged: delete it"):
+        provenance.check(run)
+
+
+def test_a_group_may_read_what_is_saved(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    path, plain = tmp_path / "model.safetensors", tmp_path / "plain"
+    plain.touch()
+    save_by_umask(save_file, {"a": np.zeros(1)}, path)
+    assert path.stat().st_mode == plain.stat().st_mode
