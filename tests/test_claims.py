@@ -15,7 +15,7 @@ from d2it.config import paths
 from d2it.config.published import published
 from d2it.config.recipe import repeats_of
 from d2it.errors import UserError
-from d2it.files import write_json
+from d2it.files import file_digest, write_json
 from d2it.report.claims import Pair, asked, load_claims, needed
 from d2it.report.claims_page import render, write_claims
 from d2it.report.effects import effect, stand_together, supporting
@@ -176,16 +176,18 @@ def test_a_pair_beside_a_claim_is_shown_and_decides_nothing(config):
 
 def trained_on(config, device: str, experiment: str) -> None:
     for run in repeats_of(config, experiment):
-        training = {"devices": [device]}
-        header = {"format": "d2it-provenance", "version": 1, "training": training}
+        evaluation = paths.evaluation(config, run)
+        digest = file_digest(evaluation) if evaluation.exists() else ""
+        header = {"commit": None, "changed": None, "training": {"devices": [device]}}
+        header |= {"format": "d2it-provenance", "version": 1, "evaluation_sha256": digest}
         write_json(paths.provenance(config, run), header)
 
 
 def test_results_of_different_hardware_do_not_stand_in_one_table(config):
+    of(config, *CLEAR)
     trained_on(config, "H200", "dit_l")
     trained_on(config, "H200", "d2it_l")
     assert "Trained on: H200." in render(config, load_claims())
-    of(config, *CLEAR)
     assert "Trained on: H200." in summary(config)
     trained_on(config, "cpu", "d2it_l")
     with pytest.raises(UserError, match="trained on H200 and cpu"):
