@@ -178,7 +178,8 @@ def trained_on(config, device: str, experiment: str) -> None:
     for run in repeats_of(config, experiment):
         evaluation = paths.evaluation(config, run)
         digest = file_digest(evaluation) if evaluation.exists() else ""
-        header = {"commit": None, "changed": None, "training": {"devices": [device]}}
+        header: dict[str, Any] = {"commit": None, "changed": None}
+        header |= {"training": {"devices": [device]}}
         header |= {"format": "d2it-provenance", "version": 1, "evaluation_sha256": digest}
         write_json(paths.provenance(config, run), header)
 
