@@ -1,0 +1,30 @@
+"""The weights that come with the package: small, whole, and they draw every class at every ratio."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import d2it
+from d2it.images.emoji import emoji_groups
+
+FOLDER = Path(d2it.__file__).parent / "weights" / "emoji64"
+
+
+def test_they_draw_every_class_at_every_ratio():
+    torch.set_num_threads(1)
+    pipe = d2it.load("emoji64")
+    assert pipe.classes == emoji_groups()
+    quick, shares = pipe.using(steps=4, sampler="dpm++"), []
+    for ratio in (0.0, 0.3, 0.7):
+        images, maps = quick.sample(n=8, label="random", seed=0, ratio=ratio)
+        assert images.shape == (8, 64, 64, 3) and np.ptp(images) > 100
+        shares.append(maps.mean())
+    assert shares[0] == 0 and np.allclose(shares, [0, 0.3, 0.7], atol=0.15)
+    flags, _ = quick.sample(n=1, label="flags", seed=0)
+    assert not np.array_equal(flags, quick.sample(n=1, label="people", seed=0)[0])
+
+
+def test_they_are_small():
+    """A package index and a clone bear 12 MB."""
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 12e6
