@@ -1,4 +1,4 @@
-"""The weights that come with the package: small, whole, and they draw every class at every ratio."""
+"""The weights that come with the package: small, whole, every class at every ratio."""
 
 from pathlib import Path
 
