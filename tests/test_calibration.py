@@ -21,6 +21,7 @@ from d2it.config.load import compose
 from d2it.config.recipe import regions_of
 from d2it.config.run import runs_of
 from d2it.errors import UserError
+from d2it.files import read_sealed, write_sealed
 from d2it.grains import calibrate as calibrate_module
 from d2it.grains.calibrate import CELLS, calibrate, count, quantile_table
 from d2it.grains.entropy import entropy_map
@@ -44,12 +45,12 @@ def calibrated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibrated")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        config = load()
+        config = load(overrides=["scale=smoke"])
         photos = replace(config.data["photos"], train=350, test=210)
         other = replace(
             photos, train=28, test=0, crop=(0.2, 0.3), classes=0, thresholds_from="photos"
         )
-        config = replace(config, data={"photos": photos, "other": other})
+        config = replace(config, data=config.data | {"photos": photos, "other": other})
         assert prepare(config, "photos") and calibrate(config, "photos")
         yield config
 
@@ -195,16 +196,16 @@ def test_one_file_holds_every_region_size_that_a_dvae_asks_for(calibrated):
 
 @pytest.mark.parametrize(("key", "value"), [("bins", 32), ("sigma", 0.02), ("grey_range", [0, 1])])
 def test_thresholds_measured_otherwise_are_refused(calibrated, tmp_path, key, value):
-    stored = json.loads(paths.thresholds(calibrated, "photos").read_text())
+    stored = read_sealed(paths.thresholds(calibrated, "photos"), made_by="")
     path = tmp_path / "photos" / "thresholds.json"
     path.parent.mkdir()
-    path.write_text(json.dumps(stored | {key: value}))
+    write_sealed(path, stored | {key: value})
     with pytest.raises(UserError, match=rf"measured with {key} .*`d2it calibrate photos`"):
         Thresholds.load(path, region=8)
-    path.write_text(json.dumps({key: value for key, value in stored.items() if key != "dataset"}))
+    write_sealed(path, {key: value for key, value in stored.items() if key != "dataset"})
     with pytest.raises(UserError, match="lacks 'dataset'"):
         Thresholds.load(path, region=8)
-    path.write_text(json.dumps(stored | {"tables": {"8": {"regions": 1}}}))
+    write_sealed(path, stored | {"tables": {"8": {"regions": 1}}})
     with pytest.raises(UserError, match="lacks 'quantiles'"):
         Thresholds.load(path, region=8)
     with pytest.raises(UserError, match="with regions of 8 px, but 16 is asked for"):

@@ -28,7 +28,7 @@ def require_study(config: Config) -> None:
         checkout = f"in {root}, or " if (root / "Snakefile").is_file() else ""
         raise UserError(
             f"{Path.cwd()} holds nothing of scale {config.name}: run this command {checkout}where "
-            "`d2it prepare` was run."
+            "its images were prepared."
         )
 
 
