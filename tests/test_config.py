@@ -88,7 +88,7 @@ SCALES = (
         ("runs.content.d2it_b.evaluations={main:{weights:raw,at:0.5}}", "asks for raw weights at"),
         ("runs.content.d2it_b.evaluations={main:{at:0}}", "must be above 0 and at most 1"),
         ("ratio=[0.2,0.3]", "ratio has 2 shares, but 2 grains need 1"),
-        ("runs.dvae.dvae.ratios=[0.5]", "at ratio 0.3, which its latents are not measured at"),
+        ("runs.dvae.dvae.ratios=[0.5]", "at ratio random, which its latents are not measured at"),
         ("ratio=0", "a constant map needs no grain transformer"),
         (
             "runs.content.d2it_b.ratio=0.7",

@@ -140,7 +140,7 @@ def prepare(settings: dict, source: Path, cwd: Path, **changes: object):
         "test": 0,
         "classes": 0,
     }
-    composed = settings | {"data": {"photos": data | changes}}
+    composed = settings | {"data": settings["data"] | {"photos": data | changes}}
     (cwd / "params.yaml").write_text(yaml.safe_dump(composed))
     words = ["prepare", "photos", "--params", "params.yaml"]
     return command(*words, cwd=cwd)

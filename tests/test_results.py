@@ -33,6 +33,7 @@ DEMO = "docs/demo"  # a copy: results/demo is of whoever makes it
 SCALES = {"demo": DEMO} | {
     Path(place).name: place
     for place in git("ls-tree", "--name-only", "HEAD", "results/").stdout.split()
+    if git("ls-tree", "HEAD", f"{place}/evaluations").stdout  # others keep models alone
 }
 
 
