@@ -3,6 +3,7 @@
 import functools
 import gc
 import importlib
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from d2it.config.load import compose
 
+# What the shell of a background job ignores, its children ignore too: Ctrl-C ends commands here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.disable()  # until all is imported: it would look through millions of objects that stay
 
 

@@ -270,14 +270,7 @@ def test_no_port_no_folder(server: Server, capsys: pytest.CaptureFixture[str]) -
 
 def test_it_ends_with_ctrl_c(server: Server) -> None:
     words = [sys.executable, "-m", "d2it", "app", "exported", "--port", "0", "--host", "::1"]
-    with subprocess.Popen(
-        words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # a shell's background job ignores it, and so would what it starts
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as app:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as app:
         assert app.stdout and app.stdout.readline().startswith("http://[::1]:")
         app.send_signal(signal.SIGINT)
         _, error = app.communicate(timeout=120)
