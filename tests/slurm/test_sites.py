@@ -15,6 +15,7 @@ from tests.slurm.conftest import OVERRIDES, ROOT, Make, Training, trainings, unt
 from tests.slurm.sites import EXPORTED, TRIED, Bare, Foreign, page
 
 TYPED = "'resources.extra={gpus_per_node: a100:1}' stages.dvae.nodes=1"
+LONG = ("training.dvae.images=240",)  # still at work when it is cancelled
 SHORT = ("training.dvae.images=8", "dvae_loss.gan_start=4")
 TALKS = "echo 'Your job 3 of 50 allowed'; echo 'Welcome to the centre' >&2"
 TIMED_OUT = (
@@ -173,8 +174,8 @@ def test_nobody_keeps_accounts(data: Path, tmp_path_factory: pytest.TempPathFact
     """A job that was cancelled is not waited for; the next one trains, and its states are told."""
     for bare in _up(Bare(tmp_path_factory.mktemp("bare"))):
         here = trainings(data, tmp_path_factory)("bare", "stages.dvae.nodes=1")
-        process = here.start(*SHORT)
+        process = here.start(*LONG)
         said_until(here, process, "RUNNING node1")
         bare.run("scancel", here.job())
         assert "left the queue, and sacct tells nothing of it" in here.finish(process, 2)
-        assert "published in" in here.finish(here.start(*SHORT))
+        assert "published in" in here.finish(here.start(*LONG))
