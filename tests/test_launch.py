@@ -4,7 +4,9 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -279,3 +281,19 @@ def test_gpus_named_by_uuid_reach_the_processes(
     job = TrainingWork(run_of(composed(*CONSTANT), "dvae"), "cuda", 1)
     with pytest.raises(UserError, match="0: GPU-8932f937,GPU-46f0$"):
         run_here(plan, job, 2, visible_gpus()[:2])
+
+
+def test_a_process_that_is_killed_before_all_have_met_ends_the_others(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying(LocalJob):
+        def train(self, plan: Plan, wait: bool = False) -> None:
+            if os.environ["RANK"] == "1":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(600)  # as for whoever does not come
+
+    monkeypatch.setattr(local, "LocalJob", Dying)
+    job, began = TrainingWork(run_of(composed(*CONSTANT), "dvae"), "cpu", 1), time.monotonic()
+    with pytest.raises(UserError, match=r"Process 1 of the training of \S+ died .*_1_log"):
+        run_here(plan, job, 2, [])
+    assert time.monotonic() < began + 60

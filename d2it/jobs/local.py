@@ -64,7 +64,7 @@ class LocalJob(TrainingWork):
         os.environ["MASTER_ADDR"] = "127.0.0.1"
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
         threading.Thread(target=_end_with, args=(self.alive,), daemon=True).start()
-        (self.alive.parent / f"{os.getpid()}.pid").touch()
+        _come(self.alive.parent, here.rank)
         word = self.alive.parent / f"{here.rank}.json"
         try:
             self.train(make_plan(self.run))
@@ -85,6 +85,26 @@ def _end_with(alive: Path) -> None:
         while True:  # submitit drops signals until training takes them
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)
+
+
+def _come(folder: Path, rank: int) -> None:
+    """Leave <pid>.pid, which holds the rank and is locked for as long as this process lives."""
+    path = folder / f"{os.getpid()}.pid"
+    new = path.with_suffix(".new")
+    lock = os.open(new, os.O_WRONLY | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.write(lock, str(rank).encode())
+    new.rename(path)  # so none is seen without its lock
+
+
+def _gone(folder: Path) -> list[int]:
+    """The ranks of those that came and do not live any more."""
+    ranks = []
+    for path in folder.glob("*.pid"):
+        with open(path, encoding="utf-8") as file, suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ranks.append(int(file.read()))
+    return ranks
 
 
 def run_here(plan: Plan, job: TrainingWork, processes: int, gpus: list[str]) -> None:
@@ -116,12 +136,17 @@ def run_here(plan: Plan, job: TrainingWork, processes: int, gpus: list[str]) -> 
         handlers = {signum: signal.signal(signum, note) for signum in SIGNALS}
         try:
             with follow(plan) as show:
-                failed_at = None
+                failed_at, lost = None, list[int]()
                 while not submitted.done():
                     show()
                     time.sleep(POLL)
-                    if failed_at is None and any(map(_has_failed, _words(folder, processes))):
-                        failed_at = time.monotonic()
+                    if failed_at is None:
+                        gone = _gone(folder)  # before their words, which they leave before they go
+                        words = _words(folder, processes)
+                        # Killed before all have met, one is waited for by the others.
+                        lost = [rank for rank in gone if words[rank] is None]
+                        if lost or any(map(_has_failed, words)):
+                            failed_at = time.monotonic()
                     if failed_at is not None and time.monotonic() > failed_at + GRACE:
                         _kill(folder)  # one that stands still hears nothing else
                     if received:  # again and again: submitit drops them until training takes them
@@ -131,7 +156,7 @@ def run_here(plan: Plan, job: TrainingWork, processes: int, gpus: list[str]) -> 
             for signum, previous in handlers.items():
                 signal.signal(signum, previous)
         try:
-            _settle(plan, submitted, _words(folder, processes))
+            _settle(plan, submitted, _words(folder, processes), lost)
         except Stopped as stopped:
             raise Stopped(received[0] if received else stopped.signum) from None
     shutil.rmtree(folder)
@@ -180,7 +205,9 @@ def follow(plan: Plan) -> Iterator[Any]:
         show()
 
 
-def _settle(plan: Plan, submitted: "submitit.Job[Any]", words: list[last_word.Word | None]) -> None:
+def _settle(
+    plan: Plan, submitted: "submitit.Job[Any]", words: list[last_word.Word | None], lost: list[int]
+) -> None:
     """The end of a job: silence if all went well, else the clearest of what its processes left."""
     from d2it.runs.signals import Stopped
 
@@ -188,7 +215,7 @@ def _settle(plan: Plan, submitted: "submitit.Job[Any]", words: list[last_word.Wo
         if word and word["error"]:
             raise UserError(word["error"])
     # A process that was killed leaves nothing; the others then fail for want of it.
-    failed = [rank for rank, word in enumerate(words) if word is None]
+    failed = lost + [rank for rank, word in enumerate(words) if word is None]
     failed += [rank for rank, word in enumerate(words) if _has_failed(word)]
     if failed:
         log = submitted.task(failed[0]).paths.stderr

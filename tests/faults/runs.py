@@ -197,7 +197,7 @@ def ended(started: Started) -> bool:
 def code(started: Started) -> int:
     """Its exit code (negative: killed by that signal)."""
     if isinstance(started, subprocess.Popen):
-        return started.wait(400)  # one is killed before they have met: the other waits for it
+        return started.wait(120)
     started.join(120)
     assert started.exitcode is not None, "a process hangs"
     return started.exitcode
