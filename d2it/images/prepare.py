@@ -31,6 +31,7 @@ from d2it.images.packed import (
 from d2it.images.packing import Chunk, chunks_of, pack, runner
 from d2it.images.photos import photo_collection
 from d2it.machine.pools import cpus
+from d2it.text import printable
 
 MANY = 10_000  # images from which on other processes repay their start, and a look ahead its time
 LOOKS = 16  # images of these
@@ -186,9 +187,7 @@ def write_problems(chunks: dict[str, list[Chunk]], path: Path) -> None:
 def spell(item: Any) -> str:
     """A name on one line that can be printed, whatever bytes the file's has."""
     name = str(item)
-    if name.isprintable():
-        return name
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    return printable(name, longest=len(name))
 
 
 def check_damage(chunks: list[Chunk], dataset: Dataset, data: str, problems: Path) -> int:

@@ -1,7 +1,7 @@
 """Constructor arguments of networks, as a stranger may have written them: types and ranges.
 
 The limits are far above the paper's largest network; what a network takes in memory is held against
-its weights file (d2it/models/fits.py). No torch.
+its weights file (d2it/sampling/fits.py). No torch.
 """
 
 from dataclasses import dataclass

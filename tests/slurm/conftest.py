@@ -31,18 +31,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write", metavar="FILE", help="where the table of faults is written")
 
 
+def brought_up(site: Cluster) -> Iterator[Cluster]:
+    """A cluster in whose environment commands run, until a fixture ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            site.up()
+            for name, value in site.environment.items():
+                patch.setenv(name, value)
+            yield site
+        finally:
+            site.down()
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path_factory.mktemp("slurm"), spare=True)
-    with pytest.MonkeyPatch.context() as patch:
-        try:
-            cluster.up()
-            for name, value in cluster.environment.items():
-                patch.setenv(name, value)
-            yield cluster
-        finally:
-            cluster.down()
-            cluster.down()  # again does no harm
+    yield from brought_up(cluster)
+    cluster.down()  # again does no harm
     assert not cluster.processes()
 
 

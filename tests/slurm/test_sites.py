@@ -11,11 +11,20 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import OVERRIDES, ROOT, Make, Training, trainings, until, wrapped
+from tests.slurm.conftest import (
+    OVERRIDES,
+    ROOT,
+    Make,
+    Training,
+    brought_up,
+    trainings,
+    until,
+    wrapped,
+)
 from tests.slurm.sites import EXPORTED, TRIED, Bare, Foreign, page
 
 TYPED = "'resources.extra={gpus_per_node: a100:1}' stages.dvae.nodes=1"
-LONG = ("training.dvae.images=240",)  # still at work when it is cancelled
+LONG = ("training.dvae.images=240",)  # still at work when it is looked for or cancelled
 SHORT = ("training.dvae.images=8", "dvae_loss.gan_start=4")
 TALKS = "echo 'Your job 3 of 50 allowed'; echo 'Welcome to the centre' >&2"
 TIMED_OUT = (
@@ -30,20 +39,9 @@ def test_the_page_has_what_is_tried_here() -> None:
     assert page() in (ROOT / "docs" / "slurm_faults.md").read_text()
 
 
-def _up(site: Cluster) -> Iterator[Cluster]:
-    with pytest.MonkeyPatch.context() as patch:
-        try:
-            site.up()
-            for name, value in site.environment.items():
-                patch.setenv(name, value)
-            yield site
-        finally:
-            site.down()
-
-
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    yield from _up(Foreign(tmp_path_factory.mktemp("foreign")))
+    yield from brought_up(Foreign(tmp_path_factory.mktemp("foreign")))
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +82,12 @@ def test_one_job_whatever_is_exported_and_said(foreign: Cluster, training: Make)
     here, before = training("exported", TYPED), len(submitted(foreign))
     lost = wrapper(here.folder / "sbatch", TALKS, '{sbatch} "$@" > /dev/null', TIMED_OUT)
     path = sometimes(here.folder / "squeue", lost)
-    process = here.start("--wait", *SHORT, **EXPORTED, PATH=path)
+    process = here.start("--wait", *LONG, **EXPORTED, PATH=path)
     said = said_until(here, process, "dvae: Slurm job ")
     assert "d2it: Slurm does not answer (no reason given): trying again in 5 s" in said
     process.kill()
     process.wait()
-    said = here.finish(here.start("--wait", *SHORT, **EXPORTED, PATH=path))
+    said = here.finish(here.start("--wait", *LONG, **EXPORTED, PATH=path))
     assert len(submitted(foreign)) == before + 1
     assert "published in" in said and f"Slurm job {here.job()}" in said
     assert here.job() == submitted(foreign)[-1]
@@ -172,7 +170,7 @@ def reference(here: Training, launcher: str) -> str:
 
 def test_nobody_keeps_accounts(data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A job that was cancelled is not waited for; the next one trains, and its states are told."""
-    for bare in _up(Bare(tmp_path_factory.mktemp("bare"))):
+    for bare in brought_up(Bare(tmp_path_factory.mktemp("bare"))):
         here = trainings(data, tmp_path_factory)("bare", "stages.dvae.nodes=1")
         process = here.start(*LONG)
         said_until(here, process, "RUNNING node1")
