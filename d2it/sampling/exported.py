@@ -49,7 +49,7 @@ def find(name: Path | str) -> Path:
         return download(str(name))
     known = "".join(f"{one}, " for one in shipped())
     raise UserError(
-        f"There is no exported folder {name}: export a run to it (d2it export --help), or name "
+        f"There is no exported folder {name}: make one (d2it export --help), or name "
         f"{known}or the owner/name of one on the Hugging Face Hub."
     )
 
