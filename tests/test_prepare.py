@@ -18,6 +18,7 @@ from d2it.config.schema import Dataset
 from d2it.errors import UserError
 from d2it.images.decode import centre_crop, read_rgb
 from d2it.images.folder import folder_collection
+from d2it.images.packing import fingerprint
 from tests.commands import command
 
 
@@ -275,3 +276,16 @@ def test_images_that_would_be_enlarged_are_refused_where_the_data_set_says_so(tm
             assert found.load(picture, 16).shape == (16, 16, 3)
     data = load(overrides=["scale=paper"]).data
     assert data["ffhq"].smallest == 256 and data["imagenet"].smallest == 8
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (9, 9, 3), (64, 64, 3)])
+def test_the_fingerprint_is_of_every_byte(shape):
+    pixels = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+    found = {fingerprint(pixels)}
+    for i in range(pixels.size):
+        for bit in (1, 128):
+            pixels.flat[i] ^= bit
+            found.add(fingerprint(pixels))
+            pixels.flat[i] ^= bit
+    assert fingerprint(pixels.copy()) in found
+    assert len(found) == 1 + 2 * pixels.size
