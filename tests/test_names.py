@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,9 +37,7 @@ FEW = ["scale=smoke", "data={photos: {train: 14, test: 7, reference: 7}}"]
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
     for name in ("D2IT_WEIGHTS", "D2IT_RUNS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(
-        "PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    )
+    monkeypatch.setenv("PATH", os.defpath)  # as where no environment is activated
     return checkout_at(tmp_path / "checkout")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 from d2it import snakefile as wiring
 from d2it.config import paths, recipe, study
@@ -18,6 +19,8 @@ def stop(error):
     sys.exit(f"d2it: error: {error}")
 
 
+# `d2it` is that of this Python, also where Snakemake is called without an activated environment.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 try:
     # How a machine runs jobs is no setting of the study. The user's word counts before the
     # profile's; commands read it from the environment.
