@@ -21,6 +21,7 @@ from d2it.images.prepare import prepare, problems_file
 from d2it.report.figures import class_names
 from d2it.sources.fetch import weights_file
 from d2it.sources.table import find_source
+from tests.composed import composed
 from tests.tiny_world import enter
 from tools import emoji_table as tool
 
@@ -174,3 +175,13 @@ def test_without_the_wheel_and_the_network_one_sentence_says_where_to_fetch_it(
     assert "D2IT_OFFLINE" in capsys.readouterr().err
     assert [p for p in Path().rglob("*") if p.is_file()] == []
     assert not paths.images(settings, "emoji").parent.exists()
+
+
+@pytest.mark.parametrize("scale", ["smoke", "demo", "mini", "mini_cpu", "emoji64"])
+def test_no_first_stage_is_measured_on_more_pictures_than_are_held_out(scale):
+    config = composed(f"scale={scale}")
+    most = config.data["emoji"].test or 216
+    asked = [
+        dvae.n or config.evaluation.n for dvae in config.runs.dvae.values() if dvae.data == "emoji"
+    ]
+    assert asked and max(asked) <= most

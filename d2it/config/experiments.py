@@ -35,6 +35,7 @@ class DvaeRun:
     ratios: Annotated[list[Learned], "at which latents are measured"] = field(default_factory=list)
     thresholds: Annotated[str | None, "thresholds_from of its data set, repeated here"] = None
     images: Annotated[Count | None, "length of its training; null: training.dvae's"] = None
+    n: Annotated[Several | None, "held-out images measured; null: evaluation.n"] = None
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ def _dvae_price(run: Run, price: Price, rate: Rate) -> Price:
     steps += again(training, price.gmacs * 1e9) * price.images
     # cuDNN's convolutions take TF32 unless told otherwise
     arithmetic: Precision = "bf16" if training.precision == "bf16" else "tf32"
-    coding, n = sum(_halves(run)), config.evaluation.n
+    coding, n = sum(_halves(run)), run.spec.n or config.evaluation.n
     packed, ratios = counts(config, run.data), len(numeric(run.spec.ratios))
     evaluate = rate.hours(n * ratios * coding, "tf32")
     evaluate += rate.hours(n * (ratios + 1) * INCEPTION, "fp32")

@@ -37,11 +37,11 @@ def first_stage(evaluator: Evaluator) -> dict[str, Evaluated]:
 
 
 class Coder:
-    """Codes and decodes the first `evaluation.n` held-out images."""
+    """Codes and decodes the first held-out images."""
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator, self.config = evaluator, evaluator.config
-        self.n = self.config.evaluation.n
+        self.n = evaluator.run.spec.n or self.config.evaluation.n
         self.part = load_part(evaluator.run, evaluator.device)
         self.region = self.part.architecture["factors"][0]
         self.images = judged_images(evaluator, self.n)
@@ -122,7 +122,7 @@ def judged_images(evaluator: Evaluator, n: int) -> PackedImages:
     images = test if len(test) else open_images(evaluator.config, data, "train")
     if len(images) < n:
         raise UserError(
-            f"{data} has {len(images)} {images.split} images, but evaluation.n asks for {n}: raise "
-            f"data.{data}.{images.split} or lower evaluation.n."
+            f"{data} has {len(images)} {images.split} images, but {n} are to be measured: raise "
+            f"data.{data}.{images.split}, or lower evaluation.n or runs.dvae.{evaluator.run.name}.n."
         )
     return images
