@@ -121,8 +121,9 @@ def judged_images(evaluator: Evaluator, n: int) -> PackedImages:
     test = open_images(evaluator.config, data, "test")
     images = test if len(test) else open_images(evaluator.config, data, "train")
     if len(images) < n:
+        setting = f"runs.dvae.{evaluator.run.name}.n" if evaluator.run.spec.n else "evaluation.n"
         raise UserError(
-            f"{data} has {len(images)} {images.split} images, but {n} are to be measured: raise "
-            f"data.{data}.{images.split}, or lower evaluation.n or runs.dvae.{evaluator.run.name}.n."
+            f"{data} has {len(images)} {images.split} images, but {setting} asks for {n}: raise "
+            f"data.{data}.{images.split} or lower {setting}."
         )
     return images
