@@ -14,6 +14,7 @@ from d2it.report.claims_page import render
 from d2it.report.counted import Counted, Network, Networks, Printed
 from d2it.report.effects import effect, effects, verdict_of
 from tests.commands import command
+from tests.forked import Forked
 from tests.planted import CLAIMS, CLEAR, PAIR, of, plant, sections
 from tests.planted import config as config  # the fixtures
 from tests.planted import elsewhere as elsewhere
@@ -74,10 +75,13 @@ def test_a_label_or_run_that_the_scale_lacks_is_said_in_one_sentence(config):
     assert asked(beside, config).claims["C05"].beside == []
 
 
-def test_the_command_says_it_before_a_night_is_spent():
+def test_command_and_workflow_say_it_before_a_night_is_spent():
+    snakemake = Forked("snakemake", "-n", "claims", "--config", "scale=smoke", cwd=ROOT).end()
     done = command("claims", "--runs", "scale=smoke", cwd=ROOT)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "names the run d2it_b_routing, which scale smoke does not have" in done.stderr
+    assert done.returncode == 2 and snakemake.returncode == 1
+    for told in (done.stderr, snakemake.stdout + snakemake.stderr):
+        assert "names the run d2it_b_routing, which scale smoke does not have" in told
+        assert "Traceback" not in told and told.splitlines()[-1].startswith("d2it: error: ")
 
 
 def test_another_pair_stands_where_the_scale_lacks_a_run(config):

@@ -3,8 +3,7 @@
 
 rule claims:
     input:
-        # a function: read only when the claims are asked for
-        runs=lambda wildcards: evaluated(*claims.needed(claims.load_claims(), CONFIG)),
+        runs=claimed,  # a function: read only when the claims are asked for
         which="params/claims.yaml",
         windows=[str(path) for path in [paths.windows(CONFIG)] if path.exists()],
         published="data/published/prose_claims.csv",

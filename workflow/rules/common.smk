@@ -90,6 +90,14 @@ def evaluated(*names):
     return [str(RUNS[name].evaluation) for name in names] + models_of(names)
 
 
+def claimed(wildcards):
+    """What the claims are held against; Snakemake's end where the scale lacks some of it."""
+    try:
+        return evaluated(*claims.needed(claims.load_claims(), CONFIG))
+    except UserError as error:
+        stop(error)
+
+
 def any_of(kind):
     """The wildcard `run`, for the names of one kind of run."""
     return f"{{run,{wiring.one_of(getattr(CONFIG.runs, kind))}}}"
