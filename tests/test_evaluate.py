@@ -240,6 +240,22 @@ def test_any_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "6 images against 5" in capsys.readouterr().out
 
 
+def test_a_second_protocol_measures_the_same_samples(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the other resizing, against the same images of the reference."""
+    assert d2it("evaluate", "dit_b", *OVERRIDES) == 0
+    plain = result(config, "dit_b")["evaluations"]["main"]["metrics"]
+    assert d2it("evaluate", "dit_b", *OVERRIDES, "data.photos.second_protocol=adm") == 0
+    metrics = result(config, "dit_b")["evaluations"]["main"]["metrics"]
+    assert d2it("sample", "--run", "dit_b", "--seeds", "0-7", "--out", "drawn", *OVERRIDES) == 0
+    capsys.readouterr()
+    asked = ["--images", "drawn", "--reference", "photos", "--protocol", "adm", "--metrics", "fid"]
+    assert d2it("evaluate", *asked, "--json", *OVERRIDES) == 0
+    measured = json.loads(capsys.readouterr().out)["metrics"]["fid"]
+    assert metrics == plain | {"fid_adm": measured} and measured != plain["fid"]
+
+
 BAD = {
     "unknown run": (["d2it_bb"], "did you mean 'd2it_b"),
     "not trained": (["d2it_l"], "make it with `d2it train d2it_l "),
@@ -247,6 +263,14 @@ BAD = {
     "too few held-out images": (["dvae", "evaluation.n=17"], "lower evaluation.n"),
     "unknown metric": ([RUN, "evaluation.metrics=[fidd]"], "did you mean 'fid'"),
     "other reference": ([RUN, "data.photos.protocol=adm"], "run `d2it reference photos "),
+    "its own protocol again": (
+        [RUN, "data.photos.second_protocol=clean"],
+        "data.photos.second_protocol is clean too",
+    ),
+    "a batch of one protocol": (
+        [RUN, "data.photos.second_protocol=adm", "data.photos.reference=adm_imagenet256"],
+        "or data.photos.reference to null",
+    ),
     "nothing named": ([], "Name one run, or two sets of images"),
     "one folder": (["--images", "few"], "Name one run, or two sets of images"),
     "no folder": (["--images", "none", "--reference", "some"], "none is neither a folder"),

@@ -96,6 +96,15 @@ def test_no_difference_is_shown_to_an_fid_of_fewer_images_than_features(config, 
     assert not pd.isna(lines.loc["D²iT-L"]["fid_difference"])
 
 
+def test_an_fid_by_the_other_resizing_stands_beside(config, study):
+    write_results(config)
+    path = paths.evaluation(config, "d2it_l")
+    path.write_text(path.read_text().replace('"fid": ', '"fid_adm": 4.876, "fid": '))
+    notes = table(study, "table_1", config).set_index("row")["note"]
+    assert notes["D²iT-L"].startswith("FID 4.88 with TensorFlow's resizing; ")
+    assert "resizing" not in notes["DiT-L"]
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_every_number_of_ours_is_in_the_evaluation_of_the_run_it_names(config, study, name):
     write_results(config, fid=0.25)

@@ -15,7 +15,7 @@ from d2it.config.recipe import (
     thresholds_source,
     training_seed,
 )
-from d2it.config.schema import Config, Diffusion, Evaluation, Sampling
+from d2it.config.schema import Config, Dataset, Diffusion, Evaluation, Sampling
 from d2it.config.settings import fields_of, walk
 from d2it.config.typed import check_name, nearest
 from d2it.config.types import Learned, Range, Ratio
@@ -47,6 +47,7 @@ def check_meaning(config: Config) -> None:
     for name, dataset in config.data.items():
         low, high = dataset.crop
         require(low <= high, f"data.{name}.crop is [{low}, {high}], but must rise.")
+        _check_second(dataset, f"data.{name}")
     for name, dvae in config.runs.dvae.items():
         _check_dvae(config, dvae, factors_of(config, name), f"runs.dvae.{name}")
     for kind in ("grain", "content", "dit"):
@@ -117,6 +118,19 @@ def _known(name: str, choices: Collection[str], where: str, what: str) -> None:
     if name not in choices:
         near = nearest(name, list(choices))
         raise UserError(f"{where} names the {what} {name!r}, which this scale does not have{near}.")
+
+
+def _check_second(dataset: Dataset, where: str) -> None:
+    second = dataset.second_protocol
+    require(
+        second != dataset.protocol,
+        f"{where}.second_protocol is {second} too: name the other one, or set it to null.",
+    )
+    require(
+        second is None or not isinstance(dataset.reference, str),
+        f"{where}.second_protocol is {second}, but {dataset.reference} is of one protocol: set it "
+        f"to null, or {where}.reference to null, for the training images.",
+    )
 
 
 def _check_dvae(config: Config, dvae: DvaeRun, factors: list[int], where: str) -> None:

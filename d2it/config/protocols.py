@@ -20,4 +20,6 @@ MANIFOLD = {"clean": 50_000, "adm": 10_000}
 
 def asked(config: Config, data: str) -> list[str]:
     """The metrics of samples that are compared with the data set `data`."""
-    return list(config.evaluation.metrics or PROTOCOLS[config.data[data].protocol])
+    dataset = config.data[data]
+    second = [f"fid_{dataset.second_protocol}"] if dataset.second_protocol else []
+    return [*(config.evaluation.metrics or PROTOCOLS[dataset.protocol]), *second]

@@ -31,6 +31,7 @@ ASIDE = (
     "thresholds_from",
     "reference",
     "protocol",
+    "second_protocol",
     "images",
     "smallest",
     "damaged",

@@ -43,6 +43,9 @@ class Dataset:
         "training images behind FID (null: all), or a reference batch of data/sources.csv",
     ] = None
     protocol: Annotated[Literal["clean", "adm"], "compare samples as clean-fid or ADM"] = "clean"
+    second_protocol: Annotated[
+        Literal["clean", "adm"] | None, "whose FID of the same samples stands beside; null: none"
+    ] = None
     read: Annotated[Literal["shown", "plain"], "decode upright on white, or as ADM"] = "shown"
     held_out: Annotated[
         Literal["random", "last"], "which of an undivided source are test images"

@@ -15,7 +15,7 @@ from d2it.config import paths
 from d2it.config.protocols import MANIFOLD, asked
 from d2it.config.ratios import numeric
 from d2it.config.run import Run, runs_of
-from d2it.config.schema import Config, Training
+from d2it.config.schema import Config, Dataset, Training
 from d2it.config.study import FIGURES, ITEMS, TABLES, Study, needs, with_inputs
 from d2it.config.typed import nearest
 from d2it.config.types import Precision, Ratio
@@ -153,16 +153,22 @@ def price_data(config: Config, name: str, rate: Rate) -> Price:
     referenced = MANIFOLD["adm"] if isinstance(own, str) else own  # a batch's images
     widths = [2048, *([2023] if "sfid" in asked(config, name) else [])]
     gaussians = [8 * width**2 for width in widths if referenced > width]
+    features = Disk(referenced * FEATURES + sum(gaussians), 2 + len(gaussians))
     return Price(
         run=name,
         kind="data",
         images=images,
-        hours={"reference": rate.hours(referenced * INCEPTION, "fp32")},
+        hours={"reference": rate.hours(protocols(dataset) * referenced * INCEPTION, "fp32")},
         disk={
             "images": Disk(size + 8 * images, math.ceil(size / 2**30) + 3),
-            "features": Disk(referenced * FEATURES + sum(gaussians), 2 + len(gaussians)),
+            "features": sum([features] * protocols(dataset), Disk()),
         },
     )
+
+
+def protocols(dataset: Dataset) -> int:
+    """How often an image goes through Inception."""
+    return 2 if dataset.second_protocol else 1
 
 
 def price_run(run: Run, rate: Rate) -> Price:
@@ -197,7 +203,8 @@ def price_run(run: Run, rate: Rate) -> Price:
     hours["evaluate"] = sampling_hours(run, forward, rate)
     most = max(m.n or config.evaluation.n for m in run.evaluations.values())
     drawn = most * len(config.evaluation.seeds)
-    samples = {"samples": Disk(drawn * FEATURES, math.ceil(drawn / 1024))}
+    features = drawn * FEATURES * protocols(run.dataset)
+    samples = {"samples": Disk(features, math.ceil(drawn / 1024))}
     return replace(price, hours=hours, mfu=mfu, disk=price.disk | samples)
 
 
@@ -218,7 +225,8 @@ def sampling_hours(run: Run, forward: float, rate: Rate) -> float:
         macs += of_map if measured.maps == "predicted" else 0
         images = (measured.n or evaluation.n) * len(evaluation.seeds)
         total += rate.hours(images * macs, sampling.precision)
-        total += rate.hours(images * pixels, "tf32") + rate.hours(images * INCEPTION, "fp32")
+        total += rate.hours(images * pixels, "tf32")
+        total += rate.hours(protocols(run.dataset) * images * INCEPTION, "fp32")
     return total
 
 

@@ -14,8 +14,15 @@ from d2it.config import Config
 from d2it.config.protocols import asked
 from d2it.config.recipe import VERSIONS, digest
 from d2it.config.run import Run
+from d2it.evaluation.metrics import Gaussian
 from d2it.evaluation.neighbours import nearest_distance
-from d2it.evaluation.reference import Reference, held_out_features, open_reference
+from d2it.evaluation.reference import (
+    Reference,
+    cached_reference,
+    held_out_features,
+    open_reference,
+    pictures_of,
+)
 from d2it.files import atomic_folder, is_intact, read_json, save_by_umask, seal_folder, write_json
 from d2it.machine.device import choose_device, device_name
 from d2it.models.inception import Inception
@@ -57,12 +64,30 @@ class Evaluator:
         return Inception(self.run.dataset.protocol, self.device)
 
     def features(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """What the metrics compare: `features` (N, 2048), and `spatial` (N, 2023) for sFID alone.
+        """What the metrics compare: `features` (N, 2048), `spatial` (N, 2023) for sFID alone, and
+        `second` (N, 2048) of the data set's second protocol.
 
         The first image is at a multiple of 16 in its series.
         """
         found = self.extractor.both(images)
-        return found if "sfid" in self.metrics else {"features": found["features"]}
+        wanted = found if "sfid" in self.metrics else {"features": found["features"]}
+        if self.second is None:
+            return wanted
+        return wanted | {"second": self.second_extractor.both(images)["features"]}
+
+    @property
+    def second(self) -> str | None:
+        """The protocol whose FID stands beside."""
+        return self.run.dataset.second_protocol
+
+    @cached_property
+    def second_extractor(self) -> Inception:
+        return Inception(str(self.second), self.device)
+
+    @cached_property
+    def second_reference(self) -> Gaussian:
+        pictures = pictures_of(self.config, self.run.data)
+        return cached_reference(pictures, str(self.second), spatial=False).gaussian
 
     @property
     def metrics(self) -> list[str]:

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from d2it.config.experiments import Measured
-from d2it.config.protocols import OF_RUNS
+from d2it.config.protocols import METRICS
 from d2it.config.ratios import is_constant
 from d2it.config.recipe import precision_recipe, ratio_key
 from d2it.config.types import Ratio
 from d2it.evaluation.compare import compare, missing, over_seeds, rank_deficient
 from d2it.evaluation.measure import PICTURES, Evaluated, Evaluator
+from d2it.evaluation.metrics import Gaussian, frechet_distance
 from d2it.evaluation.neighbours import nearest_distance
 from d2it.evaluation.noise_error import epsilon_error
 from d2it.files import require_space
@@ -76,7 +77,7 @@ def evaluate_samples(
     def compute() -> Evaluated:
         require_space(units.folder, 4 * (DIMENSIONS + SPATIAL) * n * len(settings.seeds))
         compute_units(evaluator, pipeline, label, units)
-        names = [name for name in evaluator.metrics if name not in (*recipe["missing"], *OF_RUNS)]
+        names = [n for n in evaluator.metrics if n in METRICS and n not in recipe["missing"]]
         found, pictures = [], []
         for seed in settings.seeds:
             drawn = joined([units.load(unit) for unit in units.all if unit.series == str(seed)])
@@ -90,6 +91,10 @@ def evaluate_samples(
                     drawn["features"], evaluator.reference.features, evaluator.device
                 )
                 metrics["nearest"] = distance / evaluator.held_out_distance
+            if evaluator.second:
+                ours = Gaussian.of(drawn["second"], evaluator.device)
+                fid = frechet_distance(ours, evaluator.second_reference)
+                metrics[f"fid_{evaluator.second}"] = fid
             for name in ("obedience", "fine_share", "gmacs"):
                 if name in drawn:
                     metrics[name] = float(drawn[name].mean())

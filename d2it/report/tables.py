@@ -35,6 +35,7 @@ METRICS = {
     "precision": "Precision ↑",
     "recall": "Recall ↑",
 }
+RESIZING = {"adm": "with TensorFlow's resizing", "clean": "with clean-fid's resizing"}
 COSTS = {"parameters": "Params (M)", "gmacs_dense": "GMACs", "gmacs_sparse": "GMACs, fine only"}
 SAMPLE = "sample_gmacs"  # beside every FID of ours
 COST = (
@@ -144,6 +145,9 @@ def _notes(ours: Result) -> list[str]:
         notes.append(f"guidance {ours.recipe['guidance']}")
     if len(ours.tried) > 1:
         notes.append(f"lowest FID of {', '.join(ours.tried)}")
+    for protocol, resizing in RESIZING.items():  # of a second protocol
+        if f"fid_{protocol}" in ours.metrics:
+            notes.append(f"FID {ours.metrics[f'fid_{protocol}']:.2f} {resizing}")
     if "fid" in ours.raw:  # after few steps the average still holds some of the initial network
         notes.append(f"FID {ours.raw['fid']:.2f} without averaged weights")
     return notes
