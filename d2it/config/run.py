@@ -229,7 +229,8 @@ def _of_training(training: Training) -> dict[str, Any]:
 def _of_dvae(run: Run, settings: dict[str, Any]) -> dict[str, Recipe]:
     """Complete the settings of a DVAE's recipe; its inputs."""
     config = run.config
-    for other in ("ratios", "thresholds", "images", "data"):  # said by the data set, or no identity
+    # said by the data set, or no identity
+    for other in ("ratios", "thresholds", "images", "data", "n"):
         settings.pop(other)
     settings["factors"] = run.factors
     settings["model"] = asdict(config.model.dvae) | {
