@@ -10,7 +10,7 @@ import pytest
 from d2it.config.published import published
 from d2it.config.recipe import KINDS
 from d2it.config.run import run_of
-from d2it.cost.macs import cost, discriminator, dvae_step, gmacs, parameters
+from d2it.cost.macs import cost, discriminator, dvae_step, gmacs, live_gmacs, parameters
 from d2it.cost.named_models import models_table, named_models
 from d2it.models.architecture import architecture, split_layers
 from tests.composed import composed
@@ -173,6 +173,12 @@ def test_shares_of_three_grains():
     assert cost(kind, arguments, [0.0, 1.0]).macs == dense  # all finest: both RefineNets see all
     assert cost(kind, arguments, [1.0, 0.0]).macs < dense
     assert cost(kind, arguments, [0.0, 0.0]).macs < cost(kind, arguments, [0.3, 0.2]).macs
+
+
+def test_a_network_without_refinenets_has_no_windows(models):
+    kind, arguments = models["D²iT-B"]
+    arguments = arguments | {"layers": (12, 0)}
+    assert live_gmacs(arguments, []) == pytest.approx(gmacs(kind, arguments)["dense"])
 
 
 def test_layers_in_twelfths():

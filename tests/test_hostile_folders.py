@@ -27,7 +27,7 @@ from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dit import DiT
 from d2it.models.dvae import Dvae
 from d2it.models.grain_transformer import GrainTransformer
-from d2it.sampling.shapes import SHAPES
+from d2it.models.shapes import SHAPES
 from tests.commands import command
 from tests.forked import PROCESSES
 from tests.hostile_folders import HEADER, hostile, read, write

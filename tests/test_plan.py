@@ -17,7 +17,7 @@ from d2it.cost.macs import cost, decoder
 from d2it.cost.plan import INCEPTION, plan, price_run, runs_behind
 from d2it.cost.rate import rate_of
 from d2it.machine.gpus import GPUS
-from d2it.models.architecture import DvaeShape
+from d2it.models.shapes import DvaeShape
 from d2it.report.claims import load_claims, needed
 from tests.composed import composed
 

@@ -10,10 +10,16 @@ from typing import Any
 
 from d2it.config.ratios import at_least, finest, half_finest
 from d2it.config.types import Ratio
-from d2it.models.architecture import DvaeShape, Stage
 from d2it.models.lpips_layers import BACKBONES
-
-FREQUENCIES = 256  # of a timestep's embedding
+from d2it.models.shapes import (
+    FREQUENCIES,
+    SHAPES,
+    ContentShape,
+    DvaeShape,
+    GrainShape,
+    Stage,
+    TransformerShape,
+)
 
 
 @dataclass(frozen=True)
@@ -62,18 +68,16 @@ def live_gmacs(architecture: dict[str, Any], live: Sequence[float]) -> float:
     """10^9 MACs of a content network's forward pass in which each RefineNet, coarse to fine,
     computes such a share of its windows. Without RefineNets there are none.
     """
-    shares = [here - finer for here, finer in zip(live, [*live[1:], 0.0], strict=True)]
+    shares = [here - finer for here, finer in zip(live, [*live[1:], 0.0], strict=False)]
     return cost("content", architecture, shares or None).macs / 1e9
 
 
 def cost(kind: str, architecture: dict[str, Any], ratio: Ratio | None = None) -> Cost:
     """The cost of one network; `ratio` None counts all of RefineNet's tokens."""
-    if kind == "dvae":
-        shape = DvaeShape(**architecture)
+    shape = SHAPES[kind](**architecture)
+    if isinstance(shape, DvaeShape):
         return encoder(shape) + decoder(shape)
-    if kind == "content":
-        return content(ratio=ratio, **architecture)
-    return dit(**architecture) if kind == "dit" else grain(**architecture)
+    return transformer(shape, ratio)
 
 
 # Transformers: h width, T tokens. See d2it/models/blocks.py.
@@ -88,12 +92,12 @@ def condition(width: int, classes: int) -> Cost:
     return linear(FREQUENCIES, width, 1) + linear(width, width, 1) + label
 
 
-def block(width: int, tokens: float, seen: int, heads: int, mlp_ratio: float, qk: bool) -> Cost:
+def block(shape: TransformerShape, tokens: float, seen: int) -> Cost:
     """A DiT block whose tokens each attend to `seen` others: 18 h^2 + 15 h parameters."""
-    hidden = int(width * mlp_ratio)
+    width, hidden = shape.width, int(shape.width * shape.mlp_ratio)
     attention = linear(width, 4 * width, tokens) + Cost(macs=2 * tokens * seen * width)
     mlp = linear(width, hidden, tokens) + linear(hidden, width, tokens)
-    norms = Cost(2 * (width // heads) if qk else 0)
+    norms = Cost(2 * (width // shape.heads) if shape.qk_norm else 0)
     return attention + mlp + norms + linear(width, 6 * width, 1)
 
 
@@ -109,90 +113,27 @@ def positions(width: int, tokens: int, learned: bool) -> Cost:
     return Cost(tokens * width) if learned else Cost(frozen=tokens * width)
 
 
-def dit(
-    side: int,
-    channels: int,
-    patch: int,
-    width: int,
-    depth: int,
-    heads: int,
-    classes: int,
-    mlp_ratio: float = 4.0,
-    learn_sigma: bool = True,
-    qk_norm: bool = False,
-) -> Cost:
-    tokens = (side // patch) ** 2
-    outputs = channels * (2 if learn_sigma else 1)
-    return (
-        embedding(width, tokens, patch, channels)
-        + positions(width, tokens, learned=False)
-        + condition(width, classes)
-        + block(width, tokens, tokens, heads, mlp_ratio, qk_norm) * depth
-        + head(width, tokens, patch, outputs)
-    )
-
-
-def grain(side: int, grains: int, width: int, any_ratio: bool = False, **size: Any) -> Cost:
-    """A DiT over the one-hot map, a token per region; told the ratio, an embedding a share."""
-    told = condition(width, 0) * (grains - 1 if any_ratio else 0)
-    map = dit(side=side, channels=grains, patch=1, width=width, learn_sigma=False, **size)
-    return map + told
-
-
-def content(
-    side: int,
-    channels: int,
-    grains: int,
-    width: int,
-    heads: int,
-    layers: Sequence[int],
-    window: int,
-    classes: int,
-    mlp_ratio: float = 4.0,
-    learn_sigma: bool = True,
-    positions: str = "learned",
-    bias: str = "window",
-    heads_out: int = 2,
-    share_condition: bool = True,
-    qk_norm: bool = False,
-    fine_only: bool = False,  # masked cells are computed; without them it is as `ratio` says
-    skip_windows: bool = False,  # the skipped ones are what `ratio` says
-    equal_coarse: bool = True,
-    ratio: Ratio | None = None,
-) -> Cost:
-    dit_layers, refine_layers = layers
-    patch = 2 ** (grains - 1)
-    tokens = (side // patch) ** 2
-    outputs = channels * (2 if learn_sigma else 1)
-    learned = positions == "learned"
-    context = condition(width, classes) + Cost(grains * width)
-    router = head(width, tokens, patch, outputs) * (grains if heads_out == 3 else 1)
-    total = (
-        context
-        + embedding(width, tokens, patch, channels)
-        + _positions(width, tokens, learned and not refine_layers)
-        + block(width, tokens, tokens, heads, mlp_ratio, qk_norm) * dit_layers
-        + router
-    )
-    finer_shares = at_least(finest(grains) if ratio is None else ratio)
-    for finer in range(1, grains) if refine_layers else ():
-        own_patch = 2 ** (grains - 1 - finer)
-        all_tokens = (side // own_patch) ** 2
-        live = all_tokens * finer_shares[finer - 1]
-        seen = window**2
-        matrix = {"window": heads * seen**2, "global": all_tokens**2, "none": 0}[bias]
-        layer = block(width, live, seen, heads, mlp_ratio, qk_norm) + Cost(matrix)
+def transformer(shape: TransformerShape, ratio: Ratio | None) -> Cost:
+    """Windows that a RefineNet skips, and cells that it masks, are what `ratio` says."""
+    width = shape.width
+    context, shares = condition(width, shape.classes), [1.0]
+    if isinstance(shape, GrainShape) and shape.any_ratio:  # an embedding a share
+        context += condition(width, 0) * (shape.grains - 1)
+    if isinstance(shape, ContentShape):
+        context += Cost(shape.grains * width)
+        shares += at_least(finest(shape.grains) if ratio is None else ratio)
+    total = context
+    for net, share in zip(shape.nets, shares, strict=False):
+        tokens = net.tokens * share
+        layer = block(shape, tokens, net.seen) + Cost(net.matrix)
         total += (
-            embedding(width, live, own_patch, 2 * channels)
-            + _positions(width, all_tokens, learned)
-            + layer * refine_layers
-            + head(width, live, own_patch, outputs)
-            + (Cost() if share_condition else context)
+            embedding(width, tokens, net.patch, net.inputs)
+            + positions(width, net.tokens, net.learned)
+            + layer * net.depth
+            + head(width, tokens, net.patch, net.outputs) * net.heads
+            + (context if net.conditioned else Cost())
         )
     return total
-
-
-_positions = positions  # the argument of `content` has the same name
 
 
 # The DVAE: see d2it/models/dvae.py. `side` is the resolution that a layer works at.

@@ -14,7 +14,6 @@ which are skipped changes with the maps of a batch.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +21,9 @@ from d2it.config.run import Run
 from d2it.config.schema import Training
 from d2it.cost.macs import discriminator, parameters
 from d2it.errors import UserError
-from d2it.models.architecture import DvaeShape, Stage, architecture, discriminator_shape
+from d2it.models.architecture import architecture, discriminator_shape
 from d2it.models.lpips_layers import BACKBONES
+from d2it.models.shapes import SHAPES, DvaeShape, Stage, TransformerShape
 
 FULL, BF16, INDEX = 4, 2, 8  # bytes of an fp32, a bf16 and an int64 number
 # Assumed, not measured: CUDA's context, buffers of NCCL and cuBLAS, workspaces of cuDNN.
@@ -148,77 +148,41 @@ def training_memory(
 
 def kept(kind: str, architecture: dict[str, Any], half: int, checkpointing: bool) -> Kept:
     """What the forward pass of one image keeps."""
-    if kind == "dvae":
-        return dvae(DvaeShape(**architecture), half, checkpointing)
-    blocks, rest = (content if kind == "content" else dit)(half=half, **architecture)
-    stream = [FULL * architecture["width"] * tokens for tokens, _ in blocks]  # a block's input
-    widest = max(stream, default=0)
-    if checkpointing:
-        return Kept(sum(stream) + rest, max((size for _, size in blocks), default=0), widest)
-    return Kept(sum(size for _, size in blocks) + rest, widest=widest)
+    shape = SHAPES[kind](**architecture)
+    of_kind = dvae if isinstance(shape, DvaeShape) else transformer
+    return of_kind(shape, half, checkpointing)
 
 
 # Transformers: h width, T tokens. See d2it/models/blocks.py.
 
 
-def block(width: int, tokens: int, mlp_ratio: float, half: int, qk_norm: bool) -> float:
+def block(shape: TransformerShape, tokens: int, half: int) -> float:
     """16 h T in fp32: both norms' inputs and outputs. Halves: what the four linear layers read
     (h, h, h, r h), q, k and v (3 h), GELU's input (r h), and what both gates multiply (2 h).
     """
-    normed = width * (2 * half + (2 * FULL if half < FULL else 0)) if qk_norm else 0  # q and k
-    return tokens * (16 * width + half * (8 + 2 * mlp_ratio) * width + normed)
+    width = shape.width
+    # of q and k
+    normed = width * (2 * half + (2 * FULL if half < FULL else 0)) if shape.qk_norm else 0
+    return tokens * (16 * width + half * (8 + 2 * shape.mlp_ratio) * width + normed)
 
 
-def head(width: int, tokens: int, half: int, heads: int = 1) -> float:
+def head(width: int, tokens: int, half: int, heads: int) -> float:
     """The norm's input, once; of each head the norm's output and what its linear layer reads."""
     return tokens * width * (FULL + heads * (FULL + half))
 
 
-def dit(
-    width: int,
-    depth: int,
-    side: int,
-    half: int,
-    patch: int = 1,  # a grain network's
-    mlp_ratio: float = 4.0,
-    qk_norm: bool = False,
-    **rest: Any,
-) -> tuple[list[tuple[int, float]], float]:
-    """Tokens and bytes of every block, and the bytes of the rest."""
-    tokens = (side // patch) ** 2
-    layer = block(width, tokens, mlp_ratio, half, qk_norm)
-    return [(tokens, layer)] * depth, head(width, tokens, half)
-
-
-def content(
-    side: int,
-    grains: int,
-    width: int,
-    heads: int,
-    layers: Sequence[int],
-    window: int,
-    half: int,
-    mlp_ratio: float = 4.0,
-    bias: str = "window",
-    heads_out: int = 2,
-    qk_norm: bool = False,
-    fine_only: bool = False,
-    **rest: Any,
-) -> tuple[list[tuple[int, float]], float]:
-    """As `dit`: the Multi-grained Net and Router, then a RefineNet for each finer grain."""
-    dit_layers, refine_layers = layers
-    regions = (side >> (grains - 1)) ** 2
-    layer = block(width, regions, mlp_ratio, half, qk_norm)
-    blocks = [(regions, layer)] * dit_layers
-    total = head(width, regions, half, grains if heads_out == 3 else 1)
-    for finer in range(1, grains) if refine_layers else ():
-        tokens = regions * 4**finer
-        layer = block(width, tokens, mlp_ratio, half, qk_norm)
-        if fine_only:  # what is added to the scores is then each window's own
-            layer += half * tokens * window**2 * (heads if bias == "window" else 1)
-        blocks += [(tokens, layer)] * refine_layers
-        total += head(width, tokens, half)
-    return blocks, total
+def transformer(shape: TransformerShape, half: int, checkpointing: bool) -> Kept:
+    rest, stream, blocks = 0.0, list[float](), list[float]()
+    for net in shape.nets:
+        layer = block(shape, net.tokens, half)
+        layer += half * net.tokens * net.seen * net.masks  # what is added to the scores
+        stream += [FULL * shape.width * net.tokens] * net.depth  # a block's input
+        blocks += [layer] * net.depth
+        rest += head(shape.width, net.tokens, half, net.heads)
+    widest = max(stream, default=0)
+    if checkpointing:
+        return Kept(sum(stream) + rest, max(blocks, default=0), widest)
+    return Kept(sum(blocks) + rest, widest=widest)
 
 
 # The DVAE: see d2it/models/dvae.py. `side` is the resolution that a layer works at.

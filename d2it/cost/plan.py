@@ -26,7 +26,8 @@ from d2it.cost.rate import Rate
 from d2it.errors import SETTINGS, UserError
 from d2it.files import read_json
 from d2it.machine.gpus import Gpu
-from d2it.models.architecture import DvaeShape, architecture, discriminator_shape
+from d2it.models.architecture import architecture, discriminator_shape
+from d2it.models.shapes import DvaeShape
 from d2it.sources.table import find_source
 
 INCEPTION = 5.71e9  # MACs of Inception-v3 at 299 px
@@ -59,7 +60,7 @@ class Price:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Prices:
     prices: list[Price]  # data sets, then runs
     items: dict[str, float]  # GPU-hours of each table or figure made alone
     missing: list[str]  # sentences
@@ -82,7 +83,7 @@ class Plan:
         return total
 
 
-def plan(config: Config, study: Study, targets: Sequence[str], rate: Rate) -> Plan:
+def plan(config: Config, study: Study, targets: Sequence[str], rate: Rate) -> Prices:
     """The price of the runs behind `targets` (tables, figures, runs); none: of all runs."""
     items = [item for target in targets for item in WHOLE.get(target, (target,))]
     runs = runs_behind(config, study, items)
@@ -96,7 +97,7 @@ def plan(config: Config, study: Study, targets: Sequence[str], rate: Rate) -> Pl
         item: math.fsum(hours[name] for name in {n for run in mine for n in (run.name, run.data)})
         for item, mine in alone.items()
     }
-    found = Plan(prices, by_item, missing(config, list(data)), too_large(runs, rate.gpu))
+    found = Prices(prices, by_item, missing(config, list(data)), too_large(runs, rate.gpu))
     return replace(found, missing=found.missing + no_space(found.by_use()))
 
 

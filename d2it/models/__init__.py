@@ -11,5 +11,6 @@ __all__ = [
     "inception",
     "lpips",
     "lpips_layers",
+    "shapes",
     "store",
 ]

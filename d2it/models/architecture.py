@@ -1,7 +1,5 @@
 """What each run's network looks like: its constructor's arguments, without torch."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from d2it.config.run import Run
@@ -11,58 +9,6 @@ from d2it.errors import UserError
 PATCH = 2  # P_L of section 3.2.3 for two grains, and DiT's patch: a token is one coarse region
 
 Architecture = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Residual blocks of one resolution, each followed by attention where that is asked for."""
-
-    inputs: int  # channels
-    width: int
-    blocks: int
-    side: int
-    attends: bool
-
-
-@dataclass(frozen=True)
-class DvaeShape:
-    """The constructor arguments of a Dvae, and the stages that follow from them."""
-
-    factors: Sequence[int]
-    size: int
-    latent_channels: int
-    channels: int
-    multipliers: Sequence[int]
-    res_blocks: int
-    attention: Sequence[int]
-    norm_groups: int = 32
-
-    @property
-    def widths(self) -> list[int]:
-        """Of stage i, which works at 1/2^i of the resolution."""
-        return [self.channels * multiplier for multiplier in self.multipliers]
-
-    @property
-    def depths(self) -> list[int]:
-        """The stages after which the heads branch off: log2 of their factors."""
-        return [factor.bit_length() - 1 for factor in self.factors]
-
-    @property
-    def down(self) -> list[Stage]:
-        """The encoder's, from pixels to the coarsest grid."""
-        inputs = [self.channels, *self.widths]
-        return [self._stage(i, inputs[i], self.res_blocks) for i in range(len(self.widths))]
-
-    @property
-    def up(self) -> list[Stage]:
-        """The decoder's, from the finest factor's grid to pixels, each with one block more."""
-        finest = self.depths[-1]
-        inputs = [*self.widths[1 : finest + 1], self.widths[finest]]
-        return [self._stage(i, inputs[i], self.res_blocks + 1) for i in range(finest, -1, -1)]
-
-    def _stage(self, i: int, inputs: int, blocks: int) -> Stage:
-        attends = 2**i in self.attention
-        return Stage(inputs, self.widths[i], blocks, self.size >> i, attends)
 
 
 def architecture(run: Run) -> Architecture:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from d2it.errors import UserError
-
-FREQUENCIES = 256  # of a timestep's embedding
+from d2it.models.shapes import FREQUENCIES
 
 
 def sincos_positions(width: int, side: int) -> Tensor:

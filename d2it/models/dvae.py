@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from d2it.errors import UserError
 from d2it.grains.maps import route, to_grid
-from d2it.models.architecture import DvaeShape, Stage
+from d2it.models.blocks import run_block
+from d2it.models.shapes import DvaeShape, Stage
 
 LOGVAR_RANGE = (-30.0, 20.0)  # SD's: exp() stays finite
 
@@ -93,15 +93,6 @@ def stage(one: Stage, groups: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def run(blocks: nn.Module, x: Tensor, checkpointing: bool) -> Tensor:
-    """One stage; with checkpointing its activations are computed again in the backward pass."""
-    if checkpointing and torch.is_grad_enabled():
-        y: Tensor = checkpoint(blocks, x, use_reentrant=False)
-        return y
-    y = blocks(x)
-    return y
-
-
 class Head(nn.Module):
     """From the features at one resolution to the moments of that grain's codes."""
 
@@ -137,7 +128,8 @@ class Encoder(nn.Module):
         x = self.conv_in(laid_out(x))
         features = []
         for i, blocks in enumerate(self.stages):
-            x = run(blocks, self.downsamples[i - 1](x) if i else x, self.checkpointing)
+            x = self.downsamples[i - 1](x) if i else x
+            x = run_block(blocks, x, checkpointing=self.checkpointing)
             features.append(x)
         return [head(features[depth]) for head, depth in zip(self.heads, self.depths, strict=True)]
 
@@ -161,7 +153,8 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         x = self.middle(self.conv_in(self.quant(laid_out(z))))
         for i, blocks in enumerate(self.stages):
-            x = run(blocks, self.upsamples[i - 1](x) if i else x, self.checkpointing)
+            x = self.upsamples[i - 1](x) if i else x
+            x = run_block(blocks, x, checkpointing=self.checkpointing)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
@@ -185,8 +178,8 @@ class Dvae(nn.Module):
         encodes: bool = True,  # False: to draw with, which needs the decoder alone
     ) -> None:
         super().__init__()
-        layers = (latent_channels, channels, multipliers, res_blocks, attention, norm_groups)
-        shape = DvaeShape(factors, size, *layers)
+        stages = (channels, list(multipliers), res_blocks, list(attention), norm_groups)
+        shape = DvaeShape(list(factors), size, latent_channels, *stages)
         check_shape(shape)
         self.factors, self.size, self.latent_channels = list(factors), size, latent_channels
         if encodes:

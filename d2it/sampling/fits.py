@@ -17,8 +17,8 @@ from torch import nn
 from d2it.cost.macs import cost, decoder
 from d2it.errors import UserError
 from d2it.files import file_digest
-from d2it.models.architecture import DvaeShape
 from d2it.models.dvae import check_shape
+from d2it.models.shapes import DvaeShape
 from d2it.models.store import empty_network
 from d2it.text import printable
 

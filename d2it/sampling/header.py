@@ -18,14 +18,14 @@ from d2it.config.typed import build
 from d2it.config.types import Amount, Count, Grey, Learned, Positive, Range, Ratio, Several
 from d2it.errors import UserError
 from d2it.files import canonical_digest
-from d2it.sampling.shapes import SHAPES
+from d2it.models.shapes import SHAPES
 from d2it.text import printable
 
 FORMAT, VERSION, OLDEST = "d2it-pipeline", 3, 2
 HEADER = "pipeline.json"
 SHA256 = re.compile("[0-9a-f]{64}")
 LARGEST = 4 << 20  # bytes of a header; ImageNet's names are 30 KB
-STEPS, BLOCK = 100_000, 4096  # of a noise process; images computed together
+STEPS, TOGETHER = 100_000, 4096  # at most: of a noise process; images computed at once
 
 Width = Annotated[float, Range("above 0 and at most 0.25")]
 Guidance = Annotated[float, Range("at least 0 and at most 1000")]
@@ -225,6 +225,6 @@ def _check_drawing(header: Header) -> None:
     check_sampling(header.sampling, header.diffusion, channels)
     for what, value, most in (
         ("diffusion.timesteps", header.diffusion.timesteps, STEPS),
-        ("sampling.block", header.sampling.block, BLOCK),
+        ("sampling.block", header.sampling.block, TOGETHER),
     ):
         require(value <= most, f"{what} is {value}, but must be at most {most}")
