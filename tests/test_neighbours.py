@@ -6,13 +6,13 @@ import torch
 
 from d2it.evaluation import neighbours
 from d2it.evaluation.neighbours import (
-    BLOCK,
     clouds,
     inside,
     kth_distances,
     nearest_distance,
     precision_recall,
 )
+from d2it.machine.rows import TOGETHER
 from tests.test_metrics import points
 
 
@@ -67,7 +67,7 @@ def almost_ties(seed: int, n: int) -> np.ndarray:
 
 @pytest.fixture
 def tied() -> tuple[np.ndarray, np.ndarray]:
-    return almost_ties(1, 2 * BLOCK + 9), almost_ties(2, BLOCK + 30)
+    return almost_ties(1, 2 * TOGETHER + 9), almost_ties(2, TOGETHER + 30)
 
 
 def decided(x: np.ndarray, y: np.ndarray) -> list[torch.Tensor]:

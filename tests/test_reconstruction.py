@@ -72,7 +72,7 @@ def test_reconstruct_whatever_the_block(images, monkeypatch):
     maps = random_map(torch.Generator().manual_seed(0), 3, 8, 0.5)
     whole = reconstruct(model, images, maps)
     assert whole.shape == images.shape and whole.dtype == np.uint8
-    monkeypatch.setattr(reconstruction, "BLOCK", 2)
+    monkeypatch.setattr(reconstruction, "TOGETHER", 2)
     difference = whole.astype(int) - reconstruct(model, images, maps.numpy())
     assert abs(difference).max() <= 1
     network = Lpips("alex")  # untrained

@@ -48,15 +48,15 @@ class Setting:
         return not self.simulated and identify(self.gpu) is not None
 
     @cached_property
-    def plan(self) -> "Plan":
+    def plan(self) -> "Expected":
         """Before anything was measured. A GPU that is not known, or none, counts as an A100."""
         gpu = None if self.simulated else identify(self.gpu)
-        return Plan(self.config, Rate(gpu or GPUS["a100"], ASSUMED, {}))
+        return Expected(self.config, Rate(gpu or GPUS["a100"], ASSUMED, {}))
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Seconds that `d2it plan` expects."""
+class Expected:
+    """Seconds, by `d2it plan`."""
 
     config: Config
     rate: Rate

@@ -10,7 +10,7 @@ from d2it.config import Config
 from d2it.config.load import load
 from d2it.config.study import heading, load_study
 from d2it.cost.disk import Disk
-from d2it.cost.plan import Plan, Price, plan
+from d2it.cost.plan import Price, Prices, plan
 from d2it.cost.rate import Rate, rate_of
 from d2it.machine.gpus import GPUS, find_gpu
 from d2it.text import aligned, amount
@@ -74,7 +74,7 @@ def main(arguments: argparse.Namespace) -> None:
         print("\n".join(textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")))
 
 
-def as_json(scale: str, found: Plan, rate: Rate) -> dict[str, object]:
+def as_json(scale: str, found: Prices, rate: Rate) -> dict[str, object]:
     total = {"gpu_hours": found.hours, **asdict(found.disk)}
     return {
         "scale": scale,
@@ -105,7 +105,7 @@ def heading_lines(config: Config, rate: Rate) -> list[str]:
     return textwrap.wrap(text, WIDTH)
 
 
-def table(found: Plan) -> list[str]:
+def table(found: Prices) -> list[str]:
     rows = [HEADINGS, *(cells(price) for price in found.prices)]
     rows.append(("total", *[""] * 8, count(found.hours), *space(found.disk)))
     return aligned(rows)

@@ -15,7 +15,6 @@ from d2it.errors import UserError
 from d2it.machine.device import Device
 from d2it.machine.rows import by_rows, products
 
-BLOCK = 512  # rows of a matrix of products held at once
 CACHED = 32  # of them in fp64, as many as a CPU's cache holds
 ROWS = 4096  # features held at once in fp64
 
@@ -48,7 +47,7 @@ class Gaussian:
 
             total = torch.zeros(dimensions, dtype=torch.float64, device=device)
             outer = total.new_zeros(dimensions, dimensions)
-            for sums, squares in by_rows(of, n, ROWS, device):
+            for sums, squares in by_rows(of, n, device, ROWS):
                 total += sums
                 outer += squares
             mean = total / n
@@ -113,7 +112,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, device: Device = "cpu") -> flo
         own = [_within(some, rest, rows) for some, rest in ((x, u), (y, v))]
         return torch.stack([*own, _cubes(products(x[rows], y), u[rows], v)])
 
-    own_x, own_y, between = torch.stack(list(by_rows(of, max(n, m), BLOCK, x.device))).sum(0)
+    own_x, own_y, between = torch.stack(list(by_rows(of, max(n, m), x.device))).sum(0)
     found = own_x / (n * (n - 1)) + own_y / (m * (m - 1)) - 2 * between / (n * m)
     return float(found) / len(centre) ** 3
 
@@ -127,7 +126,7 @@ def _centred(features: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
         torch.sub(features[rows], centre, out=near[rows])
         u[rows] = near[rows].double() @ c + (c @ c + len(c)) / 2
 
-    for _ in by_rows(of, len(features), BLOCK, features.device):
+    for _ in by_rows(of, len(features), features.device):
         pass
     return near, u
 

@@ -15,7 +15,6 @@ from d2it.errors import UserError
 from d2it.machine.device import Device
 from d2it.machine.rows import by_rows, products
 
-BLOCK = 512  # rows of a distance matrix held at once
 # Pairs of features held at once in fp64: what a CPU's cache holds, and what keeps a GPU busy.
 PAIRS, PAIRS_OF_A_GPU = 2**7, 2**14
 ROUNDING = 2.0**-24  # of one fp32 operation
@@ -72,7 +71,7 @@ def clouds(device: Device, *sets: np.ndarray) -> list[Cloud]:
             near = cloud.near[rows].copy_(cloud.exact[rows] - centre)
             cloud.squares[rows] = near.double().square().sum(1)
 
-        for _ in by_rows(of, len(exact), BLOCK, device):
+        for _ in by_rows(of, len(exact), device):
             pass
         found.append(cloud)
     return found
@@ -108,7 +107,7 @@ def kth_distances(x: Cloud, y: Cloud, k: int) -> Tensor:
         first = torch.searchsorted(row, torch.arange(len(squared), device=row.device))
         return exact[order[first + k - 1]]
 
-    return torch.cat(list(by_rows(of, len(x), BLOCK, x.near.device)))
+    return torch.cat(list(by_rows(of, len(x), x.near.device)))
 
 
 def inside(x: Cloud, y: Cloud, radii_x: Tensor, radii_y: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +125,7 @@ def inside(x: Cloud, y: Cloud, radii_x: Tensor, radii_y: Tensor) -> tuple[Tensor
         own = covered(squared, radii_y, doubt, exact)
         return own, covered(squared.T, radii_x[rows], doubt, lambda j, i: exact(i, j))
 
-    own, others = zip(*by_rows(of, len(x), BLOCK, x.near.device), strict=True)
+    own, others = zip(*by_rows(of, len(x), x.near.device), strict=True)
     return torch.cat(own), torch.stack(others).any(0)
 
 

@@ -16,7 +16,7 @@ from d2it.grains.maps import copy_within, to_grid
 from d2it.latents.cache import Latents, route_sample
 from d2it.models.content_transformer import ContentTransformer
 
-BLOCK = 16  # images computed together
+TOGETHER = 16  # images
 
 
 @torch.no_grad()
@@ -44,8 +44,8 @@ def epsilon_error(
     cuts = latents.cuts(ratio)
     sums = torch.zeros(grains, dtype=torch.float64)
     counts = torch.zeros(grains, dtype=torch.float64)
-    for start in range(0, min(n, len(latents)), BLOCK):
-        indices = np.arange(start, min(start + BLOCK, n, len(latents)))
+    for start in range(0, min(n, len(latents)), TOGETHER):
+        indices = np.arange(start, min(start + TOGETHER, n, len(latents)))
         batch = {key: value.to(device) for key, value in latents.fetch(indices).items()}
         drawn = [_draws(latents, schedule, seed, int(image), times) for image in indices]
         t, noises, *posterior = (torch.stack(v).to(device) for v in zip(*drawn, strict=True))

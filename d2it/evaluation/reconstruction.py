@@ -12,7 +12,7 @@ from d2it.machine.device import Device
 from d2it.models.dvae import Dvae, in_use, to_network, to_pixels
 from d2it.models.lpips import Lpips
 
-BLOCK = 16  # images computed together
+TOGETHER = 16  # images
 PEAK = 255.0
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # Wang et al. 2004
 SSIM_K = (0.01, 0.03)
@@ -23,8 +23,8 @@ def reconstruct(model: Dvae, images: np.ndarray, maps: np.ndarray | Tensor) -> n
     """Decode each image's posterior means, routed by its grain map. (N, H, W, 3) uint8 -> same."""
     device = next(model.parameters()).device
     done = []
-    for start in range(0, len(images), BLOCK):
-        block = slice(start, start + BLOCK)
+    for start in range(0, len(images), TOGETHER):
+        block = slice(start, start + TOGETHER)
         x = to_network(torch.from_numpy(np.ascontiguousarray(images[block])).to(device))
         means = [mean for mean, _ in model.encode(x)]
         code = route(means, torch.as_tensor(maps[block]).to(device))
@@ -84,9 +84,11 @@ def lpips(network: Lpips, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Perceptual distance per image, of uint8 images (N, H, W, 3). (N,)"""
     device = network.shift.device
     done = []
-    for start in range(0, len(a), BLOCK):
+    for start in range(0, len(a), TOGETHER):
         pair = (
-            to_network(torch.from_numpy(np.ascontiguousarray(x[start : start + BLOCK])).to(device))
+            to_network(
+                torch.from_numpy(np.ascontiguousarray(x[start : start + TOGETHER])).to(device)
+            )
             for x in (a, b)
         )
         done.append(network(*pair).cpu().numpy())

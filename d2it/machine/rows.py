@@ -16,10 +16,11 @@ from d2it.machine.device import Device, arithmetic
 from d2it.machine.pools import cpus, in_order, threads
 
 Result = TypeVar("Result")
+TOGETHER = 512  # rows of a matrix of products held at once
 
 
 def by_rows(
-    compute: Callable[[slice], Result], n: int, step: int, device: Device
+    compute: Callable[[slice], Result], n: int, device: Device, step: int = TOGETHER
 ) -> Iterator[Result]:
     """`compute` of each `step` of n rows, in turn."""
     rows = [slice(start, start + step) for start in range(0, n, step)]

@@ -117,7 +117,7 @@ class Head:
             some = torch.as_tensor(features[rows]).to(self.weight.device).double()
             return products(some, self.weight).log_softmax(1)
 
-        return torch.cat(list(by_rows(of, len(features), ROWS, self.weight.device)))
+        return torch.cat(list(by_rows(of, len(features), self.weight.device, ROWS)))
 
 
 def resize_clean(image: np.ndarray) -> Tensor:
