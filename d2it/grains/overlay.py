@@ -14,14 +14,19 @@ SHEETS = ("grid.png", "overlay.png")  # of `d2it sample`, each of many pictures
 def overlay(image: np.ndarray, map: np.ndarray, k: int = 2) -> np.ndarray:
     """(H, W, 3) uint8 image and (h, w) grains -> (H, W, 3) uint8. Grains between are purple."""
     region = image.shape[0] // map.shape[0]
-    share = (np.asarray(map) / (k - 1))[..., None]  # 0 coarse, 1 fine
-    colour = (share * FINE + (1 - share) * COARSE).repeat(region, 0).repeat(region, 1)
+    colour = colours(map, k).repeat(region, 0).repeat(region, 1)
     grey = image.mean(2, keepdims=True)  # so that red and blue things are not taken for grains
     mixed = (1 - STRENGTH) * grey + STRENGTH * colour
     if region >= 8:  # smaller regions would be mostly line
         mixed[::region] *= LINE
         mixed[:, ::region] *= LINE
     return mixed.round().astype(np.uint8)
+
+
+def colours(map: np.ndarray, k: int) -> np.ndarray:
+    """(...) -> (..., 3) float64: red is finest, blue is coarsest, purple between."""
+    share = (np.asarray(map) / (k - 1))[..., None]
+    return share * FINE + (1 - share) * COARSE
 
 
 def grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:

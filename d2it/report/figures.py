@@ -39,7 +39,7 @@ from d2it.config.study import (
 )
 from d2it.errors import SETTINGS, UserError
 from d2it.files import atomic_path, read_format, read_json
-from d2it.grains.overlay import COARSE, FINE, overlay
+from d2it.grains.overlay import colours, overlay
 from d2it.images.decode import open_image
 from d2it.images.emoji import emoji_groups
 from d2it.report.drawing import BLUE, COLOURS, GREY, HOLLOW, MARKS, VERMILION, absent, short
@@ -147,15 +147,16 @@ def draw_samples(item: Samples, config: Config) -> tuple[Figure, list[str]]:
             title = names[label] if label < len(names) else f"class {label}"
             upper.set_title(title, fontsize=7, pad=2)
     if shared:
-        grid[0, 0].imshow(colours(shown.maps[0], grains), interpolation="nearest")
+        flat = colours(shown.maps[0], grains).round().astype(np.uint8)
+        grid[0, 0].imshow(flat, interpolation="nearest")
         grid[0, 0].set_title("the one map")
     middle = ["middle region"] if grains == 3 else [f"grain {i}" for i in range(1, grains - 1)]
     names_of_grains = ["coarse region", *middle, "fine region"]
+    palette = colours(np.arange(grains), grains).round() / 255
     keys = [
-        Patch(color="#" + bytes(colour.tolist()).hex(), label=label)
-        for colour, label in zip(colours(np.arange(grains), grains), names_of_grains, strict=True)
-    ][::-1]
-    figure.legend(handles=keys, loc="outside upper center", ncols=grains, frameon=False)
+        Patch(color=one, label=name) for one, name in zip(palette, names_of_grains, strict=True)
+    ]
+    figure.legend(handles=keys[::-1], loc="outside upper center", ncols=grains, frameon=False)
     what = "upper rows are samples, lower rows the same with their grain maps"
     return figure, [f"Run {run.id}: {what}."]
 
@@ -179,13 +180,6 @@ def class_names(config: Config, data: str) -> list[str]:
     if group == "emoji":
         return emoji_groups()
     return [source.name for source in read_sources().values() if source.group == group]
-
-
-def colours(map: np.ndarray, grains: int) -> np.ndarray:
-    """(...) -> (..., 3) uint8: red is finest, blue is coarsest, purple between."""
-    share = (map / (grains - 1))[..., None]
-    mixed = share * FINE + (1 - share) * COARSE
-    return np.asarray(mixed.round().astype(np.uint8))
 
 
 # Figures 5 and 6: points and curves
