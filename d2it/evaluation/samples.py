@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from d2it.config.experiments import Measured
 from d2it.config.protocols import METRICS
 from d2it.config.ratios import is_constant
 from d2it.config.recipe import precision_recipe, ratio_key
@@ -34,81 +33,82 @@ OF_ONE_MAP = 8  # images at most
 
 def samples(evaluator: Evaluator, shard: int = SHARD) -> dict[str, Evaluated]:
     """Every evaluation of the run, by label."""
-    return {
-        label: evaluate_samples(evaluator, label, measured, shard)
-        for label, measured in evaluator.run.evaluations.items()
-    }
+    labels = evaluator.run.evaluations
+    return {label: Sampled(evaluator, label, shard).evaluated() for label in labels}
 
 
-def units_of(evaluator: Evaluator, label: str, recipe: dict[str, Any], shard: int) -> Units:
-    """Those of one evaluation, seed by seed."""
-    n, block = recipe["n"], step_of(evaluator)
-    seeds = [divide(str(seed), range(n), shard, block) for seed in recipe["seeds"]]
-    return Units(evaluator.folder(label, recipe), recipe, list(chain.from_iterable(seeds)))
+def share_of_samples(evaluator: Evaluator, share: Share) -> None:
+    """Compute one share of the units of all evaluations of the run."""
+    before = 0
+    for label in evaluator.run.evaluations:
+        one = Sampled(evaluator, label)
+        if not evaluator.is_known(label, one.recipe):
+            one.compute(share, before)
+            before += len(one.units.all)
+
+
+class Sampled:
+    """One evaluation of the run, in units seed by seed."""
+
+    def __init__(self, evaluator: Evaluator, label: str, shard: int = SHARD) -> None:
+        measured, settings = evaluator.run.evaluations[label], evaluator.config.evaluation
+        self.evaluator, self.label, self.seeds = evaluator, label, settings.seeds
+        self.pipeline = RunPipeline(evaluator.run, measured, evaluator.device)
+        self.n = measured.n or settings.n
+        self.recipe = recipe_of(evaluator, self.pipeline, self.n)
+        step = step_of(evaluator)
+        seeds = [divide(str(seed), range(self.n), shard, step) for seed in settings.seeds]
+        folder = evaluator.folder(label, self.recipe)
+        self.units = Units(folder, self.recipe, list(chain.from_iterable(seeds)))
+
+    def compute(self, share: Share | None = None, before: int = 0) -> None:
+        def one(unit: Unit, advance: Advance) -> Arrays:
+            return one_shard(self.evaluator, self.pipeline, unit, advance)
+
+        what = f"{self.evaluator.run.name} {self.label}"
+        self.units.compute(one, self.evaluator.device, what, share, before)
+
+    def evaluated(self) -> Evaluated:
+        evaluated = self.evaluator.remember(self.label, self.recipe, self._evaluate)
+        self.units.remove()
+        return evaluated
+
+    def _evaluate(self) -> Evaluated:
+        units = self.units
+        require_space(units.folder, 4 * (DIMENSIONS + SPATIAL) * self.n * len(self.seeds))
+        self.compute()
+        found, pictures = [], []
+        for seed in self.seeds:
+            drawn = joined([units.load(unit) for unit in units.all if unit.series == str(seed)])
+            found.append(self._metrics(drawn))
+            pictures.append(Drawn(drawn["images"], drawn["maps"], drawn["labels"]))
+        metrics, spread = over_seeds(found)
+        held_out = noise_errors(self.evaluator, self.pipeline, self.recipe["epsilon_images"])
+        spread |= dict.fromkeys(held_out)
+        devices = units.devices(f"Evaluation {self.label} of {self.evaluator.run.name}")
+        return Evaluated(metrics | held_out, spread, self.recipe, pictures[0], devices)
+
+    def _metrics(self, drawn: Arrays) -> dict[str, float]:
+        """Of one seed."""
+        evaluator, reference = self.evaluator, self.evaluator.reference
+        known = [name for name in evaluator.metrics if name in METRICS]
+        names = [name for name in known if name not in self.recipe["missing"]]
+        neighbours = evaluator.config.evaluation.neighbours
+        metrics = compare(names, drawn, reference, neighbours, evaluator.device)
+        if "nearest" in evaluator.metrics:  # 1: as far from the training images as unseen ones are
+            distance = nearest_distance(drawn["features"], reference.features, evaluator.device)
+            metrics["nearest"] = distance / evaluator.held_out_distance
+        if evaluator.second:
+            ours = Gaussian.of(drawn["second"], evaluator.device)
+            fid = frechet_distance(ours, evaluator.second_reference)
+            metrics[f"fid_{evaluator.second}"] = fid
+        own = [name for name in ("obedience", "fine_share", "gmacs") if name in drawn]
+        return metrics | {name: float(drawn[name].mean()) for name in own}
 
 
 def step_of(evaluator: Evaluator) -> int:
     """Images of whole blocks of sampling and of features."""
     return math.lcm(evaluator.config.sampling.block, BLOCK)
-
-
-def share_of_samples(evaluator: Evaluator, share: Share, shard: int = SHARD) -> None:
-    """Compute one share of the units of all evaluations of the run."""
-    before = 0
-    for label, one in evaluator.run.evaluations.items():
-        pipeline = RunPipeline(evaluator.run, one, evaluator.device)
-        recipe = recipe_of(evaluator, pipeline, one.n or evaluator.config.evaluation.n)
-        if evaluator.is_known(label, recipe):
-            continue
-        units = units_of(evaluator, label, recipe, shard)
-        compute_units(evaluator, pipeline, label, units, share, before)
-        before += len(units.all)
-
-
-def evaluate_samples(
-    evaluator: Evaluator, label: str, measured: Measured, shard: int = SHARD
-) -> Evaluated:
-    pipeline = RunPipeline(evaluator.run, measured, evaluator.device)
-    settings = evaluator.config.evaluation
-    n = measured.n or settings.n
-    recipe = recipe_of(evaluator, pipeline, n)
-    units = units_of(evaluator, label, recipe, shard)
-
-    def compute() -> Evaluated:
-        require_space(units.folder, 4 * (DIMENSIONS + SPATIAL) * n * len(settings.seeds))
-        compute_units(evaluator, pipeline, label, units)
-        names = [n for n in evaluator.metrics if n in METRICS and n not in recipe["missing"]]
-        found, pictures = [], []
-        for seed in settings.seeds:
-            drawn = joined([units.load(unit) for unit in units.all if unit.series == str(seed)])
-            metrics = compare(
-                names, drawn, evaluator.reference, settings.neighbours, evaluator.device
-            )
-            if (
-                "nearest" in evaluator.metrics
-            ):  # 1: as far from the training images as unseen ones are
-                distance = nearest_distance(
-                    drawn["features"], evaluator.reference.features, evaluator.device
-                )
-                metrics["nearest"] = distance / evaluator.held_out_distance
-            if evaluator.second:
-                ours = Gaussian.of(drawn["second"], evaluator.device)
-                fid = frechet_distance(ours, evaluator.second_reference)
-                metrics[f"fid_{evaluator.second}"] = fid
-            for name in ("obedience", "fine_share", "gmacs"):
-                if name in drawn:
-                    metrics[name] = float(drawn[name].mean())
-            found.append(metrics)
-            pictures.append(Drawn(drawn["images"], drawn["maps"], drawn["labels"]))
-        metrics, spread = over_seeds(found)
-        held_out = noise_errors(evaluator, pipeline, recipe["epsilon_images"])
-        nothing = dict.fromkeys(held_out)
-        devices = units.devices(f"Evaluation {label} of {evaluator.run.name}")
-        return Evaluated(metrics | held_out, spread | nothing, recipe, pictures[0], devices)
-
-    evaluated = evaluator.remember(label, recipe, compute)
-    units.remove()
-    return evaluated
 
 
 def recipe_of(evaluator: Evaluator, pipeline: RunPipeline, n: int) -> dict[str, Any]:
@@ -148,20 +148,6 @@ def recipe_of(evaluator: Evaluator, pipeline: RunPipeline, n: int) -> dict[str, 
     recipe |= precision_recipe(sampling)
     regions = regions_of(evaluator, pipeline)
     return recipe if regions is None else recipe | {"epsilon_regions": regions}
-
-
-def compute_units(
-    evaluator: Evaluator,
-    pipeline: RunPipeline,
-    label: str,
-    units: Units,
-    share: Share | None = None,
-    before: int = 0,
-) -> None:
-    def one(unit: Unit, advance: Advance) -> Arrays:
-        return one_shard(evaluator, pipeline, unit, advance)
-
-    units.compute(one, evaluator.device, f"{evaluator.run.name} {label}", share, before)
 
 
 def one_shard(evaluator: Evaluator, pipeline: RunPipeline, unit: Unit, advance: Advance) -> Arrays:
