@@ -14,7 +14,7 @@ from d2it.config.check import check_meaning
 from d2it.config.inherit import add_repeats, drop_evaluations, keep_chosen
 from d2it.config.paths import in_repository
 from d2it.config.schema import Config
-from d2it.config.typed import build, check_name, nearest
+from d2it.config.typed import T, build, check_name, nearest
 from d2it.errors import UserError
 
 
@@ -130,6 +130,16 @@ def parse_yaml(content: bytes | str, where: Path | str) -> Any:
         raise UserError(f"{where} is not YAML (it is nested too deeply).") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueErrors: of UTF-8, of dates
         raise UserError(f"{where} is not YAML ({' '.join(str(error).split())}).") from None
+
+
+def read_typed(kind: type[T], path: Path, what: str) -> T:
+    """A file of params/ that is no part of the configuration."""
+    try:
+        return build(kind, read_yaml(path), what)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def read_composed(path: Path | str) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from d2it.config import paths
-from d2it.config.load import params_folder, read_yaml
+from d2it.config.load import params_folder, read_typed
 from d2it.config.run import Run, runs_of
 from d2it.config.schema import Config
-from d2it.config.typed import build, nearest
+from d2it.config.typed import nearest
 from d2it.errors import UserError
 
 BEYOND = "beyond the paper"
@@ -126,13 +126,7 @@ FIGURES = tuple(name for name in ITEMS if name.startswith("figure"))
 
 
 def load_study(path: Path | None = None) -> Study:
-    path = path or params_folder() / "study.yaml"
-    try:
-        return build(Study, read_yaml(path), "study")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    return read_typed(Study, path or params_folder() / "study.yaml", "study")
 
 
 def item_of(study: Study, name: str) -> Item:

@@ -146,21 +146,14 @@ def weights_name(header: dict[str, Any], at: float = 1.0, weights: str | float =
 
 def load_weights(folder: Path | str, weights: str = "model") -> "dict[str, Tensor]":
     """The state dict in `<weights>.safetensors`, checked by its sha256."""
-    folder = Path(folder)
-    path = folder / f"{weights}.safetensors"
-    recorded = read_model(folder)["files"].get(path.name)
-    again = f"make it again with `d2it train {folder.name}{SETTINGS}`"
-    return read_tensors(path, recorded and recorded["sha256"], again)
-
-
-def read_tensors(path: Path, sha256: str | None, again: str) -> "dict[str, Tensor]":
-    """The tensors of a file of this sha256; `again` says how a user gets one."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if sha256 is None or not path.is_file():
+    path, again = Path(folder) / f"{weights}.safetensors", _again(folder)
+    recorded = read_model(folder)["files"].get(path.name)
+    if recorded is None or not path.is_file():
         raise UserError(f"{path} is missing: {again}.")
-    if file_digest(path) != sha256:
+    if file_digest(path) != recorded["sha256"]:
         raise UserError(f"{path} is damaged (its sha256 is not the recorded one): {again}.")
     try:
         return load_file(path)
@@ -172,9 +165,12 @@ def load_model(folder: Path | str, weights: str = "model") -> "nn.Module":
     """The network with the weights of `<weights>.safetensors`: on the CPU, frozen, evaluating."""
     header = read_model(folder)
     network = empty_network(header["kind"], header["architecture"])
-    again = f"make it again with `d2it train {Path(folder).name}{SETTINGS}`"
-    fill(network, load_weights(folder, weights), f"The weights in {folder}", again)
+    fill(network, load_weights(folder, weights), f"The weights in {folder}", _again(folder))
     return network.eval().requires_grad_(False)
+
+
+def _again(folder: Path | str) -> str:
+    return f"make it again with `d2it train {Path(folder).name}{SETTINGS}`"
 
 
 def empty_network(kind: str, architecture: dict[str, Any]) -> "nn.Module":

@@ -8,12 +8,11 @@ from typing import Literal
 
 from d2it.clock import milestone
 from d2it.config.experiments import Measured
-from d2it.config.load import params_folder, read_yaml
+from d2it.config.load import params_folder, read_typed
 from d2it.config.ratios import numeric
 from d2it.config.recipe import ratio_key, repeats_of
 from d2it.config.run import Run, runs_of
 from d2it.config.schema import Config
-from d2it.config.typed import build
 from d2it.errors import UserError
 from d2it.report.counted import Counted
 
@@ -74,13 +73,7 @@ class Claims:
 
 
 def load_claims(path: Path | None = None) -> Claims:
-    path = path or params_folder() / "claims.yaml"
-    try:
-        return build(Claims, read_yaml(path), "claims")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    return read_typed(Claims, path or params_folder() / "claims.yaml", "claims")
 
 
 def asked(claims: Claims, config: Config) -> Claims:

@@ -11,7 +11,7 @@ from d2it.config import paths
 from d2it.config.recipe import ratio_key
 from d2it.config.run import Run, run_of
 from d2it.config.schema import Config
-from d2it.cost.macs import cost, gmacs
+from d2it.cost.macs import cost, gmacs, live_gmacs
 from d2it.files import read_format
 from d2it.models.architecture import architecture
 from d2it.report.results import Gap, Result
@@ -50,9 +50,7 @@ def live_windows(config: Config, run: Run) -> float | None:
         return None
     for entry in read_format(path, FORMAT, VERSION, made_by=MADE_BY)["measured"]:
         if all(entry[key] == value for key, value in measured_for(run).items()):
-            live = [*entry["live"], 0.0]
-            shares = [here - finer for here, finer in zip(live, live[1:], strict=False)]
-            return cost("content", shape, shares).macs / 1e9
+            return live_gmacs(shape, entry["live"])
     return None
 
 

@@ -80,14 +80,5 @@ def publish(plan: Plan, done: Done, folder: Path) -> None:
         from d2it.runs.snapshots import reconstruct
 
         weights[width_name(width)] = reconstruct(plan, width)
-    save_model(
-        folder,
-        kind=done["kind"],
-        architecture=done["architecture"],
-        recipe=done["recipe"],
-        images=done["images"],
-        batch=done["batch"],
-        inputs=done["inputs"],
-        weights=weights,
-        extra=done["extra"],
-    )
+    said: Any = {key: value for key, value in done.items() if key in Done.__annotations__}
+    save_model(folder, weights=weights, **said)
