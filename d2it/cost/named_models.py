@@ -1,15 +1,13 @@
 """The named models at 256 px: their architectures, costs, and what was published of them."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-import yaml
-
 from d2it.config.experiments import LETTER, PLAIN
-from d2it.config.load import params_folder
+from d2it.config.load import params_folder, read_typed
 from d2it.config.published import published
 from d2it.config.schema import DvaeModel, Model
-from d2it.config.typed import build
 from d2it.cost.macs import gmacs, parameters
 from d2it.models.architecture import PATCH, split_layers
 
@@ -17,18 +15,14 @@ SIZE, CLASSES = 256, 1000  # the printed sizes are ImageNet's
 SPLIT = (10, 2)
 
 
+@cache
 def named_models() -> dict[str, tuple[str, dict[str, Any]]]:
     """Name -> kind and constructor arguments."""
-    value = yaml.safe_load(
-        (params_folder() / "model" / "paper256.yaml").read_text(encoding="utf-8")
-    )
-    model = build(Model, value, "model")
+    model = read_typed(Model, params_folder() / "model" / "paper256.yaml", "model")
     models: dict[str, tuple[str, dict[str, Any]]] = {}
     for name, size in model.sizes.items():
-        models[f"DiT-{name}"] = (
-            "dit",
-            _latents(model) | {"patch": PATCH, **vars(size), "classes": CLASSES},
-        )
+        shape = _latents(model) | {"patch": PATCH, **vars(size), "classes": CLASSES}
+        models[f"DiT-{name}"] = ("dit", shape)
     two, three = model.factors, model.factors_three
     for name in ("B", "L", "XL"):
         models[f"D²iT-{name}"] = ("content", _content(model, name, two))

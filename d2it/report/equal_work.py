@@ -15,7 +15,7 @@ from d2it.config.run import runs_of
 from d2it.config.schema import Config
 from d2it.report.claims import Pair, along
 from d2it.report.compute import READINGS, pass_gmacs
-from d2it.report.results import Result, measured, result
+from d2it.report.results import Gap, evaluations_of, result
 
 
 class AtEqual(NamedTuple):
@@ -83,12 +83,13 @@ def _at_least(
 
 def _moment(config: Config, run: str, metric: str, share: float) -> float | None:
     """The metric after this share of the training, on the line between two measured moments."""
-    known = runs_of(config)[run]
-    points = []
-    for _, label in sorted(along(known).items()):
-        found = measured(config, run, [label], metric)
-        if isinstance(found, Result):
-            points.append((known.evaluations[label].at, found.metrics[metric]))
+    known, found = runs_of(config)[run], evaluations_of(config, run)
+    every = {} if isinstance(found, Gap) else found
+    points = [
+        (known.evaluations[label].at, every[label].metrics[metric])
+        for _, label in sorted(along(known).items())
+        if label in every and metric in every[label].metrics
+    ]
     for (early, a), (late, b) in pairwise([*points, *points[-1:]]):
         if early <= share <= late:
             return a if late == early else a + (b - a) * (share - early) / (late - early)

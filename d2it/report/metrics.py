@@ -6,7 +6,7 @@ from d2it.config import paths
 from d2it.config.run import runs_of
 from d2it.config.schema import Config
 from d2it.files import write_json
-from d2it.report.results import Result, result
+from d2it.report.results import Gap, evaluations_of
 
 PRINTED = ("fid", "inception_score", "precision", "recall", "rfid")  # all else: evaluations/
 
@@ -19,12 +19,10 @@ def write_metrics(config: Config) -> Path:
 
 def metrics_of(config: Config, run: str) -> dict[str, dict[str, float]]:
     """By evaluation and metric; grain runs have none that the paper prints."""
-    every = result(config, run, "*")
-    labels = every.tried if isinstance(every, Result) else ()
-    found = {label: result(config, run, label) for label in labels}
+    found = evaluations_of(config, run)
+    every = {} if isinstance(found, Gap) else dict(sorted(found.items()))
     return {
         label: shown
-        for label, one in found.items()
-        if isinstance(one, Result)
-        and (shown := {name: one.metrics[name] for name in PRINTED if name in one.metrics})
+        for label, one in every.items()
+        if (shown := {name: one.metrics[name] for name in PRINTED if name in one.metrics})
     }

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, NotRequired, TypedDict
 
@@ -44,10 +44,8 @@ class Result:
     spread: dict[str, float | None]  # standard deviation over sampling seeds
     recipe: dict[str, Any]
     header: dict[str, Any]  # the rest of the file: ratio, images, parameters, gmacs, ...
-    tried: tuple[str, ...]  # labels that this one was chosen from
-    raw: dict[
-        str, float
-    ]  # metrics of the weights that were not averaged, where they were evaluated
+    tried: tuple[str, ...] = ()  # labels that this one was chosen from
+    raw: dict[str, float] = field(default_factory=dict)  # metrics of weights without averaging
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,8 @@ class Gap:
     why: str
 
 
-def result(config: Config, run: str, label: str | Sequence[str] = "main") -> Result | Gap:
-    """The evaluation `label` of `run`; of several, or where a `*` matches several, the one with the
-    lowest FID.
-    """
+def evaluations_of(config: Config, run: str) -> dict[str, Result] | Gap:
+    """All that was evaluated of `run`, by label."""
     known = runs_of(config).get(run)
     if known is None:
         return Gap("not at this scale")
@@ -74,22 +70,26 @@ def result(config: Config, run: str, label: str | Sequence[str] = "main") -> Res
     evaluations = header.pop("evaluations")
     if header["recipe_digest"] != known.digest:
         return Gap("evaluated with other settings")
+    return {
+        label: Result(known.id, label, one["metrics"], one.get("spread", {}), one["recipe"], header)
+        for label, one in evaluations.items()
+    }
+
+
+def result(config: Config, run: str, label: str | Sequence[str] = "main") -> Result | Gap:
+    """The evaluation `label` of `run`; of several, or where a `*` matches several, the one with the
+    lowest FID.
+    """
+    found = evaluations_of(config, run)
+    if isinstance(found, Gap):
+        return found
     wanted = [label] if isinstance(label, str) else label
-    tried = tuple(sorted(name for name in evaluations if any(fnmatchcase(name, w) for w in wanted)))
+    tried = tuple(sorted(name for name in found if any(fnmatchcase(name, w) for w in wanted)))
     if not tried:
         return Gap("not evaluated yet")
-    best = min(tried, key=lambda name: evaluations[name]["metrics"].get("fid", math.inf))
-    found = evaluations[best]
-    return Result(
-        run=known.id,
-        label=best,
-        metrics=found["metrics"],
-        spread=found.get("spread", {}),
-        recipe=found["recipe"],
-        header=header,
-        tried=tried,
-        raw=evaluations.get("raw", {}).get("metrics", {}) if best == "main" else {},
-    )
+    best = min(tried, key=lambda name: found[name].metrics.get("fid", math.inf))
+    raw = found["raw"].metrics if best == "main" and "raw" in found else {}
+    return replace(found[best], tried=tried, raw=raw)
 
 
 def measured(config: Config, run: str, labels: Sequence[str], metric: str) -> Result | Gap:
