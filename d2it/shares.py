@@ -3,7 +3,7 @@
 A unit is a range of indices between borders of blocks, and the file that it is computed into. So
 any number of shares gives the same bytes on one kind of device, which each file names
 (d2it/units.py), and a unit that is there is not computed again.
-`d2it <verb> ... --shard 2/8` computes the second of eight shares; the same command without it
+`d2it <verb> ... --share 2/8` computes the second of eight shares; the same command without it
 computes what is missing and writes the result. No torch is imported here.
 """
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes on this machine; output is identical (default: the launcher's, 1)",
     )
     parser.add_argument(
-        "--shard",
+        "--share",
         metavar="I/N",
         help="compute only the I-th of N shares, e.g. on N machines that share a disk; then "
         "run without it to combine them",
@@ -54,14 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def share_of(arguments: argparse.Namespace) -> Share | None:
-    """What --shard asks for; None: all, and the result."""
-    if arguments.shard is None:
+    """What --share asks for; None: all, and the result."""
+    if arguments.share is None:
         return None
-    found = re.fullmatch(r"(\d+)/(\d+)", arguments.shard)
+    found = re.fullmatch(r"(\d+)/(\d+)", arguments.share)
     share = Share(int(found[1]), int(found[2])) if found else Share(0, 0)
     if not 1 <= share.part <= share.parts:
         raise UserError(
-            f"--shard is {arguments.shard!r}, but must be one of n shares, from 1/n to n/n, e.g. "
+            f"--share is {arguments.share!r}, but must be one of n shares, from 1/n to n/n, e.g. "
             "2/8."
         )
     if WORKER in os.environ:

@@ -168,7 +168,7 @@ def test_shares_kills_and_forms(config: Config, monkeypatch: pytest.MonkeyPatch)
     assert cli.main(command) == 130
     assert begun == [range(3, 16), range(16, 32), range(32, 40)] and not whole.exists()
     for part in (2, 1):
-        assert cli.main([*command, "--shard", f"{part}/2"]) == 0
+        assert cli.main([*command, "--share", f"{part}/2"]) == 0
         assert not whole.exists()
     monkeypatch.delattr(write.Pipeline, "draw")
     assert cli.main(command) == 0

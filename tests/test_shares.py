@@ -68,7 +68,7 @@ def test_shares_of_an_evaluation(
 ) -> None:
     """On three machines, one after another; putting together computes nothing again."""
     for part in (1, 2, 3):
-        assert cli.main([*COMMAND, "--shard", f"{part}/3"]) == 0
+        assert cli.main([*COMMAND, "--share", f"{part}/3"]) == 0
         assert not paths.evaluation(config, RUN).exists()
     assert len(units(config)) == 3
     monkeypatch.delattr(generation, "one_shard")
@@ -79,7 +79,7 @@ def test_shares_of_an_evaluation(
 def test_units_of_several_kinds_of_gpu_are_told(config: Config, whole: bytes) -> None:
     """One sentence; what they were computed on is recorded beside the evaluation, not in it."""
     paths.provenance(config, RUN).unlink()  # else the first maker of these bytes is kept
-    assert cli.main([*COMMAND, "--shard", "1/1"]) == 0
+    assert cli.main([*COMMAND, "--share", "1/1"]) == 0
     one = units(config)[1]
     save_file(load_file(one), one, {"device": "NVIDIA H200"})
     with pytest.warns(UserWarning, match="main of dit_b: computed on several kinds.*; NVIDIA H20"):
@@ -155,7 +155,7 @@ def test_one_sentence_from_many_processes(config: Config) -> None:
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b"])
 def test_a_share_that_there_is_not(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*COMMAND, "--shard", shard]) == 2
+    assert cli.main([*COMMAND, "--share", shard]) == 2
     assert "from 1/n to n/n" in capsys.readouterr().err
 
 

@@ -35,6 +35,6 @@ def main(arguments: argparse.Namespace) -> None:
 
             done = encode(run, share)
     if share is not None:
-        print(f"Share {share} is done: run without --shard to combine all shares.")
+        print(f"Share {share} is done: run without --share to combine all shares.")
         return
     print(f"{run.latents} {'is ready' if done else 'is up to date'}.")

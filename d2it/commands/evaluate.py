@@ -97,7 +97,7 @@ def main(arguments: argparse.Namespace) -> None:
 
             devices = evaluate(evaluated, share)
     if share is not None:
-        print(f"Share {share} is done: run without --shard to combine all shares.")
+        print(f"Share {share} is done: run without --share to combine all shares.")
         return
     record(evaluated, devices)
     print(f"{evaluated.evaluation} is ready.")

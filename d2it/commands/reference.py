@@ -28,6 +28,6 @@ def main(arguments: argparse.Namespace) -> None:
 
             made = make_reference(config, arguments.data, share)
     if share is not None:
-        print(f"Share {share} is done: run without --shard to combine all shares.")
+        print(f"Share {share} is done: run without --share to combine all shares.")
         return
     print(f"{folder} {'is ready' if made else 'is up to date'}.")

@@ -121,7 +121,7 @@ def main(arguments: argparse.Namespace) -> None:
         if here:
             drawn = draw(arguments, span, out, share)
     if share is not None:
-        print(f"Share {share} is done: run without --shard to combine all shares.")
+        print(f"Share {share} is done: run without --share to combine all shares.")
         return
     seconds = f" in {time.monotonic() - began:.1f} s" if drawn else ""
     print(f"{out} {'is ready' if drawn else 'is up to date'}: {len(span)} images{seconds}.")
@@ -146,7 +146,7 @@ def draw(arguments: argparse.Namespace, span: range, out: Path, share: shares.Sh
 def draw_sheet(arguments: argparse.Namespace) -> None:
     from d2it.sampling.write import recipe_of, write_sheet
 
-    if arguments.out or arguments.shard or arguments.processes:
+    if arguments.out or arguments.share or arguments.processes:
         raise UserError("--sheet is one picture of one process: leave out --out and shares.")
     began, pipeline = time.monotonic(), open_pipeline(arguments)
     several = 8 * (pipeline.network.architecture["classes"] or 8)

@@ -38,7 +38,7 @@ class PartOfCommand(Work):
     threads: int
 
     def do(self, here: "submitit.JobEnvironment", word: Path) -> bool:
-        own = ["--processes", "1"] if self.part == END else ["--shard", self.part]
+        own = ["--processes", "1"] if self.part == END else ["--share", self.part]
         command = [sys.executable, "-m", "d2it", *self.words, *own]
         environment = {"D2IT_THREADS": str(self.threads)} | os.environ | {last_word.FILE: str(word)}
         worker = {WORKER: "1"}  # its reports are in this job's output

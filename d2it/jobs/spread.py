@@ -102,7 +102,7 @@ def _start(
         environment["CUDA_VISIBLE_DEVICES"] = gpus[(share.part - 1) % len(gpus)]
     with open(_place(folder, share, "log"), "w", encoding="utf-8") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "d2it", *words, "--shard", str(share)],
+            [sys.executable, "-m", "d2it", *words, "--share", str(share)],
             stdin=subprocess.PIPE,
             stdout=write,
             stderr=log,

@@ -71,7 +71,7 @@ def computing(share: str = "") -> list[int]:
             here = os.readlink(entry / "cwd") == os.getcwd()
         except OSError:
             continue
-        if here and "--shard" in words and share in ("", words[words.index("--shard") + 1]):
+        if here and "--share" in words and share in ("", words[words.index("--share") + 1]):
             found.append(int(entry.name))
     return found
 
