@@ -87,13 +87,21 @@ class Jobs:
                 f"told to save {WARNED} s before its limit: give it `minutes` of {least} or more."
             )
 
-    def run(self, clear: Callable[[], None], show: Callable[[], None] = lambda: None) -> bool:
+    def run(
+        self,
+        clear: Callable[[], None],
+        done: Callable[[], bool] = lambda: False,
+        show: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Have every part done: find its job in the queue, or `clear` and submit; then wait.
 
-        A signal ends the waiting alone. False: the same command, waiting elsewhere, has seen the
-        end of all and tidied up.
+        `done` is asked after the queue, which a job leaves when it has done its work. A signal ends
+        the waiting alone. False: the same command, waiting elsewhere, has seen the end of all and
+        tidied up.
         """
-        array = insist(lambda: self._find_or_submit(clear), self.patient)
+        array = insist(lambda: self._find_or_submit(clear, done), self.patient)
+        if array is None:
+            return True
         count = f", {len(self.parts)} parts" if len(self.parts) > 1 else ""
         print(f"{self.who}: Slurm job {array}{count}", file=sys.stderr)
 
@@ -107,10 +115,13 @@ class Jobs:
             for signum, previous in handlers.items():
                 signal.signal(signum, previous)
 
-    def _find_or_submit(self, clear: Callable[[], None]) -> str:
+    def _find_or_submit(self, clear: Callable[[], None], done: Callable[[], bool]) -> str | None:
+        """None: it is done."""
         with slurm.submitting(self.lock):
             array = self._find()
             if array is None:
+                if done():
+                    return None
                 clear()
                 array = submit(self.folder, list(self.parts.values()), self.resources)
             slurm.record(self.folder, array, len(self.parts), self.who)

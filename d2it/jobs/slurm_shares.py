@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -66,8 +66,8 @@ def compute_on_slurm(words: Sequence[str], stage: str, launcher: "Launcher", sha
         who = " ".join(takewhile(lambda word: word[:1] != "-" and "=" not in word, words))
         return Jobs(folder, who, work, resources, launcher.poll, home / "lock")
 
-    def done(jobs: Jobs) -> bool:
-        return jobs.run(clear=lambda: remove_folder(jobs.folder))
+    def run(jobs: Jobs, done: Callable[[], bool] = lambda: False) -> bool:
+        return jobs.run(clear=lambda: remove_folder(jobs.folder), done=done)
 
     end = jobs(END, END)
     if shares and not slurm.live(end.folder, patient=True):
@@ -75,8 +75,8 @@ def compute_on_slurm(words: Sequence[str], stage: str, launcher: "Launcher", sha
             has_jobs = slurm.live(begun, patient=True)
             shares = int(begun.name.rpartition("-")[2]) if has_jobs else shares
         array = jobs(shares, *(f"{i + 1}/{shares}" for i in range(shares)))
-        if not array.ended_well() and not done(array):
+        if not run(array, array.ended_well):
             return
-    if done(end):
+    if run(end):
         for folder in home.glob(f"{name}-*"):
             remove_folder(folder)

@@ -18,6 +18,7 @@ from d2it.jobs.local import TrainingWork, follow
 from d2it.jobs.slurm_jobs import Jobs, Work
 from d2it.runs.lease import await_free
 from d2it.runs.plan import Plan, make_plan
+from d2it.runs.publish import finished
 
 if TYPE_CHECKING:
     import submitit
@@ -95,7 +96,11 @@ def train_on_slurm(
     jobs = Jobs(plan.folder, plan.run, work, resources, every, lock, wait)
     slurm_commands.insist(lambda: _check_owner(plan, lock), wait)
     with follow(plan) as show:
-        jobs.run(clear=lambda: await_free(plan.folder, wait), show=show)
+        jobs.run(
+            clear=lambda: await_free(plan.folder, wait),
+            done=lambda: finished(plan, lambda _: None) is not None,
+            show=show,
+        )
 
 
 def _check_owner(plan: Plan, lock: Path) -> None:
