@@ -29,23 +29,26 @@ class Picture(NamedTuple):
         kind = os.path.splitext(self.container)[1].lower()
         if kind in ARCHIVES and os.path.isfile(self.container):
             if is_parquet(self.container):
-                return parquet.read_image(self.container, self.place)
-            self._check_size()
+                content = parquet.read_image(self.container, self.place)
+                _check_size(content.size)
+                return content.to_pybytes()
+            _check_size(self.size)
             if kind == ".tar":
                 return read_member(self.container, self.size, self.place)
             archive = _open_zip(self.container)
             return archive.read(archive.infolist()[self.place])
-        self._check_size()
+        _check_size(self.size)
         with open(f"{self.container}/{self.name}", "rb") as file:
             return file.read()
 
-    def _check_size(self) -> None:
-        """A few bytes of an archive may hold terabytes of zeros."""
-        if self.size > MOST:
-            raise ValueError(f"it has {self.size / 1e6:.0f} MB, more than any image")
-
     def __str__(self) -> str:
         return f"{self.container}/{self.name}"
+
+
+def _check_size(size: int) -> None:
+    """A few bytes of an archive may hold terabytes of zeros."""
+    if size > MOST:
+        raise ValueError(f"it has {size / 1e6:.0f} MB, more than any image")
 
 
 @lru_cache(maxsize=8)

@@ -1,28 +1,35 @@
-"""Images in the rows of parquet files, as the Hugging Face hub keeps data sets."""
+"""Images in the rows of parquet files, as the Hugging Face hub keeps data sets.
+
+They are read a row at a time: a group, whatever its size, is never in memory, only a page of it.
+"""
 
 import json
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from d2it.errors import UserError
 
 if TYPE_CHECKING:
+    from pyarrow import Buffer
     from pyarrow.parquet import ParquetFile
 
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp")  # names of plain columns of bytes
 LABELS = ("label", "labels", "cls", "class")
+BATCH = 2**16  # labels read at once
+UNPACKED, TIMES = 2**28, 100  # more bytes, and times more than the file's own, no group's images are
 
 
 class ParquetRow(NamedTuple):
     """One image."""
 
     number: int
-    size: int  # bytes of its group, which is read as a whole
+    size: int  # bytes of its group
     label: int | None
 
 
@@ -62,9 +69,26 @@ def open_table(path: str) -> Table:
             "struct with `bytes`, as the package datasets writes it."
         )
     labels = [name for name in LABELS if name in fields and arrow.types.is_integer(fields[name])]
-    sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    starts = list(accumulate(sizes, initial=0))
+    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    starts = list(accumulate((group.num_rows for group in groups), initial=0))
+    _check_bounds(path, groups, images[0])
     return Table(file, images[0], labels[0] if labels else None, starts)
+
+
+def _check_bounds(path: str, groups: list[Any], image: str) -> None:
+    """Pictures hardly shrink: a file of which more is said would fill the memory."""
+    size = os.path.getsize(path)
+    if sum(group.num_rows for group in groups) > size or any(g.num_rows < 0 for g in groups):
+        raise UserError(f"{path} says to have more rows than bytes: get it again.")
+    for number, group in enumerate(groups):
+        columns = [group.column(i) for i in range(group.num_columns)]
+        own = [one for one in columns if one.path_in_schema.partition(".")[0] == image]
+        unpacked = sum(one.total_uncompressed_size for one in own)
+        if unpacked > max(UNPACKED, TIMES * size):
+            raise UserError(
+                f"{path} unpacks the images of its group {number} from {size / 1e6:.1f} MB to "
+                f"{unpacked / 1e6:.0f} MB, as no pictures do: get it from another source."
+            )
 
 
 @contextmanager
@@ -82,14 +106,18 @@ def _undamaged(path: str) -> Iterator[None]:
 def rows(path: Path) -> Iterator[ParquetRow]:
     """Every image of the file, of which only the labels are read."""
     table = open_table(str(path))
-    for i, start in enumerate(table.starts[:-1]):
-        size = table.file.metadata.row_group(i).total_byte_size
-        labels: list[int | None] = [None] * (table.starts[i + 1] - start)
-        if table.label:
-            with _undamaged(str(path)):
-                labels = _column(table, i, table.label).to_pylist()
-        for number, label in enumerate(labels, start):
-            yield ParquetRow(number, size, None if label is None or label < 0 else label)
+    for group, start in enumerate(table.starts[:-1]):
+        numbers = range(start, table.starts[group + 1])
+        size = table.file.metadata.row_group(group).total_byte_size
+        with _undamaged(str(path)):
+            for number, label in zip(numbers, _labels(table, group), strict=True):
+                yield ParquetRow(number, size, None if label is None or label < 0 else label)
+
+
+def _labels(table: Table, group: int) -> Iterator[int | None]:
+    if table.label is None:
+        return repeat(None, table.starts[group + 1] - table.starts[group])
+    return (label.as_py() for label in _column(table, group, table.label, BATCH))
 
 
 def class_names(path: str) -> list[str] | None:
@@ -101,27 +129,39 @@ def class_names(path: str) -> list[str] | None:
     return None
 
 
-def read_image(path: str, number: int) -> bytes:
+def read_image(path: str, number: int) -> "Buffer":
     """The file that a row holds."""
-    starts = open_table(path).starts
-    group = bisect_right(starts, number) - 1
-    cell = _images(path, group)[number - starts[group]].as_py()
-    content = cell["bytes"] if isinstance(cell, dict) else cell
-    if content is None:
+    table = open_table(path)
+    group = bisect_right(table.starts, number) - 1
+    if (path, group) not in _held or _held[path, group].number > number:
+        _held.clear()  # before the next is opened
+        _held[path, group] = Cells(_column(table, group, table.image, 1), table.starts[group])
+    cell = _held[path, group].at(number)
+    content = cell["bytes"] if hasattr(cell, "keys") else cell
+    if not content.is_valid:
         raise ValueError("its row holds no bytes")
-    return content
+    return content.as_buffer()
 
 
-_held: dict[tuple[str, int], Any] = {}  # the last group; neighbours are asked for in turn
+class Cells:
+    """Of a group's column, one after the other; the last one stays."""
+
+    def __init__(self, cells: Iterator[Any], start: int) -> None:
+        self.cells, self.number, self.cell = enumerate(cells, start), -1, None
+
+    def at(self, number: int) -> Any:
+        while self.number < number:
+            self.number, self.cell = next(self.cells, (number, None))
+        if self.cell is None:
+            raise ValueError("its group has fewer rows than it says")
+        return self.cell
 
 
-def _images(path: str, group: int) -> Any:
-    if (path, group) not in _held:
-        _held.clear()  # before the next is read
-        table = open_table(path)
-        _held[path, group] = _column(table, group, table.image)
-    return _held[path, group]
+_held: dict[tuple[str, int], Cells] = {}  # of the last group; neighbours are asked for in turn
 
 
-def _column(table: Table, group: int, name: str) -> Any:
-    return table.file.read_row_group(group, columns=[name], use_threads=False).column(name)
+def _column(table: Table, group: int, name: str, rows: int) -> Iterator[Any]:
+    """Its cells, of which Arrow reads so many at once."""
+    options: dict[str, Any] = {"columns": [name], "use_threads": False}
+    batches = table.file.iter_batches(rows, row_groups=[group], **options)
+    return (cell for batch in batches for cell in batch.column(0))

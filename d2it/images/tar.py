@@ -12,10 +12,10 @@ from typing import IO, NamedTuple
 from tqdm import tqdm
 
 from d2it.errors import UserError
-from d2it.files import read_format, write_text
+from d2it.files import SEAL, canonical_digest, read_format, write_text
 from d2it.images.names import is_hidden, is_picture
 
-INDEX, INDEX_VERSION = "d2it-tar-index", 3
+INDEX, INDEX_VERSION = "d2it-tar-index", 4
 DEEPEST = 4  # tars in a tar
 SMALL = 2**16  # bytes of a file with a label, at most
 
@@ -47,17 +47,35 @@ def list_tar(path: Path) -> list[Member]:
         "bytes": status.st_size,
         "mtime_ns": status.st_mtime_ns,
     }
-    with suppress(UserError):
-        stored = read_format(index, INDEX, INDEX_VERSION, made_by="d2it prepare")
-        if all(stored.get(key) == value for key, value in header.items()):
-            return [Member(*member) for member in stored["pictures"]]
+    if (stored := _stored(index, header)) is not None:
+        return stored
     with open(path, "rb") as file:
         found = _members(file)
         bar = tqdm(found, unit="file", desc=f"list {path.name}", delay=5, disable=None)
         pictures = _labelled(path, bar)
     with suppress(OSError):  # in a folder of somebody else's, each command reads the tar
-        write_text(index, json.dumps(header | {"pictures": pictures}))
+        said = header | {"pictures": pictures}
+        write_text(index, json.dumps(said | {SEAL: canonical_digest(said)}))
     return pictures
+
+
+def _stored(index: Path, header: dict[str, str | int]) -> list[Member] | None:
+    """What an index says; None where it is damaged, or could not be of this very tar."""
+    size = header["bytes"]
+    with suppress(OSError, UserError, KeyError, TypeError):
+        if index.stat().st_size <= size:  # or it would fill the memory
+            said = read_format(index, INDEX, INDEX_VERSION, made_by="d2it prepare")
+            pictures = [Member(*picture) for picture in said["pictures"]]
+            same = all(said[key] == value for key, value in header.items())
+            return pictures if same and all(_is_within(size, *one) for one in pictures) else None
+    return None
+
+
+def _is_within(tar: int, name: str, size: int, offset: int, label: int | None) -> bool:
+    """Whether it can be a picture of a tar of so many bytes."""
+    numbers = (size, offset, label or 0)
+    whole = all(type(number) is int and number >= 0 for number in numbers)
+    return whole and offset + size <= tar and is_picture(name)
 
 
 def _members(file: IO[bytes], folder: str = "", start: int = 0, depth: int = 0) -> Iterator[Member]:
