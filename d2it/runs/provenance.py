@@ -6,6 +6,7 @@ of who made it first.
 """
 
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +17,11 @@ from d2it.config.documents import conform
 from d2it.config.run import Run
 from d2it.errors import SETTINGS, UserError
 from d2it.files import file_digest, read_format, write_format
+from d2it.version import __version__
 
 FORMAT, VERSION = "d2it-provenance", 1
 CODE = ("d2it", "params", "data/sources.csv")  # what decides numbers, below the root
+OTHERS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # of the repository whose hook runs this
 
 
 class Provenance(TypedDict):
@@ -37,7 +40,8 @@ def record(run: Run, devices: Sequence[str] = ()) -> None:
     known = of_run(run)
     if known is None or known["evaluation_sha256"] != evaluation:
         header: dict[str, Any] = {"run": run.name, "evaluation_sha256": evaluation}
-        header |= {"commit": commit(), "changed": changed()}
+        header |= {"commit": (known_as := commit()), "changed": changed()}
+        header |= {} if known_as else {"d2it": __version__}  # installed
         header |= {"devices": list(devices), "training": training(run)}
         write_format(_file(run), FORMAT, VERSION, header)
 
@@ -72,13 +76,13 @@ def _file(run: Run) -> Path:
 
 def commit() -> str | None:
     """Of this code; None: it is no checkout."""
-    return _git("rev-parse", "HEAD")
+    return _git("rev-parse", "HEAD") if _git("ls-files", "--", CODE[0]) else None
 
 
 def changed() -> bool | None:
     """Whether the code differs from its commit."""
     found = _git("status", "--porcelain", "--untracked-files=no", "--", *CODE)
-    return None if found is None else bool(found)
+    return None if found is None or commit() is None else bool(found)
 
 
 def training(run: Run) -> dict[str, Any] | None:
@@ -115,6 +119,15 @@ def _seconds(lines: list[dict[str, Any]]) -> list[float]:
 
 
 def _git(*words: str) -> str | None:
-    root = Path(__file__).parents[1]
-    done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True)
+    """What git says of the checkout that this code is; None: it is installed somewhere, perhaps
+    below a repository of somebody's own.
+    """
+    root = Path(__file__).resolve().parents[2]
+    environment = {name: value for name, value in os.environ.items() if name not in OTHERS}
+    environment |= {"GIT_CEILING_DIRECTORIES": str(root.parent)}
+    git = ["git", "-C", root, *words]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, env=environment)
+    except FileNotFoundError:
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
