@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_streams()
     # NumPy and SciPy read this when they are imported; torch is told by d2it.machine.device.
     os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("D2IT_THREADS", "1")
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(map(_named, sys.argv[1:] if arguments is None else arguments))
     parser = argparse.ArgumentParser(
         prog="d2it",
         description="D²iT (arXiv 2504.09454), from photographs to tables.",
@@ -96,6 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("d2it: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
     return 0
+
+
+def _named(word: str) -> str:
+    """Of DVC's stage `prepare@photos`, whose name it sets, the data set or run (dvc.yaml)."""
+    return word.partition("@")[2] or word if word == os.environ.get("DVC_STAGE") else word
 
 
 def _open_streams() -> None:

@@ -9,9 +9,9 @@ import pyarrow as arrow
 import pytest
 from pyarrow.parquet import write_table
 
+from d2it.errors import UserError
 from d2it.images.archive import MOST, list_pictures
 from d2it.images.parquet import _check_bounds
-from d2it.errors import UserError
 from tests.commands import command
 from tests.test_archives import assert_says
 from tests.test_hostile_images import encoded

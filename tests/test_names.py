@@ -22,6 +22,10 @@ HOSTILE = [
     f"$(touch {CANARY})",
     f"`touch {CANARY}`",
     "my study",
+    f"it's'; touch {CANARY} '",
+    f'"; touch {CANARY}; "',
+    f"a\ntouch {CANARY}",
+    "a@b",
     "../../out",
     "..",
     "-x",
@@ -67,7 +71,7 @@ DATA = "data={{photos: {{}}, {}: {{source: photos}}}}"
 
 @pytest.mark.parametrize(
     "setting",
-    [*(f"name={json.dumps(name)}" for name in HOSTILE[:6]), DATA.format(json.dumps(HOSTILE[1]))],
+    [*(f"name={json.dumps(name)}" for name in HOSTILE[:7]), DATA.format(json.dumps(HOSTILE[1]))],
 )
 def test_snakemake_refuses_a_hostile_setting(checkout: Checkout, setting: str) -> None:
     before, settings = made(checkout), ["scale=smoke", setting]
@@ -97,13 +101,15 @@ def test_a_runs_folder_of_any_name_works(checkout: Checkout, tmp_path: Path, fol
 
 def test_dvc_executes_no_name(checkout: Checkout) -> None:
     """It reads params.yaml by itself; our commands refuse the names that they are given."""
-    names, params = HOSTILE[:5], compose(["scale=smoke"])
+    names, params = HOSTILE[:8], compose(["scale=smoke"])
     params["data"] |= dict.fromkeys(names, params["data"]["photos"])
+    params["dvae_loss"]["perceptual"] = HOSTILE[5]
     (checkout.root / "params.yaml").write_text(yaml.safe_dump(params))
     (checkout.root / "data/weights").mkdir()
     (checkout.root / "data/weights/twemoji.zip").touch()  # which DVC's stage asks for
     before = made(checkout)
     stages = [f"prepare@{name}" for name in names]
+    stages.append(f"fetch-lpips@lpips_{HOSTILE[5]}")
     done = checkout.run("dvc", "repro", "--keep-going", "--single-item", *stages)
     told = re.findall("^d2it: error: .* choose another.$", done.stderr, re.M)
     assert done.returncode != 0 and len(told) == len(names), done.stderr
@@ -117,8 +123,9 @@ def test_rules_and_stages_quote_all_that_they_fill_in() -> None:
     assert all(field.endswith(":q") for line in commands for field in re.findall("{(.*?)}", line))
     stages = re.findall(r"cmd: (.*)", (ROOT / "dvc.yaml").read_text())
     assert len(stages) >= 18
-    bare = [line for line in stages if "${" in re.sub("'[^']*'", "", line)]
-    assert all(line.split("${")[1].startswith("item}") for line in bare), bare  # numbers of tables
+    filled = [line for line in stages if "${" in line]
+    assert all(line.split("${")[1].startswith("item}") for line in filled)  # numbers of tables
+    assert sum('"$DVC_STAGE"' in line for line in stages) >= 12
 
 
 def test_a_source_outside_of_its_folder(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_of_another_tar(tar: Path, index: Path, facts: dict) -> None:
 
 def test_every_flipped_bit_is_noticed_or_says_nothing_else(tar: Path, index: Path) -> None:
     wanted, sound = list_pictures(tar), index.read_bytes()
-    for place in range(0, len(sound)):
+    for place in range(len(sound)):
         index.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
         assert list_pictures(tar) == wanted, sound[place - 20 : place + 20]
         index.unlink()  # it may be the same to whoever reads it

@@ -139,7 +139,12 @@ def stages_of(checkout: Checkout, scale: str) -> dict[str, PipelineStage]:
     assert {dep.fs_path for dep in deps} == {str(file)}
     for name in {name for dep in deps for name in dep.params}:  # DVC would walk all for each
         functools.reduce(operator.getitem, name.split("."), settings)
-    return {normalised(stage.cmd): stage for stage in stages}
+    return {normalised(written_out(stage)): stage for stage in stages}
+
+
+def written_out(stage: PipelineStage) -> str:
+    """Its command, with what d2it reads in the name that DVC gives it."""
+    return stage.cmd.replace('"$DVC_STAGE"', stage.addressing.partition("@")[2])
 
 
 @pytest.mark.parametrize("scale", SCALES)

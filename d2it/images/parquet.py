@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp")  # names of plain columns of bytes
 LABELS = ("label", "labels", "cls", "class")
 BATCH = 2**16  # labels read at once
-UNPACKED, TIMES = 2**28, 100  # more bytes, and times more than the file's own, no group's images are
+UNPACKED, TIMES = (
+    2**28,
+    100,
+)  # more bytes, and times more than the file's own, no group's images are
 
 
 class ParquetRow(NamedTuple):
@@ -147,7 +150,8 @@ class Cells:
     """Of a group's column, one after the other; the last one stays."""
 
     def __init__(self, cells: Iterator[Any], start: int) -> None:
-        self.cells, self.number, self.cell = enumerate(cells, start), -1, None
+        self.cells, self.number = enumerate(cells, start), -1
+        self.cell: Any = None
 
     def at(self, number: int) -> Any:
         while self.number < number:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -47,7 +47,7 @@ def list_tar(path: Path) -> list[Member]:
         "bytes": status.st_size,
         "mtime_ns": status.st_mtime_ns,
     }
-    if (stored := _stored(index, header)) is not None:
+    if (stored := _stored(index, header, status.st_size)) is not None:
         return stored
     with open(path, "rb") as file:
         found = _members(file)
@@ -59,9 +59,8 @@ def list_tar(path: Path) -> list[Member]:
     return pictures
 
 
-def _stored(index: Path, header: dict[str, str | int]) -> list[Member] | None:
+def _stored(index: Path, header: dict[str, Any], size: int) -> list[Member] | None:
     """What an index says; None where it is damaged, or could not be of this very tar."""
-    size = header["bytes"]
     with suppress(OSError, UserError, KeyError, TypeError):
         if index.stat().st_size <= size:  # or it would fill the memory
             said = read_format(index, INDEX, INDEX_VERSION, made_by="d2it prepare")

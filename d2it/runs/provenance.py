@@ -125,7 +125,7 @@ def _git(*words: str) -> str | None:
     root = Path(__file__).resolve().parents[2]
     environment = {name: value for name, value in os.environ.items() if name not in OTHERS}
     environment |= {"GIT_CEILING_DIRECTORIES": str(root.parent)}
-    git = ["git", "-C", root, *words]
+    git = ["git", "-C", str(root), *words]
     try:
         done = subprocess.run(git, capture_output=True, text=True, env=environment)
     except FileNotFoundError:
