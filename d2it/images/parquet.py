@@ -36,7 +36,7 @@ class ParquetRow(NamedTuple):
     label: int | None
 
 
-class Table(NamedTuple):
+class ImageTable(NamedTuple):
     """An open file, and which of its columns count."""
 
     file: "ParquetFile"
@@ -46,7 +46,7 @@ class Table(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def open_table(path: str) -> Table:
+def open_table(path: str) -> ImageTable:
     try:
         import pyarrow as arrow
         from pyarrow.parquet import ParquetFile
@@ -75,7 +75,7 @@ def open_table(path: str) -> Table:
     groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
     starts = list(accumulate((group.num_rows for group in groups), initial=0))
     _check_bounds(path, groups, images[0])
-    return Table(file, images[0], labels[0] if labels else None, starts)
+    return ImageTable(file, images[0], labels[0] if labels else None, starts)
 
 
 def _check_bounds(path: str, groups: list[Any], image: str) -> None:
@@ -117,7 +117,7 @@ def rows(path: Path) -> Iterator[ParquetRow]:
                 yield ParquetRow(number, size, None if label is None or label < 0 else label)
 
 
-def _labels(table: Table, group: int) -> Iterator[int | None]:
+def _labels(table: ImageTable, group: int) -> Iterator[int | None]:
     if table.label is None:
         return repeat(None, table.starts[group + 1] - table.starts[group])
     return (label.as_py() for label in _column(table, group, table.label, BATCH))
@@ -164,7 +164,7 @@ class Cells:
 _held: dict[tuple[str, int], Cells] = {}  # of the last group; neighbours are asked for in turn
 
 
-def _column(table: Table, group: int, name: str, rows: int) -> Iterator[Any]:
+def _column(table: ImageTable, group: int, name: str, rows: int) -> Iterator[Any]:
     """Its cells, of which Arrow reads so many at once."""
     options: dict[str, Any] = {"columns": [name], "use_threads": False}
     batches = table.file.iter_batches(rows, row_groups=[group], **options)

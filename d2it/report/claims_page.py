@@ -6,7 +6,7 @@ what neither can decide, is listed below.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from d2it.config import paths
 from d2it.config.published import published
@@ -148,10 +148,11 @@ def how_made(config: Config, claims: Claims, found: Found, commits: bool = True)
     """Hardware, code, and how images were made and measured."""
     made = [one for pairs in found.values() for pair in pairs for one in pair.results]
     drawn = [one for one in made if one.header["kind"] != "dvae"]
+    references = {(one.recipe["reference_n"], one.recipe["reference"]) for one in drawn}
     facts = {
         "Trained on": [hardware(config, needed(claims, config))],
         "Commits": _commits(config, {one.header["run"] for one in made}) if commits else [],
-        "FID's reference": sorted({_reference(one.recipe) for one in drawn}),
+        "FID's reference": sorted(f"{n} training images of {data}" for n, data in references),
     }
     said = [f"{what}: {', '.join(values)}." for what, values in facts.items() if values]
     return " ".join([*said, *made_with(drawn)])
@@ -169,10 +170,6 @@ def hardware(config: Config, runs: Sequence[str]) -> str:
     processors = sorted({one for each in told if each for one in each.get("processors", [])})
     known = f" ({'; '.join(processors)})" if processors and devices == ["cpu"] else ""
     return f"{devices[0]}{known}" if devices else "not recorded"
-
-
-def _reference(recipe: dict[str, Any]) -> str:
-    return f"{recipe['reference_n']} training images of {recipe['reference']}"
 
 
 def _commits(config: Config, runs: Iterable[str]) -> list[str]:

@@ -92,7 +92,11 @@ def effect(pair: Pair, claims: Claims, config: Config) -> Effect:
         return Effect(pair, len(seeds), why=why)
     second_mean = statistics.fmean(b.metrics[pair.metric] for _, b in found)
     low, high = interval(_differences(pair, found), claims.level)
-    if len(seeds) == 1 and pair.metric == "fid" and _large(found[0], claims.single.n):
+    if (
+        len(seeds) == 1
+        and pair.metric == "fid"
+        and min(one.recipe["n"] for one in found[0]) >= claims.single.n
+    ):
         gap, open_to = _differences(pair, found)[0], claims.single.gap * second_mean
         low, high = gap - open_to, gap + open_to
     worse = (-high, -low) if pair.metric in HIGHER_IS_BETTER else (low, high)
@@ -130,10 +134,6 @@ def _by_chance(config: Config, first: Result | Gap, pair: Pair) -> Result | Gap:
     finer = shares(run_of(config, pair.run).main_ratio)
     value = sum(share**2 for share in (1 - sum(finer), *finer))
     return replace(first, run=CHANCE, metrics={pair.metric: value}, header={}, recipe={})
-
-
-def _large(both: tuple[Result, Result], n: int) -> bool:
-    return all(one.recipe["n"] >= n for one in both)
 
 
 def _differences(pair: Pair, found: Sequence[tuple[Result, Result]]) -> list[float]:

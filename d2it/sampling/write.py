@@ -90,8 +90,7 @@ def write_samples(
     if share is None:
         units.devices(f"{folder}")
         with atomic_folder(folder) as temporary:
-            _put_together(pipeline, request, units, temporary)
-            maps = np.load(temporary / "maps.npy")
+            maps = _put_together(pipeline, request, units, temporary)
             header = {"recipe": recipe, "gmacs": float(pipeline.gmacs(maps).mean())}
             header |= {"files": folder_files(temporary)}
             write_format(temporary / "samples.json", FORMAT, VERSION, header)
@@ -145,16 +144,17 @@ def _draw_unit(pipeline: Pipeline, request: Request, unit: Unit, advance: Advanc
     return arrays
 
 
-def _put_together(pipeline: Pipeline, request: Request, units: Units, folder: Path) -> None:
-    """One unit in memory at a time."""
+def _put_together(pipeline: Pipeline, request: Request, units: Units, folder: Path) -> np.ndarray:
+    """One unit's images in memory at a time; all maps."""
     n, first = len(request.span), request.span.start
     side = pipeline.dvae.architecture["size"]
 
     def every(name: str) -> Iterator[np.ndarray]:
         return (units.load(unit)[name] for unit in units.all)
 
-    for name in ("maps", "labels"):
-        np.save(folder / f"{name}.npy", np.concatenate(list(every(name))))
+    maps, labels = (np.concatenate(list(every(name))) for name in ("maps", "labels"))
+    np.save(folder / "maps.npy", maps)
+    np.save(folder / "labels.npy", labels)
     if request.form == "png":
         digits = max(6, len(str(request.span.stop - 1)))
         numbered = (image for images in every("images") for image in images)
@@ -169,6 +169,7 @@ def _put_together(pipeline: Pipeline, request: Request, units: Units, folder: Pa
     else:
         _write_npy(folder / "features.npy", every("features"), (n, DIMENSIONS), np.float32)
     _write_pictures(pipeline, units, folder)
+    return maps
 
 
 def _write_npy(
