@@ -38,21 +38,6 @@ class Share:
         return f"{self.part}/{self.parts}"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--processes",
-        type=int,
-        metavar="N",
-        help="processes on this machine; output is identical (default: the launcher's, 1)",
-    )
-    parser.add_argument(
-        "--share",
-        metavar="I/N",
-        help="compute only the I-th of N shares, e.g. on N machines that share a disk; then "
-        "run without it to combine them",
-    )
-
-
 def share_of(arguments: argparse.Namespace) -> Share | None:
     """What --share asks for; None: all, and the result."""
     if arguments.share is None:

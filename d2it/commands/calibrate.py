@@ -2,7 +2,7 @@
 
 import argparse
 
-from d2it.commands.options import add_config_arguments, add_wait_argument, positive
+from d2it.commands.options import add_config_arguments, add_wait_argument, positive, say_done
 from d2it.config import Config, load, paths
 
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
     path = paths.thresholds(config, data)
     with making(path, arguments.wait):
         made = calibrate(config, data, arguments.processes)
-    print(f"{path} {'is ready' if made else 'is up to date'}.")
+    say_done(path, made)
     print_foreign_shares(config, data)
 
 

@@ -2,9 +2,9 @@
 
 import argparse
 
-from d2it import shares
-from d2it.commands.options import add_config_arguments, add_wait_argument
+from d2it.commands.options import add_shared_arguments, say_done
 from d2it.jobs.spread import spread
+from d2it.shares import share_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,9 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "interruption, or to add ratios to latents that are there."
     )
     parser.add_argument("dvae", metavar="DVAE", help="a DVAE run that is trained, e.g. dvae")
-    shares.add_arguments(parser)
-    add_wait_argument(parser)
-    add_config_arguments(parser)
+    add_shared_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -24,7 +22,7 @@ def main(arguments: argparse.Namespace) -> None:
     from d2it.errors import UserError
 
     config = load(arguments.params, arguments.overrides)
-    run, share = run_of(config, arguments.dvae), shares.share_of(arguments)
+    run, share = run_of(config, arguments.dvae), share_of(arguments)
     if run.kind != "dvae":
         raise UserError(f"{run.name} is not a DVAE run: name one of {', '.join(config.runs.dvae)}.")
 
@@ -34,7 +32,4 @@ def main(arguments: argparse.Namespace) -> None:
             from d2it.latents.encode import encode
 
             done = encode(run, share)
-    if share is not None:
-        print(f"Share {share} is done: run without --share to combine all shares.")
-        return
-    print(f"{run.latents} {'is ready' if done else 'is up to date'}.")
+    say_done(run.latents, done, share)

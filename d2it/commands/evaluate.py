@@ -2,14 +2,14 @@
 
 import argparse
 
-from d2it import shares
-from d2it.commands.options import add_config_arguments, add_wait_argument
+from d2it.commands.options import add_shared_arguments, say_done
 from d2it.config import load
 from d2it.config.protocols import METRICS, PROTOCOLS
 from d2it.config.run import run_of
 from d2it.errors import UserError
 from d2it.jobs.spread import spread
 from d2it.runs.provenance import record
+from d2it.shares import share_of
 
 ONLY_PICTURES = ("protocol", "metrics", "n", "any_size", "json")  # options
 
@@ -53,9 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--any-size", action="store_true", help="allow a reference of another resolution"
     )
     pictures.add_argument("--json", action="store_true", help="print the whole recipe as JSON")
-    shares.add_arguments(parser)
-    add_wait_argument(parser)
-    add_config_arguments(parser)
+    add_shared_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -72,7 +70,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"{next(name for name in given if given[name])} goes with --images, not with a run: "
             "leave it out, and set evaluation.metrics for a run's metrics."
         )
-    config, share = load(arguments.params, arguments.overrides), shares.share_of(arguments)
+    config, share = load(arguments.params, arguments.overrides), share_of(arguments)
     if arguments.images:
         from d2it.evaluation.any_images import compare_pictures, show
 
@@ -96,8 +94,6 @@ def main(arguments: argparse.Namespace) -> None:
             from d2it.evaluation.evaluate import evaluate
 
             devices = evaluate(evaluated, share)
-    if share is not None:
-        print(f"Share {share} is done: run without --share to combine all shares.")
-        return
-    record(evaluated, devices)
-    print(f"{evaluated.evaluation} is ready.")
+    if share is None:
+        record(evaluated, devices)
+    say_done(evaluated.evaluation, True, share)

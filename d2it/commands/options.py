@@ -1,10 +1,12 @@
 """Options that several verbs take."""
 
 import argparse
+from pathlib import Path
 from typing import Literal
 
 from d2it.config import Config, load, paths
 from d2it.errors import UserError
+from d2it.shares import Share
 
 
 def positive(text: str) -> int:
@@ -44,6 +46,31 @@ def add_wait_argument(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="if another process is at this already, wait until it ends, then go on",
     )
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of a stage whose units processes share."""
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="processes on this machine; output is identical (default: the launcher's, 1)",
+    )
+    parser.add_argument(
+        "--share",
+        metavar="I/N",
+        help="compute only the I-th of N shares, e.g. on N machines that share a disk; then "
+        "run without it to combine them",
+    )
+    add_wait_argument(parser)
+    add_config_arguments(parser)
+
+
+def say_done(place: Path, made: bool, share: Share | None = None) -> None:
+    if share is not None:
+        print(f"Share {share} is done: run without --share to combine all shares.")
+    else:
+        print(f"{place} {'is ready' if made else 'is up to date'}.")
 
 
 def add_config_arguments(

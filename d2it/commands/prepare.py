@@ -2,7 +2,7 @@
 
 import argparse
 
-from d2it.commands.options import add_config_arguments, add_wait_argument, positive
+from d2it.commands.options import add_config_arguments, add_wait_argument, positive, say_done
 from d2it.config import load, paths
 from d2it.images.packed import read_manifest
 from d2it.images.prepare import prepare, problems_file
@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
     folder = paths.images(config, data)
     with making(folder, arguments.wait):
         made = prepare(config, data, arguments.processes)
-    print(f"{folder} {'is ready' if made else 'is up to date'}.")
+    say_done(folder, made)
     manifest = read_manifest(folder)
     for key in ("licence", "citation"):
         if manifest[key] != "not stated":

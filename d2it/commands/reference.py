@@ -2,10 +2,10 @@
 
 import argparse
 
-from d2it import shares
-from d2it.commands.options import add_config_arguments, add_wait_argument
+from d2it.commands.options import add_shared_arguments, say_done
 from d2it.config import load, paths
 from d2it.jobs.spread import spread
+from d2it.shares import share_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,20 +14,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of CPU threads (default 1)."
     )
     parser.add_argument("data", metavar="DATA", help="a prepared data set, e.g. photos")
-    shares.add_arguments(parser)
-    add_wait_argument(parser)
-    add_config_arguments(parser)
+    add_shared_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    config, share = load(arguments.params, arguments.overrides), shares.share_of(arguments)
+    config, share = load(arguments.params, arguments.overrides), share_of(arguments)
     made, folder = True, paths.reference(config, arguments.data)
     with spread(arguments, "reference", folder, share) as here:
         if here:
             from d2it.evaluation.reference import make_reference
 
             made = make_reference(config, arguments.data, share)
-    if share is not None:
-        print(f"Share {share} is done: run without --share to combine all shares.")
-        return
-    print(f"{folder} {'is ready' if made else 'is up to date'}.")
+    say_done(folder, made, share)

@@ -6,14 +6,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d2it import shares
-from d2it.commands.options import add_config_arguments, add_wait_argument, ratio_of, weights_of
+from d2it.commands.options import add_shared_arguments, ratio_of, say_done, weights_of
 from d2it.config.check import check_guidance
 from d2it.config.protocols import PROTOCOLS
 from d2it.config.recipe import ratio_key
 from d2it.errors import UserError
 from d2it.files import read_json
 from d2it.jobs.spread import spread
+from d2it.shares import Share, share_of
 
 LAST = 10**12  # above all numbers of images
 
@@ -99,13 +99,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PNG",
         help="draw one picture of all the images, a row for each class, and no folder",
     )
-    shares.add_arguments(parser)
-    add_wait_argument(parser)
-    add_config_arguments(parser)
+    add_shared_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    span, share = span_of(arguments.seeds or "0-15"), shares.share_of(arguments)
+    span, share = span_of(arguments.seeds or "0-15"), share_of(arguments)
     if arguments.guidance is not None:
         check_guidance(arguments.guidance)
     if arguments.protocol and arguments.format != "features":
@@ -121,7 +119,7 @@ def main(arguments: argparse.Namespace) -> None:
         if here:
             drawn = draw(arguments, span, out, share)
     if share is not None:
-        print(f"Share {share} is done: run without --share to combine all shares.")
+        say_done(out, drawn, share)
         return
     seconds = f" in {time.monotonic() - began:.1f} s" if drawn else ""
     print(f"{out} {'is ready' if drawn else 'is up to date'}: {len(span)} images{seconds}.")
@@ -136,7 +134,7 @@ def work(header: dict[str, Any]) -> str:
     return f"{at}{header['gmacs']:.3g} GMACs a forward pass, {passes} passes an image."
 
 
-def draw(arguments: argparse.Namespace, span: range, out: Path, share: shares.Share | None) -> bool:
+def draw(arguments: argparse.Namespace, span: range, out: Path, share: Share | None) -> bool:
     from d2it.sampling.write import write_samples
 
     pipeline = open_pipeline(arguments)
