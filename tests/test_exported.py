@@ -237,7 +237,7 @@ def test_a_folder_of_the_hub(pipe: Exported, folder: Path, tmp_path: Path) -> No
             "me/other": "(it is no exported run of d2it, or not all of one: name another)",
             "me/lacking": "(it is no exported run of d2it, or not all of one: name another)",
             "me/pickled": "is damaged (it is missing, or not of the recorded size)",
-            "me/newer": "exported by a newer version of d2it, with format 9",
+            "me/newer": "with format 9, and this one reads 2 to 3): install that version.",
             "me/vast": "has 1000000000000 bytes where at most",
         }.items():
             assert sentence in found[name] and found[name].isprintable(), found[name]

@@ -241,6 +241,7 @@ BAD = {
     "negative guidance": (["--guidance", "-1"], "at least 0"),
     "no process": (["--processes", "0"], "at least 1"),
     "unknown run": (["--run", "d2it_xl_clases"], "did you mean 'd2it_xl_classes'"),
+    "nearly a packaged folder": (["--run", "emoji65"], "folder 'emoji65' (did you mean 'emoji64'"),
     "untrained run": (["--run", "d2it_l"], "make it with `d2it train d2it_l scale=smoke data"),
     "not a pipeline": (["--run", "dvae"], "only content and DiT runs"),
     "a folder of something else": (["--run", "data"], "data is not an exported folder"),

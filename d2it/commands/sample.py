@@ -188,7 +188,7 @@ def span_of(text: str) -> range:
 def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
     """The networks of --run with the settings of the other options."""
     name = arguments.run
-    from d2it.sampling.exported import find, is_exported, load
+    from d2it.sampling.exported import find, is_exported, load, shipped
 
     if is_exported(name):
         folder = find(name)
@@ -201,11 +201,15 @@ def open_pipeline(arguments: argparse.Namespace) -> "Pipeline":
     else:
         from d2it.config import load as load_config
         from d2it.config.experiments import Measured
-        from d2it.config.run import run_of
+        from d2it.config.run import run_of, runs_of
+        from d2it.config.typed import nearest
         from d2it.machine.device import choose_device
         from d2it.sampling.trained_run import RunPipeline
 
-        run = run_of(load_config(arguments.params, arguments.overrides), name)
+        config = load_config(arguments.params, arguments.overrides)
+        if name not in runs_of(config) and (near := nearest(name, shipped())):
+            raise UserError(f"There is no run and no exported folder {name!r}{near}.")
+        run = run_of(config, name)
         measured = Measured(weights=weights_of(arguments.weights or "ema"))
         pipeline = RunPipeline(run, measured, choose_device())
     return pipeline.using(arguments.ratio, arguments.sampler, arguments.steps, arguments.guidance)

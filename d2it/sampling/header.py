@@ -79,10 +79,16 @@ class Header:
         return self.ratio if self.learned is None else self.learned
 
 
+class Newer(UserError):
+    """A later version of d2it wrote it."""
+
+
 def read_header(folder: Path, again: str) -> Header:
     """The header of an exported folder, or one sentence; `again` says how to get a sound one."""
     try:
         return parsed(_content(folder / HEADER))
+    except Newer as error:
+        told, again = error.sentence.rstrip("."), "install that version"
     except UserError as error:
         told = error.sentence.rstrip(".")
     except OSError as error:
@@ -112,9 +118,9 @@ def parsed(tree: Any) -> Header:
     )
     version = tree.get("version")
     if type(version) is int and version > VERSION:
-        raise UserError(
+        raise Newer(
             f"it was exported by a newer version of d2it, with format {version}, and this one "
-            f"reads {OLDEST} to {VERSION}: install the newer one"
+            f"reads {OLDEST} to {VERSION}"
         )
     require(
         type(version) is int and version >= OLDEST,
