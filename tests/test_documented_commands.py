@@ -18,6 +18,7 @@ from d2it import cli
 from d2it.config.load import load
 from d2it.config.run import run_of, runs_of
 from d2it.config.study import ITEMS
+from d2it.images.emoji import emoji_groups
 from d2it.snakefile import TARGETS, hydra_overrides
 from tests.composed import composed
 
@@ -88,6 +89,8 @@ def test_of_d2it(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert run_of(config, name).kind
     if verb in ("prepare", "calibrate", "reference"):
         assert name in config.data
+    if "--class" in words:  # the packaged weights, and the runs of this name, draw emoji
+        assert words[words.index("--class") + 1] in emoji_groups()
     for option in (word for word in words if word.startswith("--")):
         assert any(f'"{verb}"' in test and f'"{option}' in test for test in TESTS), option
 

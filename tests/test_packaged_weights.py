@@ -1,13 +1,17 @@
 """The weights that come with the package: small, whole, every class at every ratio."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 import d2it
 from d2it.images.emoji import emoji_groups
+from tests.commands import command
 
+ROOT = Path(__file__).parents[1]
 FOLDER = Path(d2it.__file__).parent / "weights" / "emoji64"
 
 
@@ -23,6 +27,20 @@ def test_they_draw_every_class_at_every_ratio():
     assert shares[0] == 0 and np.allclose(shares, [0, 0.3, 0.7], atol=0.15)
     flags, _ = quick.sample(n=1, label="flags", seed=0)
     assert not np.array_equal(flags, quick.sample(n=1, label="people", seed=0)[0])
+
+
+def test_the_documented_commands_draw_with_them(tmp_path):
+    """As README and docs/export.md have them, but for the steps."""
+    text = "".join((ROOT / page).read_text() for page in ("README.md", "docs/export.md"))
+    typed = {line.partition("#")[0].strip() for line in text.splitlines()}
+    lines = [line for line in typed if line.startswith("d2it sample --run emoji64")]
+    assert len(lines) == 2
+    for line in lines:
+        done = command(*shlex.split(line)[1:], "--steps", "2", cwd=tmp_path)
+        assert done.returncode == 0 and "GMACs a forward pass" in done.stdout, done.stderr
+    shown = ROOT / "docs" / "emoji64.png"
+    assert Image.open(tmp_path / "sheet.png").size == Image.open(shown).size
+    assert len(list((tmp_path / "samples" / "emoji64").glob("0*.png"))) == 8
 
 
 def test_they_are_small():
