@@ -67,7 +67,7 @@ class Units:
     def missing(self) -> list[Unit]:
         return [unit for unit in self.all if not self.path(unit).exists()]
 
-    def _is_sound(self, unit: Unit) -> bool:
+    def is_sound(self, unit: Unit) -> bool:
         """Whether its file is there, as it was written; a damaged one is dropped."""
         path = self.path(unit)
         if not path.exists():
@@ -108,7 +108,7 @@ class Units:
         total, done = sum(len(unit.span) for unit in own), 0
         with tqdm(total=total, unit="image", desc=what, disable=None) as bar:
             for unit in own:
-                if not self._is_sound(unit):
+                if not self.is_sound(unit):
                     arrays, name = one(unit, bar.update), device_name(device)
                     said = {"device": name, "sha256": self._digest(arrays, name, unit)}
                     with atomic_path(self.path(unit)) as temporary:

@@ -13,7 +13,7 @@ from d2it.config.recipe import KINDS, digest, ratio_key
 from d2it.config.run import run_of
 from d2it.config.schema import Config
 from d2it.cost.macs import gmacs, parameters
-from d2it.files import write_json
+from d2it.files import folder_files, write_json
 from d2it.models.architecture import architecture
 
 
@@ -95,4 +95,4 @@ def write_gallery(config: Config, run: str, label: str, n: int, shared: bool) ->
         Image.fromarray(picture.astype(np.uint8)).save(folder / f"{label}-{i}.png")
     write_json(folder / "maps.json", {label: maps.tolist()})
     header = {"format": "d2it-gallery", "version": 1, "classes": {label: list(range(n))}}
-    write_json(folder / "manifest.json", header)
+    write_json(folder / "manifest.json", header | {"files": folder_files(folder)})

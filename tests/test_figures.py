@@ -11,6 +11,7 @@ from d2it.config import paths
 from d2it.config.run import run_of
 from d2it.config.study import FIGURES, load_study
 from d2it.errors import UserError
+from d2it.images.packed import write_manifest
 from d2it.report.figures import (
     class_names,
     colours,
@@ -94,7 +95,8 @@ def test_classes_of_figure_4_have_names(config, study):
     write_gallery(config, "d2it_xl_classes", "main", 3, shared=False)
     folder = paths.images(config, "emoji")
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"classes": ["ant", "bee"]}))
+    header = {"size": 64, "classes": ["ant", "bee"], "recipe_digest": ""}
+    write_manifest(folder, header, splits={})
     figure, _ = draw_samples(study.figure_4, config)
     assert [axes.get_title() for axes in figure.axes[:3]] == ["ant", "bee", "class 2"]
 

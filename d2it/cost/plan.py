@@ -24,7 +24,7 @@ from d2it.cost.macs import cost, decoder, dvae_step, encoder, parameters, traini
 from d2it.cost.memory import GAPS, Need, need_of
 from d2it.cost.rate import Rate
 from d2it.errors import SETTINGS, UserError
-from d2it.files import read_json
+from d2it.images.packed import read_manifest
 from d2it.machine.gpus import Gpu
 from d2it.models.architecture import architecture, discriminator_shape
 from d2it.models.shapes import DvaeShape
@@ -136,9 +136,9 @@ def runs_behind(config: Config, study: Study, items: Sequence[str]) -> list[Run]
 
 def counts(config: Config, name: str) -> tuple[int, int]:
     """Training and held-out images, as far as can be known before they are packed."""
-    dataset, manifest = config.data[name], paths.images(config, name) / "manifest.json"
-    if manifest.is_file():
-        splits = read_json(manifest, made_by=f"d2it prepare {name}")["splits"]
+    dataset, folder = config.data[name], paths.images(config, name)
+    if (folder / "manifest.json").is_file():
+        splits = read_manifest(folder)["splits"]
         return splits["train"]["count"], splits["test"]["count"]
     train = dataset.images or 0 if dataset.train is None else dataset.train
     return train, dataset.test or 0

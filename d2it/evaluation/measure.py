@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from d2it.config import Config
+from d2it.config.documents import conform
 from d2it.config.protocols import asked
 from d2it.config.recipe import VERSIONS, digest
 from d2it.config.run import Run
@@ -45,6 +46,14 @@ class Evaluated:
     @property
     def entry(self) -> dict[str, Any]:
         return {"metrics": self.metrics, "spread": self.spread, "recipe": self.recipe}
+
+
+class Entry(TypedDict):
+    """evaluation.json of a run folder."""
+
+    metrics: dict[str, float]
+    spread: dict[str, float | None]
+    recipe: dict[str, Any]
 
 
 class Evaluator:
@@ -143,7 +152,8 @@ class Evaluator:
                 write_json(temporary / "devices.json", devices)
                 seal_folder(temporary)
         made_by = f"d2it evaluate {self.run.name}"
-        entry = read_json(folder / "evaluation.json", made_by=made_by)
+        kept = folder / "evaluation.json"
+        entry = conform(Entry, read_json(kept, made_by=made_by), kept, made_by)
         pictures = Drawn(**load_file(folder / "pictures.safetensors"))
         path = folder / "devices.json"
         devices = read_json(path, made_by=made_by) if path.exists() else []  # from before it was

@@ -78,7 +78,12 @@ class Reference:
             path = folder / name
             if not path.is_file() or file_digest(path) != entry["sha256"]:
                 raise UserError(f"{path} is missing or damaged: {_again(folder)}.")
+        if "features.npy" not in files:
+            raise UserError(f"{folder} holds no features: {_again(folder)}.")
         features = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
+        if features.dtype != np.float32 or features.shape[1:] != (DIMENSIONS,):
+            held = f"{features.shape} of {features.dtype}, not {DIMENSIONS} features an image"
+            raise UserError(f"{folder / 'features.npy'} holds {held}: {_again(folder)}.")
         stored = {name: _load(folder / name) for name in files if name.endswith(".safetensors")}
         return cls(
             features,

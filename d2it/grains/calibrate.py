@@ -47,7 +47,7 @@ def calibrate(config: Config, data: str, processes: int | None = None) -> bool:
         processes = min(cpus(), len(units.all)) if many else 1
     count_unit = partial(count_regions, images.folder, regions, config.kernel)
     with runner(processes) as run:
-        todo = units.missing()
+        todo = [unit for unit in units.all if not units.is_sound(unit)]
         counted = zip(todo, run(count_unit, (unit.span for unit in todo)), strict=True)
 
         def one(unit: Unit, _: object) -> Arrays:  # another command may have counted some by now

@@ -4,14 +4,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
 from d2it.config import Config, paths, recipe
+from d2it.config.documents import conform
 from d2it.config.ratios import at_least, is_constant
 from d2it.config.types import Kernel, Ratio
 from d2it.errors import SETTINGS, UserError
-from d2it.files import canonical_digest, read_format, write_format
+from d2it.files import canonical_digest, damaged, read_format, write_format
 from d2it.images.packed import read_manifest
 
 FORMAT, VERSION = "d2it-thresholds", 2
@@ -19,6 +21,22 @@ USUAL: Kernel = (0.01, 256, (-1, 1))  # of section 3.1
 SHARED = ("dataset", "images_digest", "bins", "sigma")  # by the tables of all region sizes
 # Cuts of the shares that need no quantile: no region lies above +inf, every one above -inf.
 EXTREMES = {0.0: math.inf, 1.0: -math.inf}
+
+
+class Table(TypedDict):
+    regions: int
+    quantiles: list[float]
+
+
+class Stored(TypedDict):
+    """thresholds.json, beside its format and version."""
+
+    dataset: str
+    images_digest: str
+    bins: int
+    sigma: float
+    grey_range: list[int]
+    tables: dict[str, Table]
 
 
 @dataclass(frozen=True)
@@ -56,27 +74,27 @@ class Thresholds:
         """The stored table of one region size, measured as the caller measures entropy."""
         made_by = f"d2it calibrate {Path(path).parent.name}"
         value = read_format(path, FORMAT, VERSION, made_by=made_by)
+        conform(Stored, value, path, made_by)
         sigma, bins, grey_range = kernel
         for key, wanted in {"bins": bins, "sigma": sigma, "grey_range": list(grey_range)}.items():
-            if value.get(key) != wanted:
+            if value[key] != wanted:
                 raise UserError(
-                    f"{path} was measured with {key} {value.get(key)}, but {wanted} is asked for: "
+                    f"{path} was measured with {key} {value[key]}, but {wanted} is asked for: "
                     f"measure it again with `{made_by}{SETTINGS}`."
                 )
-        tables = value.get("tables", {})
+        tables = value["tables"]
         if str(region) not in tables:
             sizes = ", ".join(sorted(tables, key=int))
             raise UserError(
                 f"{path} was measured with regions of {sizes} px, but {region} is asked for: "
                 f"measure it again with `{made_by}{SETTINGS}`."
             )
+        quantiles, top = tables[str(region)]["quantiles"], math.log(bins)
+        bounds = [0.0, *quantiles, top]
+        if len(quantiles) < 2 or bounds != sorted(bounds):
+            raise damaged(path, made_by, f"quantiles must rise, and lie from 0 to {top:.4g} nats")
         found = value | tables[str(region)] | {"region": region}
-        names = [field.name for field in fields(cls)]
-        if missing := [name for name in names if name not in found]:
-            raise UserError(
-                f"{path} lacks {missing[0]!r}: make it again with `{made_by}{SETTINGS}`."
-            )
-        stored = {name: found[name] for name in names}
+        stored = {field.name: found[field.name] for field in fields(cls)}
         tuples = {name: tuple(stored[name]) for name in ("quantiles", "grey_range")}
         return cls(**{**stored, **tuples})
 

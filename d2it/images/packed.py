@@ -36,8 +36,13 @@ class Entry(File):
     name: str
 
 
+class Images(Entry):
+    count: int
+
+
 class Split(TypedDict):
-    files: list[Entry]
+    count: int
+    files: list[Images]
     labels: Entry
 
 
@@ -77,12 +82,29 @@ def check_files(folder: Path, splits: dict[str, Any]) -> None:
         path = folder / entry["name"]
         found = path.stat().st_size if path.is_file() else None
         if found != entry["bytes"]:
-            state = (
-                "is missing" if found is None else f"has {found} bytes instead of {entry['bytes']}"
+            raise _again(
+                path,
+                "is missing" if found is None else f"has {found} bytes instead of {entry['bytes']}",
             )
-            raise UserError(
-                f"{path} {state}: delete {folder} and run `{_made_by(folder)}{SETTINGS}`."
-            )
+
+
+def _again(path: Path, state: str) -> UserError:
+    folder = path.parent
+    return UserError(f"{path} {state}: delete {folder} and run `{_made_by(folder)}{SETTINGS}`.")
+
+
+def _load_labels(path: Path, n: int, classes: int) -> np.ndarray:
+    """(n,) int64, from 0 to classes - 1; without classes all 0."""
+    try:
+        labels = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError):
+        raise _again(path, "is damaged") from None
+    known = max(1, classes)
+    if labels.shape != (n,) or labels.dtype != np.int64:
+        raise _again(path, f"holds {labels.shape} of {labels.dtype}, not {n} labels")
+    if ((labels < 0) | (labels >= known)).any():
+        raise _again(path, f"has labels outside 0..{known - 1}")
+    return np.array(labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +131,16 @@ class PackedImages:
         check_files(folder, manifest["splits"])
         entry, size = manifest["splits"][split], manifest["size"]
         counts = [file["count"] for file in entry["files"]]
+        for file in entry["files"]:
+            if file["bytes"] != (shown := 3 * size**2 * file["count"]) or size < 1:
+                raise _again(folder / file["name"], f"has {file['bytes']} bytes, not {shown}")
         maps = [
             np.memmap(folder / file["name"], np.uint8, "r", shape=(file["count"], size, size, 3))
             for file in entry["files"]
         ]
-        labels = np.load(folder / entry["labels"]["name"], allow_pickle=False)
+        labels = _load_labels(
+            folder / entry["labels"]["name"], sum(counts), len(manifest["classes"])
+        )
         starts = np.cumsum([0, *counts[:-1]])
         return cls(
             folder, split, size, manifest["classes"], manifest["digest"], labels, maps, starts

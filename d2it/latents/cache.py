@@ -8,8 +8,9 @@ mirrored image: the encoder does not commute with mirroring, so a mirrored code 
 import shlex
 from collections.abc import Sequence
 from functools import cached_property
+from math import prod
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -40,6 +41,16 @@ class Split(TypedDict):
     shards: list[Shard]
 
 
+class Measured(TypedDict):
+    """Of one ratio; of random ones `quantiles` in place of `cuts`."""
+
+    cuts: NotRequired[list[float | str]]  # "inf" and "-inf" as words
+    quantiles: NotRequired[list[float]]
+    reached: float | list[float]
+    scale: float
+    std: list[float | None]
+
+
 class Manifest(TypedDict):
     """What is read of manifest.json."""
 
@@ -50,7 +61,7 @@ class Manifest(TypedDict):
     classes: int
     splits: dict[str, Split]
     files: dict[str, File]
-    ratios: dict[str, dict[str, Any]]
+    ratios: dict[str, Measured]
 
 
 def shard_arrays(header: dict[str, Any], count: int) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -103,10 +114,8 @@ class Latents:
         arrays: dict[str, np.ndarray] = {}
         for ending, (dtype, shape) in shard_arrays(self.header, shard["count"]).items():
             path = self.folder / f"{shard['name']}-{ending}.bin"
-            if (
-                not path.is_file()
-                or path.stat().st_size != self.header["files"][path.name]["bytes"]
-            ):
+            size = np.dtype(dtype).itemsize * prod(shape)
+            if not path.is_file() or path.stat().st_size != size:
                 raise UserError(
                     f"{path} is missing or damaged: delete {self.folder} and run "
                     f"`d2it encode {self.folder.name}{SETTINGS}`."

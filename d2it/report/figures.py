@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import matplotlib
 import numpy as np
@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from d2it.config import paths
+from d2it.config.documents import conform
 from d2it.config.published import published
 from d2it.config.ratios import is_constant, shares
 from d2it.config.recipe import ratio_key
@@ -38,10 +39,11 @@ from d2it.config.study import (
     place,
 )
 from d2it.errors import SETTINGS, UserError
-from d2it.files import atomic_path, read_format, read_json
+from d2it.files import File, atomic_path, damaged, file_digest, read_format, read_json
 from d2it.grains.overlay import colours, overlay
 from d2it.images.decode import open_image
 from d2it.images.emoji import emoji_groups
+from d2it.images.packed import read_manifest
 from d2it.report.drawing import BLUE, COLOURS, GREY, HOLLOW, MARKS, VERMILION, absent, short
 from d2it.report.figure_compute import draw_compute
 from d2it.report.results import (
@@ -98,6 +100,16 @@ def add_caption(figure: Figure, sentences: list[str]) -> None:
 # Figures 3 and 4: pictures and their grain maps
 
 
+class Header(TypedDict):
+    """What is read of a gallery's manifest.json."""
+
+    classes: dict[str, list[int]]
+    files: dict[str, File]
+
+
+Maps = dict[str, list[list[list[int]]]]  # maps.json, by label
+
+
 @dataclass(frozen=True)
 class Gallery:
     pictures: list[np.ndarray]  # (h, w, 3) uint8 each
@@ -109,15 +121,21 @@ def read_gallery(item: Samples, config: Config) -> Gallery:
     """The pictures of one label in a run's gallery."""
     folder = paths.gallery(config, item.run)
     made_by = f"d2it evaluate {item.run}"
-    header = read_format(folder / "manifest.json", "d2it-gallery", 1, made_by=made_by)
-    maps = read_json(folder / "maps.json", made_by=made_by).get(item.gallery, [])
+    manifest, table = folder / "manifest.json", folder / "maps.json"
+    header = read_format(manifest, "d2it-gallery", 1, made_by=made_by)
+    conform(Header, header, manifest, made_by)
+    for name, entry in header["files"].items():
+        if (folder / name).is_file() and file_digest(folder / name) != entry["sha256"]:
+            raise damaged(folder / name, made_by)
+    every = conform(Maps, read_json(table, made_by=made_by), table, made_by)
+    maps, classes = every.get(item.gallery, []), header["classes"].get(item.gallery, [])
     files = [folder / f"{item.gallery}-{i}.png" for i in range(len(maps))]
-    if not files or not all(file.is_file() for file in files):
+    if not files or len(files) != len(classes) or not all(file.is_file() for file in files):
         raise UserError(
             f"{folder} lacks {item.gallery} samples: make it again with `{made_by}{SETTINGS}`."
         )
     pictures = [np.asarray(open_image(file).convert("RGB")) for file in files]
-    return Gallery(pictures, np.asarray(maps), header["classes"][item.gallery])
+    return Gallery(pictures, np.asarray(maps), classes)
 
 
 def draw_samples(item: Samples, config: Config) -> tuple[Figure, list[str]]:
@@ -173,9 +191,9 @@ def class_names(config: Config, data: str) -> list[str]:
 
     No input of the workflow's rule: images of other classes change all that the figure is made of.
     """
-    path = paths.images(config, data) / "manifest.json"
-    if path.exists():
-        return list(map(str, read_json(path, made_by=f"d2it prepare {data}")["classes"]))
+    folder = paths.images(config, data)
+    if (folder / "manifest.json").exists():
+        return list(read_manifest(folder)["classes"])
     group = config.data[data].source  # `photos`: one class for each photograph
     if group == "emoji":
         return emoji_groups()

@@ -13,14 +13,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from PIL import Image
 
+from d2it.config.documents import conform
 from d2it.config.recipe import sampling_recipe
 from d2it.errors import UserError
 from d2it.files import (
+    File,
     atomic_folder,
     atomic_path,
     folder_files,
@@ -39,6 +41,14 @@ FORMAT, VERSION = "d2it-samples", 1
 UNIT = 256  # images drawn into one file: what a kill costs at most
 SHOWN = 64  # in grid.png and overlay.png
 Form = Literal["png", "packed", "npz", "features"]
+
+
+class Header(TypedDict):
+    """samples.json, beside its format and version."""
+
+    recipe: dict[str, Any]
+    gmacs: float
+    files: dict[str, File]
 
 
 @dataclass(frozen=True)
@@ -121,7 +131,9 @@ def _is_there(folder: Path, recipe: dict[str, Any]) -> bool:
     if not (folder / "samples.json").is_file():
         raise UserError(f"{folder} holds something else: name a new folder.")
     try:
-        header = read_format(folder / "samples.json", FORMAT, VERSION, made_by="d2it sample")
+        path, made_by = folder / "samples.json", "d2it sample"
+        header = read_format(path, FORMAT, VERSION, made_by=made_by)
+        conform(Header, header, path, made_by)
     except UserError:  # damaged, or of another version
         header = {}
     if header.get("recipe") != recipe:
