@@ -7,9 +7,9 @@ from typing import Any
 from d2it.config.experiments import LETTER, PLAIN
 from d2it.config.load import params_folder, read_typed
 from d2it.config.published import published
-from d2it.config.schema import DvaeModel, Model
+from d2it.config.schema import Model
 from d2it.cost.macs import gmacs, parameters
-from d2it.models.architecture import PATCH, split_layers
+from d2it.models.architecture import PATCH, dvae_arguments, split_layers
 
 SIZE, CLASSES = 256, 1000  # the printed sizes are ImageNet's
 SPLIT = (10, 2)
@@ -28,14 +28,14 @@ def named_models() -> dict[str, tuple[str, dict[str, Any]]]:
         models[f"D²iT-{name}"] = ("content", _content(model, name, two))
         models[f"D²iT-{name} plain"] = ("content", _content(model, name, two, PLAIN))
     models["Dynamic Grain Transformer"] = ("grain", _grain(model, two))
-    models["DVAE {16, 8}"] = ("dvae", _dvae(model, two))
-    models["VAE f = 8"] = ("dvae", _dvae(model, [8]))
-    models["VAE f = 16"] = ("dvae", _dvae(model, [16]))
+    models["DVAE {16, 8}"] = ("dvae", dvae_arguments(model, two, SIZE))
+    models["VAE f = 8"] = ("dvae", dvae_arguments(model, [8], SIZE))
+    models["VAE f = 16"] = ("dvae", dvae_arguments(model, [16], SIZE))
     # beyond the paper
     for name in ("B", "L", "XL"):
         models[f"D²iT-{name} {{32, 16, 8}}"] = ("content", _content(model, name, three))
     models["Dynamic Grain Transformer {32, 16, 8}"] = ("grain", _grain(model, three))
-    models["DVAE {32, 16, 8}"] = ("dvae", _dvae(model, three))
+    models["DVAE {32, 16, 8}"] = ("dvae", dvae_arguments(model, three, SIZE))
     return models
 
 
@@ -62,19 +62,6 @@ def _content(
         "heads_out": design["heads"],
         "bias": design["bias"],
         "fine_only": design["fine_only"],
-    }
-
-
-def _dvae(model: Model, factors: list[int]) -> dict[str, Any]:
-    stages: DvaeModel = model.dvae
-    return {
-        "factors": factors,
-        "size": SIZE,
-        "latent_channels": model.latent_channels,
-        "channels": stages.channels,
-        "multipliers": stages.stages(factors[0]),
-        "res_blocks": stages.res_blocks,
-        "attention": stages.attention,
     }
 
 

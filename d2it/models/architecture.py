@@ -3,7 +3,7 @@
 from typing import Any
 
 from d2it.config.run import Run
-from d2it.config.schema import Config
+from d2it.config.schema import Config, Model
 from d2it.errors import UserError
 
 PATCH = 2  # P_L of section 3.2.3 for two grains, and DiT's patch: a token is one coarse region
@@ -53,18 +53,22 @@ def discriminator_shape(config: Config) -> dict[str, int]:
     }
 
 
-def _dvae(run: Run) -> Architecture:
-    model = run.config.model.dvae
+def dvae_arguments(model: Model, factors: list[int], size: int) -> Architecture:
+    """Of a Dvae for images of this size."""
     return {
-        "factors": run.factors,
-        "size": run.dataset.size,
-        "latent_channels": run.config.model.latent_channels,
-        "channels": model.channels,
-        "multipliers": model.stages(run.factors[0]),
-        "res_blocks": model.res_blocks,
-        "attention": list(model.attention),
-        "norm_groups": model.norm_groups,
+        "factors": factors,
+        "size": size,
+        "latent_channels": model.latent_channels,
+        "channels": model.dvae.channels,
+        "multipliers": model.dvae.stages(factors[0]),
+        "res_blocks": model.dvae.res_blocks,
+        "attention": list(model.dvae.attention),
+        "norm_groups": model.dvae.norm_groups,
     }
+
+
+def _dvae(run: Run) -> Architecture:
+    return dvae_arguments(run.config.model, run.factors, run.dataset.size)
 
 
 def _transformer(run: Run) -> Architecture:

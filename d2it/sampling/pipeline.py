@@ -31,6 +31,8 @@ from d2it.models.dvae import to_pixels
 
 SHOWN = 20  # names of classes in an error
 
+Label = int | Literal["random"] | None  # None: all classes in turn
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -205,7 +207,7 @@ class Pipeline:
         live = self.network.network.live_shares(torch.from_numpy(maps)).tolist()
         return np.array([live_gmacs(shape, shares) for shares in live])
 
-    def label_of(self, label: int | str | None) -> int | Literal["random"] | None:
+    def label_of(self, label: int | str | None) -> Label:
         """A class by number or name, "random", or None (all in turn), checked."""
         count = self.network.architecture["classes"]
         if label is None:
@@ -244,7 +246,7 @@ class Pipeline:
         seed: int,
         indices: np.ndarray,
         map: np.ndarray | None = None,
-        label: int | Literal["random"] | None = None,
+        label: Label = None,
     ) -> Drawn:
         """The images `indices` of `seed`, for a `map` (h, w) for all or (n, h, w) of each (None:
         each its own), of a class, of random ones or (None) of all classes in turn.
@@ -275,7 +277,7 @@ class Pipeline:
         seed: int,
         indices: np.ndarray,
         map: np.ndarray | None,
-        label: int | Literal["random"] | None,
+        label: Label,
     ) -> Drawn:
         labels = self._labels(seed, indices, label)
         with arithmetic(self.maps.device, self.sampling.precision):
@@ -287,9 +289,7 @@ class Pipeline:
             z = self._latents(seed, indices, labels, maps)
         return Drawn(self._decode(z), maps.numpy(), labels)
 
-    def _labels(
-        self, seed: int, indices: np.ndarray, label: int | Literal["random"] | None
-    ) -> np.ndarray:
+    def _labels(self, seed: int, indices: np.ndarray, label: Label) -> np.ndarray:
         classes = max(self.network.architecture["classes"], 1)
         if label is None:
             return indices % classes  # class-balanced

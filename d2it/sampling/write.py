@@ -33,7 +33,7 @@ from d2it.files import (
 from d2it.grains.overlay import SHEETS, beside, grid, overlay
 from d2it.images.decode import open_image, reason
 from d2it.models.inception import BLOCK, DIMENSIONS, Inception
-from d2it.sampling.pipeline import Drawn, Pipeline
+from d2it.sampling.pipeline import Drawn, Label, Pipeline
 from d2it.shares import Share
 from d2it.units import Advance, Arrays, Unit, Units, divide, joined
 
@@ -57,7 +57,7 @@ class Request:
 
     seed: int
     span: range
-    label: int | Literal["random"] | None
+    label: Label
     map: np.ndarray | None  # (h, w), for all
     form: Form
     protocol: str  # of features
