@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 HEAD = """\
 # Every setting
 
-For whoever writes an experiment or a scale, or overrides a setting on the command line:
+For anyone who writes an experiment or a scale, or overrides a setting on the command line:
 `d2it train d2it_b scale=smoke training.content.batch=16`. `d2it config --explain
 training.content.batch` says the same of one setting, what sets it, and which runs it decides.
 

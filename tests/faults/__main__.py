@@ -16,9 +16,9 @@ from tests.faults.matrix import matrix
 from tests.faults.result import Result
 from tests.faults.runs import World
 
-HEADER = """# What was done to training and to what it made, and what became of it
+HEADER = """# Faults: what was done to training and to what it made, and what became of it
 
-For whoever trusts days of computing to it, or changes how it saves and resumes.
+For anyone who trusts days of computing to it, or changes how it saves and resumes.
 
 Written by `make test-faults KILLS={kills} WRITE=docs/faults.md` (seed {seed}, {minutes:.0f} min).
 Real runs of `d2it train`, of all four kinds, at 32 px and of 10 to 40 steps, each in processes of

@@ -223,7 +223,7 @@ ALONE = ["slurmctld and `d2it train` killed"]
 ANOTHER = ("scancel", "kill -9 of one of two processes")
 HEADER = """# Faults on a Slurm cluster
 
-For whoever trains on a cluster, runs one, or changes how jobs are submitted and found again.
+For anyone who trains on a cluster, runs one, or changes how jobs are submitted and found again.
 
 What becomes of a training on a real cluster (Slurm with slurmdbd, two nodes in each of two
 partitions, GPUs in name only) when it is disturbed. `make test-slurm WRITE=docs/slurm_faults.md`
