@@ -23,4 +23,4 @@ rule calibrate:
     message:
         "Measuring the entropy of {wildcards.data}"
     shell:
-        "d2it calibrate {wildcards.data:q} --params {PARAMS:q} --wait 2>&1 | tee -i {log:q}"
+        "d2it calibrate {wildcards.data:q} --params {PARAMS:q} --wait 2>&1 | " + LOGGED

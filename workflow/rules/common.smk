@@ -39,12 +39,17 @@ print(wiring.scale_line(CONFIG, "all"), file=sys.stderr)
 TRAINS_HERE = LAUNCHER.cluster == "local"
 LOGS = f"logs/{CONFIG.name}"
 
+# How jobs end whose outputs are given to `update`. Of these Snakemake keeps copies, which it would
+# put back if a job fails, and then take for made with the settings of now: a failed job leaves none.
+LOGGED = "{{ (cd .snakemake/backups && rm -f {output:q}) 2>&- || true; tee -i {log:q}; }}"
+
 
 def manifest(folder):
     """Large artefacts are folders; rules name their manifest, which holds every file's digest.
 
     As an output it is given to `update`: whether it stands is for the command to say. Else
     Snakemake would delete it first, even if a command that outlived another Snakemake just made it.
+    If its job fails it is gone, and made again.
     """
     return str(folder / "manifest.json")
 

@@ -20,4 +20,4 @@ rule encode:
     message:
         "Encoding the images with {wildcards.run}{resources.place}"
     shell:
-        "d2it encode {wildcards.run:q} --params {PARAMS:q} --wait 2>&1 | tee -i {log:q}"
+        "d2it encode {wildcards.run:q} --params {PARAMS:q} --wait 2>&1 | " + LOGGED

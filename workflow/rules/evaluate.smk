@@ -29,7 +29,7 @@ rule evaluate_dvae:
     message:
         "Evaluating {wildcards.run}{resources.place}"
     shell:
-        "d2it evaluate {wildcards.run:q} --params {PARAMS:q} --wait 2>&1 | tee -i {log:q}"
+        "d2it evaluate {wildcards.run:q} --params {PARAMS:q} --wait 2>&1 | " + LOGGED
 
 
 use rule evaluate_dvae as evaluate_grain with:

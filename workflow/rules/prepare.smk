@@ -17,4 +17,4 @@ rule prepare:
     message:
         "Packing the images of {wildcards.data}"
     shell:
-        "d2it prepare {wildcards.data:q} --params {PARAMS:q} --wait 2>&1 | tee -i {log:q}"
+        "d2it prepare {wildcards.data:q} --params {PARAMS:q} --wait 2>&1 | " + LOGGED

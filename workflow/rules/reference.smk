@@ -22,4 +22,4 @@ rule reference:
     message:
         "Computing the reference features of {wildcards.data}{resources.place}"
     shell:
-        "d2it reference {wildcards.data:q} --params {PARAMS:q} --wait 2>&1 | tee -i {log:q}"
+        "d2it reference {wildcards.data:q} --params {PARAMS:q} --wait 2>&1 | " + LOGGED

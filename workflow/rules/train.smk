@@ -28,7 +28,7 @@ rule train_dvae:
     message:
         "Training {wildcards.run}{resources.place}"
     shell:
-        "d2it train {wildcards.run:q} --params {PARAMS:q} --wait 2>&1 | tee -i {log:q}"
+        "d2it train {wildcards.run:q} --params {PARAMS:q} --wait 2>&1 | " + LOGGED
 
 
 use rule train_dvae as train_grain with:
