@@ -124,7 +124,11 @@ def test_a_sheet_has_a_row_for_each_class(pipe: Exported, shipped: str, tmp_path
         assert np.array_equal(pixels[top : top + 64, left : left + 64], images[i])
     before = path.read_bytes()
     for more, sentence in (
-        ([], "is there already, or does not end in .png"),
+        ([], "is there already: name another picture"),
+        (
+            ["--sheet", "sheet.jpg"],
+            "sheet.jpg is to be a picture: give it a name that ends in .png",
+        ),
         (["--out", "x"], "leave out --out and shares"),
         (["--weights", "raw"], "tiny64 is exported, so its weights"),
     ):

@@ -110,8 +110,10 @@ def write_samples(
 
 def write_sheet(pipeline: Pipeline, request: Request, path: Path) -> Drawn:
     """One PNG of all the images, none left out: a row for each class, in the order of labels."""
-    if path.exists() or path.suffix.lower() != ".png":
-        raise UserError(f"{path} is there already, or does not end in .png: name a new picture.")
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path} is to be a picture: give it a name that ends in .png.")
+    if path.exists():
+        raise UserError(f"{path} is there already: name another picture.")
     most = 1024  # all in memory at once
     if len(request.span) > most:
         raise UserError(f"A sheet has at most {most} images, not {len(request.span)}.")
