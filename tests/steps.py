@@ -23,13 +23,14 @@ from d2it.training.tasks import make_task
 from d2it.training.trainer import Trainer
 from tests.chosen_device import chosen
 from tests.test_transformers import THREE, TWO, write_latents
-from tests.tiny_world import FEW_PHOTOS, enter
+from tests.tiny_world import FEW_PHOTOS, SHALLOW, enter
 
 Batch = dict[str, Tensor]
 BATCH, STEPS = 4, 3
 KINDS = ("dvae", "grain", "content", "dit")
 OVERRIDES = [
     *FEW_PHOTOS,
+    *SHALLOW,
     *(f"training.{kind}.images={STEPS * BATCH}" for kind in KINDS),
     *(f"training.{kind}.batch={BATCH}" for kind in KINDS),
     *(f"training.{kind}.{key}=0" for kind in KINDS for key in ("log_images", "save_images")),
@@ -37,6 +38,8 @@ OVERRIDES = [
     *(f"training.{kind}.clip=1.0" for kind in KINDS),
     f"dvae_loss.gan_start={BATCH}",  # it rests in the first step
     "training.dvae.learning_rate=1.0e-5",  # GANs are chaotic: last bits would grow
+    "model.dvae.channels=8",
+    "model.dvae.discriminator_channels=8",
     "diffusion.learn_sigma=true",
     "runs.dvae.dvae_three.ratio=[0.25,0.25]",  # what the latents are measured at
     "runs.dvae.dvae_three.ratios=[[0.25,0.25]]",

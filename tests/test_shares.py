@@ -32,7 +32,7 @@ COMMAND = ["evaluate", RUN, *SEEDS]
 @pytest.fixture(scope="module", autouse=True)
 def config(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
-        enter(tmp_path_factory.mktemp("world"), patch)
+        enter(tmp_path_factory.mktemp("world"), patch, block=16)  # as other processes
         build_world([RUN])
         yield load(overrides=SEEDS)
 

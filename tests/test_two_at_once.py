@@ -27,7 +27,7 @@ RUN = "dit_b"
 @pytest.fixture(scope="module", autouse=True)
 def config(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
-        enter(tmp_path_factory.mktemp("world"), patch)
+        enter(tmp_path_factory.mktemp("world"), patch, block=16)  # as other processes
         build_world([RUN])
         assert command("evaluate", RUN, *OVERRIDES).returncode == 0
         yield load(overrides=OVERRIDES)

@@ -33,6 +33,7 @@ FEW_PHOTOS = [  # four of each to learn from, one held out
     "data.photos.reference=7",
     *ON_PHOTOS,
 ]
+SHALLOW = [f"model.sizes.{size}.depth=3" for size in ("S", "B", "L", "XL")]
 IMAGES, BATCH = 64, 8  # what the networks claim to have been trained on
 STEMS = ("model", "raw", f"milestone-{IMAGES // 4}", f"milestone-{IMAGES // 2}")
 OVERRIDES = [
@@ -46,6 +47,7 @@ OVERRIDES = [
     "evaluation.n=8",
     "runs.dvae.dvae.ratios=[0.0,0.5,1.0,random]",
     *ON_PHOTOS,
+    *SHALLOW,
 ]
 
 
@@ -76,9 +78,14 @@ def save_random(config: Config, run: str, seed: int) -> None:
     save_model(paths.model(config, run), kind, shape, recipe, IMAGES, BATCH, inputs, weights)
 
 
-def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Work in `folder` with the weights that the repository has fetched."""
+def enter(folder: Path, patch: pytest.MonkeyPatch, block: int = 8) -> None:
+    """Work in `folder` with the weights that the repository has fetched.
+
+    Features of eight images are no more work than these; not to the bit those of processes that
+    keep the usual `block` of 16.
+    """
     torch.set_num_threads(1)
+    patch.setattr("d2it.models.inception.BLOCK", block)
     patch.chdir(folder)
     patch.setenv("D2IT_WEIGHTS", str(WEIGHTS))
     patch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")  # also where there is a GPU
