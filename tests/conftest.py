@@ -4,7 +4,9 @@ import functools
 import gc
 import importlib
 import signal
+import sys
 from collections.abc import Sequence
+from multiprocessing import forkserver
 from typing import Any
 
 import pytest
@@ -23,6 +25,8 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(10_000)
     gc.enable()
+    if "tests.forked" in sys.modules:  # before a test changes the folder: it imports from tests/
+        forkserver.ensure_running()
 
 
 @pytest.fixture(scope="session", autouse=True)

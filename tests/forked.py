@@ -1,4 +1,4 @@
-"""Processes forked from one that has imported torch and Snakemake, and so begin at once.
+"""Processes forked from one that has done what they all begin with: tests/preloaded.py.
 
 They are processes of their own: with an exit code and limits, to be killed and stopped, and without
 what a test has changed in its own.
@@ -16,12 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [
-        *("d2it.training.loop", "torch._dynamo", "torch.distributed.tensor"),
-        *("d2it.snakefile", "hydra", "snakemake.cli", "snakemake.report"),
-    ]
-)
+PROCESSES.set_forkserver_preload(["tests.preloaded"])
 PATIENCE = 120
 
 
@@ -41,7 +36,11 @@ class Forked:
         for writer in writers:
             writer.close()
         self.readers = ThreadPoolExecutor(len(pipes))
-        self.told = [self.readers.submit(_read, reader) for reader, _ in pipes]
+        self.lines: list[str] = []  # of what it has printed until now
+        self.told = [
+            self.readers.submit(_read, reader, lines)
+            for (reader, _), lines in zip(pipes, (self.lines, []), strict=True)
+        ]
 
     def kill(self) -> None:
         self.process.kill()
@@ -68,9 +67,11 @@ class Forked:
         return subprocess.CompletedProcess(self.args, code, *told)
 
 
-def _read(pipe: Connection) -> str:
+def _read(pipe: Connection, lines: list[str]) -> str:
     with pipe, open(pipe.fileno(), encoding="utf-8", closefd=False) as file:
-        return file.read()
+        for line in file:
+            lines.append(line)
+    return "".join(lines)
 
 
 def _become(

@@ -4,10 +4,9 @@ import base64
 import http.client
 import io
 import json
+import os
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from d2it.errors import UserError
 from d2it.grains.rows import from_rows, to_rows
 from tests.commands import command
 from tests.exported import export_random
+from tests.forked import Forked
 from tests.tiny_world import enter
 
 MAP = [[int(2 <= row < 5 or column == 6) for column in range(8)] for row in range(8)]
@@ -269,12 +269,15 @@ def test_no_port_no_folder(server: Server, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_it_ends_with_ctrl_c(server: Server) -> None:
-    words = [sys.executable, "-m", "d2it", "app", "exported", "--port", "0", "--host", "::1"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as app:
-        assert app.stdout and app.stdout.readline().startswith("http://[::1]:")
-        app.send_signal(signal.SIGINT)
-        _, error = app.communicate(timeout=120)
-    assert (app.returncode, error) == (0, "")
+    app = Forked("d2it", "app", "exported", "--port", "0", "--host", "::1")
+    deadline = time.monotonic() + 120
+    while not app.lines:
+        assert app.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    assert app.lines[0].startswith("http://[::1]:")
+    os.kill(app.pid, signal.SIGINT)
+    done = app.end()
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_maps_in_rows() -> None:

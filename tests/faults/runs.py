@@ -5,7 +5,6 @@ it runs the command line's own `main`. Two are the command itself, with its inte
 """
 
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -21,6 +20,7 @@ from typing import Any
 from d2it.config import load
 from d2it.config.run import run_of
 from tests.faults import injected
+from tests.forked import PROCESSES
 
 ROOT = Path(__file__).parents[2]
 KINDS = {"dvae": "dvae", "grain": "grain", "content": "d2it_xl_classes", "dit": "dit_xl_classes"}
@@ -47,22 +47,6 @@ SETTINGS = [
 ]
 # of a line of metrics.jsonl: what is the machine's, not the run's
 MACHINE = ("images_per_second", "tflops", "mfu", "data_wait", "memory_bytes")
-
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    [
-        "d2it.jobs.local",
-        "d2it.commands.encode",
-        "d2it.commands.train",
-        "d2it.training.loop",
-        "d2it.training.dvae",
-        "d2it.training.transformers",
-        "hydra",
-        "tests.faults.injected",
-        "torch._dynamo",
-        "torch.distributed.tensor",
-    ]
-)
 
 Started = Any  # a multiprocessing.Process or a subprocess.Popen
 
@@ -109,7 +93,7 @@ class Case:
         self.said = len(self.log())
         if processes == 1:
             given = (str(self.folder), arguments, limit, fault, at)
-            process = SERVER.Process(target=_child, args=given)
+            process = PROCESSES.Process(target=_child, args=given)
             process.start()
             return process
         with open(self.folder / "log", "a") as log:
