@@ -90,7 +90,7 @@ def _become(
     os.chdir(cwd)
     if limit >= 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    subprocess.Popen = Fork  # type: ignore[misc]
+    subprocess.Popen = Fork
     _run(args, environment)
 
 
