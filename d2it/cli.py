@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import io
 import os
 import re
 import shlex
@@ -112,6 +113,8 @@ def _open_streams() -> None:
     os.close(unused)
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
     sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # of a terminal that knows no `²`
+        sys.stdout.reconfigure(errors="replace")
 
 
 def system_sentence(error: Exception) -> str | None:

@@ -38,6 +38,13 @@ def test_closed_streams(closed: str, tmp_path: Path) -> None:
     assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("words", ["--help", "models", "study scale=paper", "table --help"])
+@pytest.mark.parametrize("knows", ["PYTHONIOENCODING=ascii", "PYTHONUTF8=0 LC_ALL=POSIX"])
+def test_a_terminal_of_few_letters(words: str, knows: str, tmp_path: Path) -> None:
+    done = shell(f"{knows} {D2IT} {words}", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.isascii()
+
+
 @pytest.mark.parametrize(
     ("launcher", "sentence"),
     [
