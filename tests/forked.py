@@ -98,7 +98,6 @@ def _run(args: list[str], environment: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = args
-    sys.modules.pop(args[0], None)
     runpy.run_module(args[0], run_name="__main__", alter_sys=True)
 
 
