@@ -46,9 +46,9 @@ class Measured(TypedDict):
 
     cuts: NotRequired[list[float | str]]  # "inf" and "-inf" as words
     quantiles: NotRequired[list[float]]
-    reached: float | list[float]
+    reached: NotRequired[float | list[float]]
     scale: float
-    std: list[float | None]
+    std: NotRequired[list[float | None]]
 
 
 class Manifest(TypedDict):
