@@ -4,22 +4,16 @@ They are processes of their own: with an exit code and limits, to be killed and 
 what a test has changed in its own.
 """
 
-import functools
 import gc
 import multiprocessing
 import os
 import resource
 import runpy
-import signal
 import subprocess
 import sys
-import traceback
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.preloaded"])
@@ -87,55 +81,12 @@ def _become(
     for place, pipe in enumerate(told, start=1):
         os.dup2(pipe.fileno(), place)
         pipe.close()
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
     os.chdir(cwd)
-    if limit >= 0:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    subprocess.Popen = Fork
-    _run(args, environment)
-
-
-def _run(args: list[str], environment: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    if limit >= 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     sys.argv = args
     runpy.run_module(args[0], run_name="__main__", alter_sys=True)
-
-
-class Fork(subprocess.Popen):
-    """The interpreters that such a process starts, `python -m ...`, are forks of it in their turn.
-
-    They have its imports and no more: signals, open files and streams are those of a new process.
-    """
-
-    def __init__(self, args, *rest, env=None, **named) -> None:
-        if args[0] == sys.executable and "-m" in args:
-            words, environment = args[args.index("-m") + 1 :], {**(env or os.environ)}
-            named["preexec_fn"] = functools.partial(_begin, words, environment)
-            sys.stdout.flush()
-        super().__init__(args, *rest, env=env, **named)
-
-
-def _begin(words: list[str], environment: dict[str, str]) -> None:
-    """In the fork, which never comes to start a program."""
-    code: Any = 1
-    try:
-        for signum in signal.valid_signals():
-            if callable(signal.getsignal(signum)):
-                signal.signal(signum, signal.SIG_DFL)
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        null = os.open(os.devnull, os.O_RDWR)
-        for name in os.listdir("/proc/self/fd"):  # not closed: what still knows them might close
-            if int(name) > 2:  # what is opened after them
-                with suppress(OSError):
-                    os.dup2(null, int(name))
-        sys.stdin = os.fdopen(0, closefd=False)
-        _run(words, environment)
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(code)

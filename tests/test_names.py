@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,8 +100,9 @@ def test_a_runs_folder_of_any_name_works(checkout: Checkout, tmp_path: Path, fol
     assert list(Path(runs, ".params").iterdir())
 
 
-def test_dvc_executes_no_name(checkout: Checkout) -> None:
+def test_dvc_executes_no_name(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads params.yaml by itself; our commands refuse the names that they are given."""
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     names, params = HOSTILE[:8], compose(["scale=smoke"])
     params["data"] |= dict.fromkeys(names, params["data"]["photos"])
     params["dvae_loss"]["perceptual"] = HOSTILE[5]

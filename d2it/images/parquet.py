@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp")  # names of plain columns of bytes
 LABELS = ("label", "labels", "cls", "class")
 BATCH = 2**16  # labels read at once
-UNPACKED, TIMES = (
-    2**28,
-    100,
-)  # more bytes, and times more than the file's own, no group's images are
+# A group whose images unpack to more bytes, and to more times the file's own, is refused.
+UNPACKED, TIMES = 2**28, 100
 
 
 class ParquetRow(NamedTuple):
