@@ -30,7 +30,7 @@ resources: {processes: 1, gpus: 1, cpus: 1, minutes: 60, shares: 2, at_once: 2}
 @pytest.fixture(scope="module")
 def config(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
-        enter(tmp_path_factory.mktemp("world"), patch)
+        enter(tmp_path_factory.mktemp("world"), patch, block=16)  # as other processes
         Path("array.yaml").write_text(LAUNCHER)
         patch.setenv("D2IT_LAUNCHER", str(Path("array.yaml").resolve()))
         build_world([RUN])
