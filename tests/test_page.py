@@ -133,7 +133,8 @@ def test_a_long_log_is_a_short_curve(empty):
 def test_a_damaged_log_is_no_error(empty):
     log(empty, "d2it_b", [(10, 2.0), (20, 1.0)])
     path = run_of(empty, "d2it_b").folder / "metrics.jsonl"
-    path.write_text(path.read_text() + '\n{"images": 30, "los')  # killed while it was written
+    half = b'\n{"images": 30, "los'  # killed while it was written
+    path.write_bytes(path.read_bytes() + b'\n{"images": 25, "l\xefss": 3.0}' + half)
     assert losses(path) == [(10, 2.0), (20, 1.0)]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from d2it.errors import UserError
-from d2it.training.log import peak_of, utilisation
+from d2it.training.log import RunLog, peak_of, utilisation
 from tests import tiny_run
 from tests.forked_run import SLOW, await_images, end, errors, fingerprint, run, start
 
@@ -27,6 +27,14 @@ def test_metrics_have_one_line_per_interval(tmp_path: Path) -> None:
     assert lines[-1]["loss/model"] < lines[0]["loss/model"]
     assert set(lines[-1]) >= MEASURED
     assert lines[-1]["tflops"] > 0 and lines[-1]["mfu"] is None  # a CPU's peak is not known
+
+
+def test_a_resume_drops_lines_that_are_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    damaged = b'{"im\xe9ges": 20}\n\xff\n[30]\n{"images": 40}\n{"images": 50'
+    path.write_bytes(b'{"images": 10}\n' + damaged)
+    RunLog(tmp_path, "run", 90, active=True).start(30)
+    assert path.read_text() == '{"images": 10}\n'
 
 
 def test_tracker_gets_the_rows_and_changes_nothing(

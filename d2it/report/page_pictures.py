@@ -112,7 +112,7 @@ def losses(path: Path) -> list[tuple[float, float]]:
     """
     if not path.is_file():
         return []
-    lines = LOSS.findall(path.read_text(encoding="utf-8"))
+    lines = LOSS.findall(path.read_text(encoding="utf-8", errors="replace"))
     points = sorted({int(images): float(loss) for images, loss in lines}.items())
     parts = np.array_split(np.array(points), min(POINTS, len(points))) if points else []
     return [(float(part[-1, 0]), float(part[:, 1].mean())) for part in parts]

@@ -77,12 +77,8 @@ class RunLog:
             return
         path = self.folder / "metrics.jsonl"
         if path.is_file():
-            lines = [
-                line
-                for line in path.read_text(encoding="utf-8").splitlines()
-                if _images(line, images)
-            ]
-            write_text(path, "".join(f"{line}\n" for line in lines))
+            found = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            write_text(path, "".join(f"{line}\n" for line in found if _images(line, images)))
         if self.terminal:
             self.bar = tqdm(
                 total=self.images,

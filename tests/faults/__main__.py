@@ -30,7 +30,8 @@ micro-batches are put into the process (`tests/faults/injected.py`); all else co
 The last rows flip a bit in the middle of one file of each kind that a finished study holds, run
 the next command that reads it, then `d2it verify --made smoke`. *Survived*: the command mended it,
 or verify named it with a cure that worked; *bitwise*: the table is the same afterwards. Logs are
-left out: nothing is computed from them. Nor is a table's own text checked: it is written anew.
+left out: the page's curves and the seconds in provenance alone are computed from them. Nor is a
+table's own text checked: it is written anew.
 How it works: [training.md](training.md).
 
 """
