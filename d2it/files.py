@@ -214,11 +214,12 @@ def is_intact(folder: Path) -> bool:
         return folder.is_dir()
     try:
         named = read_format(folder / MANIFEST, *FOLDER, made_by="d2it")["files"]
-    except UserError:
+        known = {name: entry["sha256"] for name, entry in named.items()}
+    except (UserError, AttributeError, KeyError, TypeError):  # of a manifest that is none
         return False
     return all(
-        (folder / name).is_file() and file_digest(folder / name) == entry["sha256"]
-        for name, entry in named.items()
+        (folder / name).is_file() and file_digest(folder / name) == sha256
+        for name, sha256 in known.items()
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from d2it.config.documents import conform
 from d2it.config.run import run_of
 from d2it.errors import UserError
 from d2it.files import (
+    FOLDER,
+    MANIFEST,
     is_intact,
     read_format,
     read_sealed,
     save_by_umask,
     seal_folder,
+    write_format,
     write_json,
     write_sealed,
     write_text,
@@ -113,6 +117,14 @@ def test_a_folder_that_is_sealed(tmp_path: Path) -> None:
     seal_folder(tmp_path)
     assert is_intact(tmp_path)
     (tmp_path / "pictures").write_bytes(b"1235")
+    assert not is_intact(tmp_path)
+
+
+@pytest.mark.parametrize("files", [None, [], "pictures", {"pictures": 3}, {"pictures": {}}])
+def test_a_seal_that_says_nothing_of_files(tmp_path: Path, files: Any) -> None:
+    (tmp_path / "pictures").write_bytes(b"1234")
+    said = {} if files is None else {"files": files}
+    write_format(tmp_path / MANIFEST, *FOLDER, said)
     assert not is_intact(tmp_path)
 
 
