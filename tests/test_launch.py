@@ -170,6 +170,9 @@ def test_a_job_that_never_saves_anything_is_given_up(plan: Plan) -> None:
     with pytest.raises(UserError, match=r"started 3 times at 4 images.*minutes.*dvae.save_images"):
         count_starts(plan, "7")
     count_starts(plan, "8")
+    for text in ("", "[]", "{}", '{"images": 4, "starts": "3"}'):  # a damaged note: the first start
+        (plan.folder / "submitit" / "7_starts.json").write_text(text)
+        count_starts(plan, "7")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from d2it.errors import UserError
-from d2it.jobs import slurm, slurm_commands
+from d2it.files import write_json
+from d2it.jobs import last_word, outlook, slurm, slurm_commands
 
 ROWS = """\
 7|PREEMPTED|node1|40|billing=1,cpu=1,gres/gpu=1,node=1|None|0:0
@@ -50,6 +51,33 @@ def test_one_question_a_minute_for_all_runs(tmp_path: Path, monkeypatch) -> None
     assert asked[1:] == [{"7", "8", "9"}]
 
 
+NO_RECORDS = [b"", b"3", b"{}", b"[]", b"{", b"\xff", b'[{"job": "7", "parts": "two"}]']
+
+
+@pytest.mark.parametrize("text", [*NO_RECORDS, b'{"asked": "now", "jobs": {}}'])
+def test_damaged_records_tell_of_nothing(tmp_path: Path, monkeypatch, text: bytes) -> None:
+    """Slurm is asked anew."""
+    monkeypatch.setenv("D2IT_RUNS", str(tmp_path))
+    monkeypatch.setattr(slurm, "_ask", lambda *_: slurm.parse(ROWS, live={"7"}))
+    answers = tmp_path / ".slurm" / "accounting.json"
+    jobs = tmp_path / ".arrays" / "d2it-encode-12ab-2" / "jobs.json"
+    for path in (answers, jobs):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(text)
+    assert slurm.accounting(["7"])["7"].elapsed == 45
+    assert outlook.arrays() == [] and slurm.recorded(jobs.parent) == []
+    assert last_word.read(jobs) is None
+
+
+def test_records_of_another_version(tmp_path: Path, monkeypatch) -> None:
+    """What a newer one says beside is left alone; what says nothing of a job is no answer."""
+    monkeypatch.setenv("D2IT_RUNS", str(tmp_path))
+    sound = slurm.Accounting("RUNNING", "node1", 45)
+    jobs = {"7": asdict(sound) | {"cores": 8}, "8": {}, "9": {"state": 3}}
+    write_json(tmp_path / ".slurm/accounting.json", {"asked": time.time(), "jobs": jobs})
+    assert slurm.accounting(["7", "8", "9"]) == {"7": sound}
+
+
 def test_who_cannot_write_in_the_cache_asks_for_himself(tmp_path: Path, monkeypatch) -> None:
     """Else whoever waits would never hear that a job was killed."""
     monkeypatch.setenv("D2IT_RUNS", str(tmp_path))
@@ -87,7 +115,7 @@ def test_an_end_that_sacct_hears_of_late(monkeypatch) -> None:
     monkeypatch.setattr(slurm, "run", run)
     first = slurm._ask({"7", "8"}, {})
     assert (first["7"].state, first["7"].live) == ("ENDING", True)
-    again = slurm._ask({"7", "8"}, {job: asdict(answer) for job, answer in first.items()})
+    again = slurm._ask({"7", "8"}, first)
     assert (again["7"].state, again["7"].live) == ("RUNNING", False)
     assert first["8"] == again["8"] and not again["8"].live
     told = "left the queue on node[1-2], and sacct knows no more of it than RUNNING"
@@ -130,7 +158,7 @@ def test_an_end_where_there_is_no_accounting(monkeypatch) -> None:
         return subprocess.CompletedProcess([], answer[0], "", answer[1])
 
     monkeypatch.setattr(slurm, "run", run)
-    before = {"8": asdict(slurm.Accounting("COMPLETED", live=False))}
+    before = {"8": slurm.Accounting("COMPLETED", live=False)}
     assert slurm._ask({"7", "8"}, before) == {"7": slurm.Accounting("GONE", live=False)}
 
 

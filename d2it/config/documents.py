@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from d2it.config.typed import spell
 from d2it.errors import UserError
-from d2it.files import damaged
+from d2it.files import damaged, read_json
 
 T = TypeVar("T")
 
@@ -20,6 +20,14 @@ def conform(shape: type[T], value: Any, path: Path | str, made_by: str) -> T:
     except UserError as error:
         raise damaged(path, made_by, error.sentence) from None
     return typing.cast(T, value)
+
+
+def told(shape: type[T], path: Path) -> T | None:
+    """What a record says on which no result rests; one that is damaged tells nothing."""
+    try:
+        return conform(shape, read_json(path, made_by=""), path, "")
+    except (OSError, UserError):
+        return None
 
 
 def _check(hint: Any, value: Any, where: str) -> None:

@@ -6,20 +6,24 @@
 {"error": null, "stopped": 15}    a training saved and left, as this signal asked
 """
 
-import json
 import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from d2it.config.documents import told
 from d2it.errors import UserError
 from d2it.files import write_json
 
 FILE = "D2IT_LAST_WORD"  # where a command that another has started leaves it
 SHOWN = 20  # lines of the log of a process that died
 
-Word = dict[str, Any]
+
+class Word(TypedDict):
+    error: str | None
+    died: NotRequired[bool]
+    stopped: NotRequired[int]
 
 
 def write(path: Path | str, error: UserError | None, **more: Any) -> None:
@@ -28,11 +32,7 @@ def write(path: Path | str, error: UserError | None, **more: Any) -> None:
 
 
 def read(path: Path) -> Word | None:
-    try:
-        word: Word = json.loads(path.read_text(encoding="utf-8"))
-        return word
-    except FileNotFoundError:
-        return None
+    return told(Word, path)
 
 
 def died(who: str, code: int) -> UserError:

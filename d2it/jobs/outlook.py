@@ -52,11 +52,11 @@ def arrays() -> list[Array]:
     """Those in runs/.arrays/: a stage that has ended well leaves nothing there."""
     folders = sorted(paths.runs_folder().glob(".arrays/*"))
     last = [entry for folder in folders for entry in slurm.recorded(folder)[-1:]]
-    jobs = [slurm.ids(str(entry["job"]), entry.get("parts", 1)) for entry in last]
+    jobs = [slurm.ids(entry["job"], entry.get("parts", 1)) for entry in last]
     known = known_to_slurm([job for ids in jobs for job in ids])
     found = []
     for entry, ids in zip(last, jobs, strict=True):
         states = Counter(known[job].now(nodes=False) for job in ids if job in known)
-        who = str(entry.get("who", "a stage"))
-        found.append(Array(who, str(entry["job"]), len(ids), dict(states)))
+        who = entry.get("who", "a stage")
+        found.append(Array(who, entry["job"], len(ids), dict(states)))
     return found

@@ -16,26 +16,45 @@ GPU-hours of a job: `elapsed * gpus / 3600`.
 
 import fcntl
 import getpass
-import json
 import os
 import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from d2it.config.documents import told
 from d2it.config.paths import runs_folder
+from d2it.config.typed import build
+from d2it.errors import UserError
 from d2it.files import locked, write_json
 from d2it.jobs.slurm_commands import NotNow, insist, refusal, run
 
 EVERY = 60.0  # seconds between two questions to Slurm's accounting
 UNDER_WAY = ("PENDING", "RUNNING", "SUSPENDED", "REQUEUED")  # sacct's states of what has not ended
 ENDING = "ENDING"  # not in the queue any more, says squeue, but sacct does not know how it ended
-_own: dict[Path, dict[str, Any]] = {}  # answers of Slurm that could not be left in runs/.slurm/
 FIELDS = ("JobID", "State", "NodeList", "ElapsedRaw", "AllocTRES", "Reason", "ExitCode")
 BETWEEN = "\x1f"  # squeue's fields; no path or comment has it
+
+
+class Answers(TypedDict):
+    """accounting.json."""
+
+    asked: float
+    jobs: dict[str, dict[str, Any]]  # of each an Accounting
+
+
+class Submitted(TypedDict):
+    """An entry of jobs.json."""
+
+    job: str
+    parts: NotRequired[int]
+    who: NotRequired[str]
+
+
+_own: dict[Path, Answers] = {}  # of Slurm, that could not be left in runs/.slurm/
 
 
 @dataclass(frozen=True)
@@ -125,21 +144,18 @@ def record(folder: Path, array: str, parts: int, who: str) -> None:
     """Add a job or an array to the folder's jobs.json, unless it is the last one there."""
     jobs = recorded(folder)
     if [entry["job"] for entry in jobs[-1:]] != [array]:
-        entry = {"job": array, "parts": parts, "who": who}
-        entry |= {"user": getpass.getuser(), "time": time.time()}
+        by = {"user": getpass.getuser(), "time": time.time()}
+        entry = {"job": array, "parts": parts, "who": who} | by
         write_json(folder / "jobs.json", [*jobs, entry])
 
 
 def jobs_of(folder: Path) -> list[str]:
-    return [str(entry["job"]) for entry in recorded(folder)]
+    return [entry["job"] for entry in recorded(folder)]
 
 
-def recorded(folder: Path) -> list[dict[str, Any]]:
+def recorded(folder: Path) -> list[Submitted]:
     """What is damaged, or of somebody who shows it to nobody, tells of none."""
-    with suppress(OSError, ValueError, TypeError):
-        found = json.loads((folder / "jobs.json").read_bytes())
-        return [entry for entry in found if isinstance(entry, dict) and "job" in entry]
-    return []
+    return told(list[Submitted], folder / "jobs.json") or []
 
 
 def accounting(jobs: Iterable[str], every: float = EVERY) -> dict[str, Accounting]:
@@ -154,11 +170,21 @@ def accounting(jobs: Iterable[str], every: float = EVERY) -> dict[str, Accountin
         with suppress(BlockingIOError), _turn(path.parent):  # else another one asks
             last = _answers(path)
             if _age(last) >= every:
-                answers = _ask(jobs | _last(), last["jobs"])
+                answers = _ask(jobs | _last(), _known(last))
                 known = last["jobs"] | {job: asdict(answer) for job, answer in answers.items()}
                 _leave(path, {"asked": time.time(), "jobs": known})
-    known = _answers(path)["jobs"]
-    return {job: Accounting(**known[job]) for job in jobs if job in known}
+    found = _known(_answers(path))
+    return {job: found[job] for job in jobs if job in found}
+
+
+def _known(answers: Answers) -> dict[str, Accounting]:
+    """By job. A newer d2it may say more of one; what is damaged is not known."""
+    names, found = {field.name for field in fields(Accounting)}, {}
+    for job, entry in answers["jobs"].items():
+        said = {name: value for name, value in entry.items() if name in names}
+        with suppress(UserError):
+            found[job] = build(Accounting, said, job)
+    return found
 
 
 def _last() -> set[str]:
@@ -183,28 +209,25 @@ def _turn(folder: Path) -> Iterator[None]:
         yield
 
 
-def _leave(path: Path, answers: dict[str, Any]) -> None:
+def _leave(path: Path, answers: Answers) -> None:
     try:
         write_json(path, answers)
     except OSError:
         _own[path] = answers
 
 
-def _age(answers: dict[str, Any]) -> float:
+def _age(answers: Answers) -> float:
     """Seconds since Slurm was asked, if need be by a clock that is ahead of ours."""
     return abs(time.time() - answers["asked"])
 
 
-def _answers(path: Path) -> dict[str, Any]:
+def _answers(path: Path) -> Answers:
     """The last that were left there, or that this process has kept."""
-    own: dict[str, Any] = _own.get(path, {"asked": 0.0, "jobs": {}})
-    try:
-        return min(json.loads(path.read_text(encoding="utf-8")), own, key=_age)
-    except (OSError, json.JSONDecodeError):
-        return own
+    own: Answers = _own.get(path, {"asked": 0.0, "jobs": {}})
+    return min(told(Answers, path) or own, own, key=_age)
 
 
-def _ask(jobs: set[str], before: dict[str, Any]) -> dict[str, Accounting]:
+def _ask(jobs: set[str], before: dict[str, Accounting]) -> dict[str, Accounting]:
     """One question to squeue and one to sacct; what they do not answer is not made up."""
     if not jobs:
         return {}
@@ -229,9 +252,9 @@ def _ask(jobs: set[str], before: dict[str, Any]) -> dict[str, Accounting]:
     return found
 
 
-def _was_live(job: str, before: dict[str, Any]) -> bool:
-    known = before.get(job, {"live": True, "state": ""})
-    return bool(known["live"]) and known["state"] != ENDING
+def _was_live(job: str, before: dict[str, Accounting]) -> bool:
+    known = before.get(job)
+    return known is None or (known.live and known.state != ENDING)
 
 
 def parse(rows: str, live: set[str]) -> dict[str, Accounting]:

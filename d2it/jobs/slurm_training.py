@@ -1,7 +1,6 @@
 """A training as a Slurm job: what its processes do, and how it is waited for."""
 
 import getpass
-import json
 import os
 import re
 import signal
@@ -9,8 +8,9 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
+from d2it.config.documents import told
 from d2it.errors import UserError
 from d2it.files import locked, write_json
 from d2it.jobs import slurm, slurm_commands
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from d2it.jobs.launcher import Resources
 
 FRUITLESS = 3  # starts of a job that save nothing new before it is given up
+
+
+class Starts(TypedDict):
+    """Of a job, since it last saved anything."""
+
+    images: int
+    starts: int
 
 
 def _port(job: int) -> int:
@@ -66,8 +73,8 @@ def count_starts(plan: Plan, job: str) -> None:
     """Bound the requeues of a job that never comes to save anything."""
     states = [int(path.name) for path in plan.state.glob("[0-9]*") if path.name.isdigit()]
     note, images = plan.folder / "submitit" / f"{job}_starts.json", max(states, default=0)
-    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
-    starts = before["starts"] + 1 if before.get("images") == images else 1
+    before = told(Starts, note)
+    starts = before["starts"] + 1 if before and before["images"] == images else 1
     write_json(note, {"images": images, "starts": starts})
     if starts > FRUITLESS:
         raise UserError(

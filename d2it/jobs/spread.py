@@ -82,7 +82,7 @@ def _compute_shares(words: Sequence[str], stage: str, count: int) -> None:
         for share, code in codes.items():
             if code:
                 word = last_word.read(_place(Path(folder), share, "json"))
-                if word is not None:
+                if word is not None and word["error"]:
                     raise UserError(word["error"])
                 last_word.show_end(_place(Path(folder), share, "log"))
                 raise last_word.died(f"Process {share.part} of {share.parts}", code)
