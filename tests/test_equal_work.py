@@ -11,11 +11,12 @@ import torch
 from d2it.config import paths
 from d2it.config.recipe import repeats_of
 from d2it.config.run import run_of
+from d2it.errors import UserError
 from d2it.files import write_json
 from d2it.models.content_transformer import ContentTransformer
 from d2it.report.claims import Pair, load_claims
 from d2it.report.claims_page import render
-from d2it.report.compute import DENSE, FINE, FORMAT, LIVE, VERSION, measured_for
+from d2it.report.compute import DENSE, FINE, FORMAT, LIVE, VERSION, live_windows, measured_for
 from d2it.report.effects import effect
 from tests.planted import CLAIMS, CLEAR, PAIR, of, plant, say, sections
 from tests.planted import config as config  # the fixtures
@@ -93,6 +94,14 @@ def measured_windows(config, live: float, **other: str) -> None:
     entry = measured_for(run_of(config, "d2it_l")) | {"live": [live]} | other
     header = {"format": FORMAT, "version": VERSION}
     write_json(paths.windows(config), header | {"measured": [entry]})
+
+
+@pytest.mark.parametrize("measured", [None, {}, [3], [{}], [{"live": "0.5"}]])
+def test_shares_that_are_none_are_one_sentence(config, measured):
+    said = {} if measured is None else {"measured": measured}
+    write_json(paths.windows(config), {"format": FORMAT, "version": VERSION} | said)
+    with pytest.raises(UserError, match=r"windows.json is damaged.*tools\.live_windows"):
+        live_windows(config, run_of(config, "d2it_l"))
 
 
 def test_a_network_without_fine_regions_is_called_ten_layers_deep(config):

@@ -18,12 +18,16 @@ from d2it.config.study import Samples
 from d2it.errors import UserError
 from d2it.evaluation.gallery import write_gallery
 from d2it.evaluation.reference import open_reference
-from d2it.files import MANIFEST, file_digest, read_sealed, write_sealed
+from d2it.files import MANIFEST, file_digest, read_sealed, write_json, write_sealed
 from d2it.grains import calibrate as calibration
 from d2it.grains.thresholds import Thresholds
 from d2it.images.packed import PackedImages
 from d2it.latents.cache import Latents
+from d2it.latents.encode import encode
 from d2it.report.figures import read_gallery
+from d2it.report.page_pictures import of_run
+from d2it.runs.plan import make_plan
+from d2it.runs.verify import verify_made
 from d2it.sampling.pipeline import Drawn
 from d2it.units import Units
 from tests.commands import command
@@ -35,6 +39,7 @@ IMAGES = paths.images(CONFIG, "photos")
 THRESHOLDS = paths.thresholds(CONFIG, "photos")
 LATENTS = paths.latents(CONFIG, "dvae")
 REFERENCE = paths.reference(CONFIG, "photos")
+SCALE = CONFIG.name
 GALLERY = paths.gallery(CONFIG, RUN.name)
 
 
@@ -190,6 +195,57 @@ def test_what_is_not_as_it_must_be(maker: str, says: str, spoil: Callable[[], ob
         READ[maker]()
     sentence = str(told.value)
     assert says in sentence and f"d2it {maker}`" in sentence and ". " not in sentence, sentence
+
+
+UNSAID: dict[str, Callable[[dict[str, Any]], object]] = {
+    "ratios is [], but": lambda said: said.update(ratios=[]),
+    "ratios is missing": lambda said: said.pop("ratios"),
+    "splits is missing": lambda said: said.pop("splits"),
+    "splits is [], but": lambda said: said.update(splits=[]),
+    "has no split 'train'": lambda said: said["splits"].pop("train"),
+}
+
+
+@pytest.mark.parametrize("says", UNSAID)
+def test_latents_of_which_too_little_is_said(says: str) -> None:
+    """Nobody who reads them knows more than a sentence, whether they are sealed or not."""
+    path = LATENTS / MANIFEST
+    restate(path, UNSAID[says])
+    said = read_sealed(path, made_by="")
+    for write in (write_sealed, write_json):
+        write(path, said)
+        with pytest.raises(UserError, match=says.replace("[]", r"\[\]")):
+            encode(run_of(CONFIG, "dvae"))
+        if says.startswith("ratios is []"):
+            with pytest.raises(UserError, match="ratios is .*d2it encode dvae"):
+                make_plan(RUN)
+        else:
+            make_plan(RUN)
+
+
+@pytest.mark.parametrize("maps", [3, None, [], {"main": 3}])
+def test_a_page_of_maps_that_are_none(maps: Any) -> None:
+    write_json(GALLERY / "maps.json", maps)
+    with pytest.raises(UserError, match=r"maps.json is damaged.*d2it evaluate dit_b"):
+        of_run(RUN)
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "cure"),
+    [
+        (IMAGES, {"splits": []}, "prepare photos"),
+        (IMAGES, {}, "prepare photos"),
+        (REFERENCE, {"files": []}, "reference photos"),
+        (LATENTS, {"files": {"train": 3}}, "encode dvae"),
+        (GALLERY, {"files": {"maps.json": {}}}, "evaluate dit_b"),
+    ],
+)
+def test_a_manifest_that_names_no_files(path: Path, content: dict[str, Any], cure: str) -> None:
+    write_sealed(path / MANIFEST, content)
+    said: list[str] = []
+    with pytest.raises(UserError, match=f"delete {path} and run `d2it {cure} scale={SCALE}`"):
+        verify_made(SCALE, said.append)
+    assert f"{path}: damaged: manifest.json" in said
 
 
 def test_a_damaged_unit_of_a_calibration(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,10 @@ class Latents:
         self.channels: int = header["channels"]
         self.side: int = header["side"]  # of the finest grid
         self.classes: int = header["classes"]
+        if split not in header["splits"]:
+            raise UserError(
+                f"{folder} has no split {split!r}: choose one of {', '.join(header['splits'])}."
+            )
         shards = header["splits"][split]["shards"]
         self._starts = np.cumsum([0, *(shard["count"] for shard in shards)])
         self._shards = [self._map(shard) for shard in shards]
@@ -104,10 +108,6 @@ class Latents:
         path, made_by = folder / "manifest.json", f"d2it encode {folder.name}"
         header = read_format(path, FORMAT, VERSION, made_by=made_by)
         conform(Manifest, header, path, made_by)
-        if split not in header["splits"]:
-            raise UserError(
-                f"{folder} has no split {split!r}: choose one of {', '.join(header['splits'])}."
-            )
         return cls(folder, split, header)
 
     def _map(self, shard: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from d2it.clock import seed_of
+from d2it.config.documents import conform
 from d2it.config.ratios import at_least
 from d2it.config.recipe import digest, ratio_key
 from d2it.config.run import Run
@@ -32,7 +33,7 @@ from d2it.grains.maps import grain_map, per_image
 from d2it.grains.mixture import random_shares
 from d2it.grains.thresholds import cuts_at, cuts_of, thresholds_of
 from d2it.images.packed import open_images
-from d2it.latents.cache import FORMAT, MIRRORS, VERSION, Latents, shard_arrays
+from d2it.latents.cache import FORMAT, MIRRORS, VERSION, Latents, Manifest, shard_arrays
 from d2it.machine.device import choose_device
 from d2it.models.dvae import to_network
 from d2it.models.store import load_model, trained
@@ -125,10 +126,12 @@ def _same(path: Path, header: Header) -> Header | None:
     """The JSON at `path` if it is of these very latents."""
     if not path.exists():
         return None
-    found = read_sealed(path, made_by=f"d2it encode {path.parent.name}")
-    if all(found.get(key) == header[key] for key in header):
-        return found
-    return None
+    made_by = f"d2it encode {path.parent.name}"
+    found = read_sealed(path, made_by=made_by)
+    if any(found.get(key) != header[key] for key in header):
+        return None
+    conform(Manifest, found, path, made_by)
+    return found
 
 
 class Encoding:

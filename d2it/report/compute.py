@@ -5,9 +5,10 @@ that hold such a region, where their share was measured (`python -m tools.live_w
 the tokens of such regions alone. All others have the same by each.
 """
 
-from typing import Any
+from typing import Any, TypedDict
 
 from d2it.config import paths
+from d2it.config.documents import conform
 from d2it.config.recipe import ratio_key
 from d2it.config.run import Run, run_of
 from d2it.config.schema import Config
@@ -20,6 +21,18 @@ DENSE, LIVE, FINE = READINGS = ("dense", "live", "fine")
 FORMAT, VERSION = "d2it-windows", 1
 MADE_BY = "python -m tools.live_windows"
 BACKWARD = 3  # passes forward that a step costs: the backward pass is two of them
+
+
+class Share(TypedDict):
+    """Of windows that are live, by RefineNet, beside what it depends on."""
+
+    live: list[float]
+
+
+class Windows(TypedDict):
+    """windows.json."""
+
+    measured: list[Share]
 
 
 def pass_gmacs(config: Config, found: Result | Gap) -> dict[str, float]:
@@ -48,8 +61,9 @@ def live_windows(config: Config, run: Run) -> float | None:
         return cost("content", shape, run.main_ratio).macs / 1e9  # no region is fine
     if not path.exists():
         return None
-    for entry in read_format(path, FORMAT, VERSION, made_by=MADE_BY)["measured"]:
-        if all(entry[key] == value for key, value in measured_for(run).items()):
+    said = read_format(path, FORMAT, VERSION, made_by=MADE_BY)
+    for entry in conform(Windows, said, path, MADE_BY)["measured"]:
+        if measured_for(run).items() <= entry.items():
             return live_gmacs(shape, entry["live"])
     return None
 

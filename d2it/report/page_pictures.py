@@ -13,13 +13,14 @@ import numpy as np
 from PIL import Image
 
 from d2it.config import paths
+from d2it.config.documents import conform
 from d2it.config.recipe import ratio_key
 from d2it.config.run import Run
 from d2it.config.schema import Config
 from d2it.config.study import Samples
 from d2it.files import atomic_path, read_json
 from d2it.grains.overlay import grid, overlay
-from d2it.report.figures import class_names, read_gallery
+from d2it.report.figures import Maps, class_names, read_gallery
 
 ACROSS = 8  # pictures of a sheet
 SIDE = 128  # pixels at most that a picture takes in it
@@ -57,7 +58,8 @@ def of_run(run: Run) -> tuple[Path, str] | None:
     maps = paths.gallery(run.config, run.name) / "maps.json"
     if not maps.is_file():
         return None
-    labels = read_json(maps, made_by=f"d2it evaluate {run.name}")
+    made_by = f"d2it evaluate {run.name}"
+    labels = conform(Maps, read_json(maps, made_by=made_by), maps, made_by)
     wanted = "main" if run.evaluations else f"r{ratio_key(run.main_ratio)}"
     label = wanted if wanted in labels else min(labels, default=None)
     if label is None:

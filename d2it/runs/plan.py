@@ -2,10 +2,11 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from d2it.clock import milestone, seed_of
 from d2it.config import paths
+from d2it.config.documents import conform
 from d2it.config.recipe import ratio_key, thresholds_source
 from d2it.config.run import Run
 from d2it.config.schema import Training
@@ -13,6 +14,12 @@ from d2it.cost.memory import Need, need_of
 from d2it.errors import SETTINGS, UserError
 from d2it.files import canonical_digest, read_sealed
 from d2it.grains.thresholds import thresholds_of
+
+
+class Measured(TypedDict):
+    """What is read of a manifest; images have no ratios."""
+
+    ratios: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,7 @@ def _inputs(run: Run) -> dict[str, str]:
 def _content(manifest: Path, ratio: str, made_by: str) -> str:
     """Digest of what a manifest says. Latents may be measured at other ratios while a run lasts."""
     value = read_sealed(manifest, made_by=made_by)
+    conform(Measured, value, manifest, made_by)
     if "ratios" in value:
         value["ratios"] = value["ratios"].get(ratio)
     return canonical_digest(value)

@@ -5,12 +5,13 @@ On load large files are compared by size alone: a bit that flipped in place show
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from d2it.config.documents import conform
 from d2it.config.paths import runs_folder
 from d2it.errors import UserError
-from d2it.files import file_digest, is_intact, read_sealed
-from d2it.images.packed import file_entries
+from d2it.files import File, file_digest, is_intact, read_sealed
+from d2it.images.packed import Manifest, file_entries
 from d2it.runs import state
 
 # Folders of a scale -> what makes one anew, and where in the path the name for it stands.
@@ -22,6 +23,12 @@ MADE = {
     "results/{}/gallery/*": ("d2it evaluate", 3),
 }
 Found = tuple[Path, str | None, str]  # what was read, what is wrong with it, the cure
+
+
+class Files(TypedDict):
+    """What the manifest of a folder says, unless it is of packed images."""
+
+    files: dict[str, File]
 
 
 def verify_made(scale: str, say: Callable[[str], None] = print) -> None:
@@ -48,9 +55,10 @@ def _folders(scale: str) -> Iterator[Found]:
 
 def _wrong(folder: Path, again: str) -> str | None:
     """Names of the files that are not as the manifest says."""
+    manifest = folder / "manifest.json"
     try:
-        known = checksums(read_sealed(folder / "manifest.json", made_by=again))
-    except (UserError, KeyError, TypeError):
+        known = checksums(read_sealed(manifest, made_by=again), manifest)
+    except UserError:
         return "manifest.json"
     wrong = [
         name
@@ -60,11 +68,13 @@ def _wrong(folder: Path, again: str) -> str | None:
     return ", ".join(wrong) or None
 
 
-def checksums(manifest: dict[str, Any]) -> dict[str, str]:
+def checksums(said: dict[str, Any], manifest: Path) -> dict[str, str]:
     """Name -> sha256 of every file of a folder; packed images list theirs by split."""
-    if "files" in manifest:
-        return {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    return {entry["name"]: entry["sha256"] for entry in file_entries(manifest["splits"])}
+    if "files" in said:
+        files = conform(Files, said, manifest, "")["files"]
+        return {name: entry["sha256"] for name, entry in files.items()}
+    splits: dict[str, Any] = {**conform(Manifest, said, manifest, "")["splits"]}
+    return {entry["name"]: entry["sha256"] for entry in file_entries(splits)}
 
 
 def _thresholds(scale: str) -> Iterator[Found]:
