@@ -1,6 +1,9 @@
 """Beside every evaluation stands who made it; the same bytes keep their first maker."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -44,6 +47,21 @@ def test_an_evaluation_says_its_commit_and_its_trainings_seconds(config):
         "processors": ["x, AVX2"],  # the first start is older than this
         "seconds": 16 / 8 + 16 / 16 + 16 / 4,
     }
+
+
+def test_a_rate_that_damage_made_nothing_leaves_the_training_out(config):
+    trained(config, "dit_b", [8.0, 0.0])
+    assert provenance.training(run_of(config, "dit_b")) is None
+
+
+def test_what_git_says_is_read_in_any_locale(tmp_path):
+    git = tmp_path / "git"
+    git.write_text("#!/bin/sh\nprintf 'M\\303\\274\\351'")  # an umlaut, and half of one
+    git.chmod(0o755)
+    code = "from d2it.runs import provenance; assert provenance.changed()"
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    told = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | locale
+    subprocess.run([sys.executable, "-c", code], env=told, check=True)
 
 
 def test_the_same_bytes_keep_who_made_them_first_and_others_do_not(config, monkeypatch):

@@ -101,7 +101,7 @@ def training(run: Run) -> dict[str, Any] | None:
             "processors": _each([one for one in starts if "processor" in one], "processor"),
             "seconds": round(sum(_seconds(lines)), 1),
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
         return None
 
 
@@ -127,7 +127,9 @@ def _git(*words: str) -> str | None:
     environment |= {"GIT_CEILING_DIRECTORIES": str(root.parent)}
     git = ["git", "-C", str(root), *words]
     try:
-        done = subprocess.run(git, capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            git, capture_output=True, encoding="utf-8", errors="replace", env=environment
+        )
     except FileNotFoundError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -205,7 +205,8 @@ def _locate(requirement: str) -> tuple[str, str, int | None]:
         check=False,
         env=environment,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     if answer.returncode:
         reason = (answer.stderr.strip().splitlines() or ["no reason given"])[-1].strip()
