@@ -1,6 +1,7 @@
 """Files inside packages, and packages whole: fetched without running anything of them."""
 
 import io
+import json
 import os
 import pickle
 import tarfile
@@ -74,6 +75,16 @@ def test_a_file_inside_a_package_is_converted_and_nothing_of_the_package_runs(
     assert not list(Path().rglob("executed"))
     kept = sorted(path.name for path in Path("data/weights").iterdir())
     assert kept == ["net.safetensors", "net.safetensors.checked.json"]
+    verify()
+
+    record = Path("data/weights/net.safetensors.checked.json")
+    said = json.loads(record.read_text())
+    said.pop("content_sha256", None)
+    for damage in ({"sha256": "8:" * 32}, {"sha256": None}, {"sha256": [1]}):
+        record.write_text(json.dumps(said | damage))
+        with pytest.raises(UserError, match="is damaged|differ"):
+            verify()
+    fetch(["net"])
     verify()
 
     # another source file in the table makes the converted one worthless

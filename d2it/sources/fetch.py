@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from d2it.sources.lpips_pickle import lpips_to_safetensors
 from d2it.sources.table import Source, choose_sources, find_source, read_sources
 
 Say = Callable[[str], None]
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def weights_file(name: str) -> Path:
@@ -170,9 +172,10 @@ def _is_intact(source: Source, file: Path | None = None, *, remembered: bool = T
         record = read_format(_record(file), "d2it-checked", 1, made_by=f"d2it fetch {source.name}")
     except UserError:
         record = {}
-    if source.is_converted and record.get("source_sha256") != source.sha256:
+    expected = str(record.get("sha256")) if source.is_converted else source.sha256
+    made_of_it = record.get("source_sha256") == source.sha256 and SHA256.fullmatch(expected)
+    if source.is_converted and not made_of_it:
         return False
-    expected = record["sha256"] if source.is_converted else source.sha256
     if remembered and record == _state(source, file, expected):
         return True
     if not matches(file, expected):
