@@ -135,6 +135,17 @@ def damaged(path: Path | str, made_by: str, why: str = "") -> UserError:
     )
 
 
+def read_bounded(path: Path, most: int) -> bytes:
+    """What a stranger put at `path`, if it is a file of at most `most` bytes."""
+    if not path.is_file():
+        raise UserError("there is no such file")
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise UserError(f"it has more than {most} bytes")
+    return content
+
+
 def write_sealed(path: Path | str, value: dict[str, Any]) -> None:
     """A JSON table with a digest of all that it says, for `read_sealed`."""
     said = json.loads(json.dumps(value))

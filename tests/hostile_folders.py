@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from d2it.files import file_digest
 from d2it.sampling.header import digest_of
 
-HEADER = "pipeline.json"
+HEADER, CARD = "pipeline.json", "README.md"
 Change = Callable[[Path], None]
 WRONG = (  # values of every type, and numbers that no setting takes
     *(None, True, -1, 0, 10**9, 10**400, 0.5, math.nan, math.inf, -1e300),
@@ -253,6 +253,11 @@ def weight_changes(names: list[str]) -> Iterator[tuple[str, Change]]:
             yield f"{name}: {what}", raw(name, content)
 
 
+def hole(path: Path) -> None:
+    with open(path, "wb") as file:
+        file.truncate(8 << 30)
+
+
 def place_changes(names: list[str]) -> Iterator[tuple[str, Change]]:
     """Something else stands where a file should."""
     there: dict[str, Change] = {
@@ -264,6 +269,7 @@ def place_changes(names: list[str]) -> Iterator[tuple[str, Change]]:
         "a link to zeros": lambda path: path.symlink_to("/dev/zero"),
         "a link to memory": lambda path: path.symlink_to("/proc/self/mem"),
         "a link to the folder": lambda path: path.symlink_to(path.parent),
+        "8 GB of a hole": hole,
     }
     for name in names:
         for what, change in there.items():
@@ -294,6 +300,6 @@ def hostile(sound: Path) -> dict[str, Change]:
         **dict(large_changes()),
         **dict(text_changes()),
         **dict(weight_changes(names)),
-        **dict(place_changes([HEADER, *names])),
+        **dict(place_changes([HEADER, CARD, *names])),
         **dict(swaps(names)),
     }

@@ -10,7 +10,7 @@ from d2it.config.ratios import is_constant
 from d2it.config.recipe import ratio_key, sampling_recipe
 from d2it.config.types import Ratio
 from d2it.errors import UserError
-from d2it.files import atomic_folder, folder_files, require_space, write_json
+from d2it.files import atomic_folder, folder_files, read_bounded, require_space, write_json
 from d2it.grains.thresholds import constant_cuts, cuts_at
 from d2it.machine.device import choose_device
 from d2it.models.store import save_tensors
@@ -19,8 +19,10 @@ from d2it.sampling.header import HEADER, VERSION, Header, digest_of, parsed, rea
 from d2it.sampling.hub import ID, download
 from d2it.sampling.model_card import settings
 from d2it.sampling.pipeline import GrainMaps, Part, Pipeline, schedule_of
+from d2it.text import printable
 
 CARD = "README.md"
+LARGEST_CARD = 1 << 20  # bytes; ours have 3 KB
 SHIPPED = Path(__file__).parents[1] / "weights"
 
 
@@ -64,8 +66,7 @@ class Exported(Pipeline):
     """A pipeline that knows what its folder says, and can be written as one."""
 
     def __init__(self, folder: Path, header: Header, again: str) -> None:
-        self.header, card = header, folder / CARD
-        self.card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        self.header, self.card = header, _card(folder / CARD, again)
         device, parts = choose_device(), {}
         for name, entry in header.networks.items():
             path, shape = folder / f"{name}.safetensors", entry.architecture
@@ -128,6 +129,16 @@ class Exported(Pipeline):
             header["networks"][name]["sha256"] = part.sha256
         card = self.card.replace(settings(before), settings(header))
         write_folder(Path(folder), header, parts, card)
+
+
+def _card(path: Path, again: str) -> str:
+    """What stands in the model card, if there is one: nothing is drawn by it."""
+    try:
+        content = read_bounded(path, LARGEST_CARD) if path.exists() else b""
+    except (UserError, OSError) as error:
+        told = printable(str(error).rstrip("."))
+        raise UserError(f"{path} cannot be used ({told}): {again}.") from None
+    return content.decode(errors="replace")
 
 
 def check_free(folder: Path) -> None:

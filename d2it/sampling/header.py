@@ -17,7 +17,7 @@ from d2it.config.schema import Diffusion, Sampling
 from d2it.config.typed import build
 from d2it.config.types import Amount, Count, Grey, Learned, Positive, Range, Ratio, Several
 from d2it.errors import UserError
-from d2it.files import canonical_digest
+from d2it.files import canonical_digest, read_bounded
 from d2it.models.shapes import SHAPES
 from d2it.text import printable
 
@@ -99,13 +99,8 @@ def read_header(folder: Path, again: str) -> Header:
 
 
 def _content(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError("there is no such file")
-    with open(path, "rb") as file:
-        content = file.read(LARGEST + 1)
-    require(len(content) <= LARGEST, f"it has more than {LARGEST} bytes")
     try:
-        return json.loads(content)
+        return json.loads(read_bounded(path, LARGEST))
     except ValueError:  # no JSON, not UTF-8, or a number of thousands of digits
         raise UserError("it is not JSON") from None
 
