@@ -9,6 +9,7 @@ import pytest
 
 from d2it.config.run import run_of
 from d2it.jobs.progress import Job, Progress, Training, in_order, prices
+from tests.commands import command
 from tests.composed import composed
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +20,7 @@ rule all:
 rule table:
     output: "tables/{n}"
     log: "logs/table{n}"
-    shell: "echo words of a command; touch {output}"
+    shell: "echo words of a command --params 'my runs/params.yaml' 2>&1; touch {output}"
 rule figure:
     input: "tables/1"
     output: "figures/{n}"
@@ -100,10 +101,13 @@ def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_snakemake_with_it_says_how_far_it_is_and_keeps_its_words(tmp_path):
+    settings = tmp_path / "my runs/params.yaml"  # whose name a shell needs in quotes
+    settings.parent.mkdir()
+    assert command("config", "--write", str(settings), "scale=smoke").returncode == 0
     failed = run(tmp_path)
     assert failed.returncode != 0
     assert "figure has stopped: Full. (logs/figure1)" in failed.stderr
-    assert "Exception" not in failed.stderr
+    assert "Exception" not in failed.stderr and "Traceback" not in failed.stdout + failed.stderr
     assert "1 of 2 jobs done" in failed.stderr and "Finished jobid" not in failed.stderr
     assert "words of a command" in failed.stdout and "Finished jobid" in failed.stdout
     done = run(tmp_path, OK="1")  # the same command goes on

@@ -6,6 +6,7 @@ there are pictures for it.
 """
 
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from d2it.config import Config, load, paths
 from d2it.jobs.progress import Job, Progress, in_order, prices, stage, trainings
 
-PARAMS = re.compile(r"--params (\S+)")
+PARAMS = "--params"  # in a command, before its settings' file
 SENTENCE = re.compile(r"^d2it: (?:error: )?(.+)$", re.MULTILINE)
 PICTURES = {  # of a rule's first job
     "calibrate": "The first pictures, images and their grain maps",
@@ -72,9 +73,9 @@ class LogHandler(LogHandlerBase):
         return error or message.startswith("Nothing to be done")
 
     def begin(self, record: Any, progress: Progress) -> None:
-        named = PARAMS.search(record.shellcmd)
-        if self.config is None and named:
-            self.params = named[1]
+        words = shlex.split(record.shellcmd)
+        if self.config is None and PARAMS in words[:-1]:
+            self.params = words[words.index(PARAMS) + 1]
             self.config = load(self.params)
             progress.costs = prices(self.config)
         target = next(iter(record.wildcards.values()), "")
