@@ -25,8 +25,8 @@ from d2it.files import (
     write_sealed,
     write_text,
 )
-from d2it.report.results import Evaluations
 from d2it.runs import provenance
+from d2it.runs.evaluations import Evaluations
 from d2it.runs.verify import verify_made
 from d2it.snakefile import configure
 from d2it.units import Unit, Units, divide

@@ -16,12 +16,17 @@ from PIL import Image
 
 import d2it
 from d2it import cli
+from d2it.config import load
+from d2it.config.run import run_of
 from d2it.errors import UserError
 from d2it.latents.cache import Latents
+from d2it.runs import provenance
 from d2it.sampling import exported as module
 from d2it.sampling.exported import Exported
+from d2it.sampling.model_card import metadata
 from tests.commands import command
 from tests.exported import export_random
+from tests.fake_results import write_evaluation
 from tests.hub import Hub, serving
 from tests.tiny_world import enter
 
@@ -188,6 +193,40 @@ def test_the_card_has_what_the_hub_reads(folder: Path) -> None:
     assert known.pipeline_tag == "unconditional-image-generation" and known.datasets == ["emoji"]
     assert {"d2it", "class-conditional", "arxiv:2504.09454"} <= set(known.tags)
     assert known.metrics is None  # not evaluated yet
+
+
+HEADER = {
+    "run": "dit_b",
+    "kind": "dit",
+    "classes": [],
+    "networks": {"network": {"sha256": "a"}},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "[]",
+        lambda text: "{",
+        lambda text: '{"evaluations": []}',
+        lambda text: '{"evaluations": {"main": {}}}',
+        lambda text: re.sub('"main": .*', '"main": {}}}', text, flags=re.DOTALL),
+        lambda text: text.replace('"fid": 2', '"fid": 3'),
+    ],
+)
+def test_no_card_shows_a_damaged_evaluation(change, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load(overrides=["scale=smoke"])
+    run, images = run_of(config, "dit_b"), {"name": "emoji", "licence": "MIT"}
+    write_evaluation(config, "dit_b")
+    text = run.evaluation.read_text().replace('"n":', '"weights_sha256": "a", "n":')
+    run.evaluation.write_text(text)
+    provenance.record(run)
+    assert "fid" in metadata(config, HEADER, images)
+    assert change(text) != text
+    run.evaluation.write_text(change(text))
+    with pytest.raises(UserError, match=r"dit_b\.json .*make it again with `d2it evaluate dit_b"):
+        metadata(config, HEADER, images)
 
 
 PROGRAM = """

@@ -12,9 +12,8 @@ from d2it.evaluation.measure import Evaluated, Evaluator
 from d2it.evaluation.samples import of_one_map, samples, share_of_samples
 from d2it.files import write_json
 from d2it.models.store import trained
+from d2it.runs.evaluations import FORMAT, VERSION
 from d2it.shares import Share
-
-FORMAT, VERSION = "d2it-evaluation", 1
 
 EVALUATORS: dict[str, Callable[[Evaluator], dict[str, Evaluated]]] = {
     "dvae": first_stage,

@@ -4,34 +4,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from d2it.config import paths
-from d2it.config.documents import conform
 from d2it.config.recipe import repeats_of
 from d2it.config.run import runs_of
 from d2it.config.schema import Config
-from d2it.files import read_format
-from d2it.runs import provenance
+from d2it.runs import evaluations
 
-FORMAT, VERSION = "d2it-evaluation", 1
 PUBLISHED_RATIO = 0.5  # section 4.2
-
-
-class Entry(TypedDict):
-    """One evaluation of a file."""
-
-    metrics: dict[str, float]
-    spread: NotRequired[dict[str, float | None]]
-    recipe: dict[str, Any]
-
-
-class Evaluations(TypedDict):
-    """What an evaluation file says at least."""
-
-    recipe_digest: str
-    images: int
-    evaluations: dict[str, Entry]
 
 
 @dataclass(frozen=True)
@@ -60,19 +41,15 @@ def evaluations_of(config: Config, run: str) -> dict[str, Result] | Gap:
     known = runs_of(config).get(run)
     if known is None:
         return Gap("not at this scale")
-    path = known.evaluation
-    if not path.exists():
+    if not known.evaluation.exists():
         return Gap("not evaluated yet")
-    made_by = f"d2it evaluate {run}"
-    header = read_format(path, FORMAT, VERSION, made_by=made_by)
-    conform(Evaluations, header, path, made_by)
-    provenance.check(known)
-    evaluations = header.pop("evaluations")
+    header = evaluations.read(known)
+    found = header.pop("evaluations")
     if header["recipe_digest"] != known.digest:
         return Gap("evaluated with other settings")
     return {
         label: Result(known.id, label, one["metrics"], one.get("spread", {}), one["recipe"], header)
-        for label, one in evaluations.items()
+        for label, one in found.items()
     }
 
 

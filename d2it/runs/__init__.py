@@ -1,6 +1,7 @@
 """The folder of a run: what it is to become, who trains it, its states, its published weights."""
 
 __all__ = [
+    "evaluations",
     "keep",
     "lease",
     "plan",

@@ -1,12 +1,13 @@
 """The model card of an exported run: what it is, what it learnt from, how good it is. No torch."""
 
-import json
 import re
 from typing import Any
 
 import yaml
 
-from d2it.config import Config, paths
+from d2it.config import Config
+from d2it.config.run import run_of
+from d2it.runs import evaluations
 from d2it.text import markdown_table
 
 NAMES = {"content": "D²iT (Dynamic Content Transformer)", "dit": "DiT baseline"}
@@ -127,7 +128,6 @@ def _metrics(config: Config, header: dict[str, Any]) -> str:
 
 def _own(config: Config, header: dict[str, Any]) -> dict[str, Any]:
     """The evaluations of these weights."""
-    path = paths.evaluation(config, header["run"])
-    sha256 = header["networks"]["network"]["sha256"]
-    found = json.loads(path.read_text(encoding="utf-8"))["evaluations"] if path.is_file() else {}
-    return {k: e for k, e in found.items() if e["recipe"]["weights_sha256"] == sha256}
+    run, sha256 = run_of(config, header["run"]), header["networks"]["network"]["sha256"]
+    found = evaluations.read(run)["evaluations"] if run.evaluation.exists() else {}
+    return {k: e for k, e in found.items() if e["recipe"].get("weights_sha256") == sha256}
