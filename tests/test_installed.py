@@ -1,5 +1,7 @@
 """`pip install .`: what needs no checkout works without one."""
 
+import subprocess
+import sys
 from importlib.metadata import Distribution
 from pathlib import Path
 
@@ -25,7 +27,26 @@ def test_the_study_travels_with_the_package(target: Path) -> None:
     weights = {path.relative_to(ROOT) for path in (ROOT / "d2it" / "weights").glob("*/*")}
     assert {path.relative_to(target) for path in (target / "d2it/weights").glob("*/*")} == weights
     [info] = target.glob("d2it-*.dist-info")
-    assert Distribution.at(info).metadata["Requires-Python"] == ">=3.11"
+    assert Distribution.at(info).metadata["Requires-Python"] == "<3.14,>=3.11"
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.14"])
+def test_setup_refuses_another_python(version: str, tmp_path: Path) -> None:
+    """A real one, which takes itself for that version."""
+    python, claim = (
+        tmp_path / "python",
+        f"import sys; sys.version_info = ({version.replace('.', ', ')}, 0)",
+    )
+    python.write_text(f"""#!/bin/sh
+[ "$1" = -c ] || {{ echo Python {version}.0; exit; }}
+exec {sys.executable} -c '{claim}; exec(sys.argv[1])' "$2"
+""")
+    python.chmod(0o755)
+    setup = ["sh", str(ROOT / "tools/setup.sh"), str(python)]
+    done = subprocess.run(setup, cwd=tmp_path, capture_output=True, text=True)
+    sentence = f"make setup: Python {version}.0 does not do: name Python 3.11 to 3.13"
+    assert done.returncode == 2 and done.stderr.startswith(sentence)
+    assert list(tmp_path.iterdir()) == [python]
 
 
 @pytest.mark.parametrize("words", ["--help", "models", "fetch", "study scale=paper"])

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes .venv with exactly the packages of requirements.lock, each checked by its hash.
-# Needs Python 3.11 or later and, for the first step, one of: ensurepip, pip, uv. No root rights.
+# Needs Python 3.11 to 3.13 and, for the first step, one of: ensurepip, pip, uv. No root rights.
 # Behind a mirror of the package index: export PIP_INDEX_URL (or UV_DEFAULT_INDEX).
 set -eu
 python=$1
@@ -11,15 +11,16 @@ stop() {
     exit 2
 }
 
-command -v "$python" >/dev/null || stop "$python was not found: install Python 3.11 or later, or name one with make setup PYTHON=..."
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    stop "$("$python" --version) is too old: name Python 3.11 or later with make setup PYTHON=..."
+suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; }
+
+command -v "$python" >/dev/null || stop "$python was not found: install Python 3.11 to 3.13, or name one with make setup PYTHON=..."
+suits "$python" || stop "$("$python" --version) does not do: name Python 3.11 to 3.13 with make setup PYTHON=..."
 
 # A working uv: the one of an earlier setup, the user's, or one that pip installs into .venv.
 works() { "$1" --version >/dev/null 2>&1; }
 if works .venv/bin/uv; then uv=.venv/bin/uv; elif works uv; then uv=uv; else uv=; fi
 
-if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+if ! suits .venv/bin/python 2>/dev/null; then
     free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1e6)}')
     [ "$free" -ge 7 ] || stop "$free GB are free here, but the environment needs 7 GB: free some space and run it again."
     rm -rf .venv
