@@ -164,6 +164,22 @@ def test_an_evaluation_is_the_one_that_was_recorded(
         provenance.check(run)
 
 
+def test_models_kept_in_git_are_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = run_of(load(overrides=["scale=smoke"]), "dvae").kept
+    kept.mkdir(parents=True)
+    (kept / "model.safetensors").write_bytes(b"1234")
+    seal_folder(kept)
+    said: list[str] = []
+    verify_made("smoke", said.append)
+    assert said == [f"{kept} is intact"]
+    (kept / "model.safetensors").write_bytes(b"1235")
+    cure = f"delete {kept} and restore it with `git checkout -- {kept}`"
+    with pytest.raises(UserError, match=cure):
+        verify_made("smoke", said.append)
+    assert said[1:] == [f"{kept}: damaged: model.safetensors"]
+
+
 def test_a_group_may_read_what_is_saved(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 

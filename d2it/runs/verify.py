@@ -51,6 +51,10 @@ def _folders(scale: str) -> Iterator[Found]:
             folder = manifest.parent
             again = f"{command} {folder.parts[place]} scale={scale}"
             yield folder, _wrong(folder, again), f" and run `{again}`"
+    for manifest in sorted(Path("results", scale, "kept").glob("*/manifest.json")):
+        folder = manifest.parent
+        again = f"git checkout -- {folder}"
+        yield folder, _wrong(folder, again), f" and restore it with `{again}`"
 
 
 def _wrong(folder: Path, again: str) -> str | None:
