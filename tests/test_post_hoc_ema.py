@@ -86,8 +86,8 @@ def test_published_with_the_widths_that_evaluations_name(tmp_path: Path) -> None
     done = finished(plan, print)
     assert done is not None
     publish(plan, done, model)
-    assert is_published(replace(plan, recipe=done["recipe"]), model)
-    assert not is_published(replace(plan, recipe=done["recipe"], widths=(0.12,)), model)
+    assert is_published(plan, model)
+    assert not is_published(replace(plan, widths=(0.12,)), model)
     header = store.read_model(model)
     assert store.weights_name(header, weights=0.08) == "width-0.08"
     with pytest.raises(UserError, match=r"No average of relative width 0.12 was published"):

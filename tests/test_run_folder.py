@@ -112,6 +112,9 @@ def test_published_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     done = finished(plan, print)
     assert done is not None
     assert finished(tiny_run.tiny_plan(folder, images=1280), print) is None
+    said: list[str] = []
+    assert finished(replace(plan, recipe={"settings": {"learning_rate": 1.0}}), said.append) is None
+    assert said == [f"{folder / 'done.json'} is of another recipe than tiny: it is written again."]
     publish(plan, done, tmp_path / "model")
     publish(plan, done, tmp_path / "model")  # again, over the first
     header = store.read_model(tmp_path / "model")

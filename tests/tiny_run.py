@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class TinyTask:
             Learner("critic", critic, training, rate / 2),
         ]
         self.items = torch.randn(self.size, 8, generator=torch.Generator().manual_seed(SEED))
-        self.architecture, self.recipe = {"width": 32}, {"stage": "tiny"}
+        self.architecture, self.recipe = {"width": 32}, recipe_of(training)
         self.inputs, self.extra, self.notes = {"items": "none"}, {}, []
         self.flops = 2 * 3 * (8 * 32 + 32 * 8)  # of its two linear layers
 
@@ -93,8 +94,12 @@ def tiny_plan(
 ) -> Plan:
     training = replace(TRAINING, images=images, **settings)
     marks = tuple(m for m in milestones if m < images)
-    recipe = {"settings": {"learning_rate": training.learning_rate}}
+    recipe = recipe_of(training)
     return Plan("tiny", "dit", folder, training, SEED, marks, recipe, {}, {"name": "tiny"})
+
+
+def recipe_of(training: Training) -> dict[str, Any]:
+    return {"settings": {"learning_rate": training.learning_rate}}
 
 
 class Notebook(GeneralTracker):

@@ -33,7 +33,7 @@ def write_done(plan: Plan, **trained: Any) -> None:
 
 
 def finished(plan: Plan, warn: Callable[[str], None]) -> Done | None:
-    """done.json, if this run has been trained as long as it should be and its weights are sound."""
+    """done.json, if this very run was trained as long as it should be and its weights are sound."""
     path = plan.folder / "done.json"
     if not path.is_file():
         return None
@@ -42,6 +42,9 @@ def finished(plan: Plan, warn: Callable[[str], None]) -> Done | None:
         done = conform(Done, read_format(path, FORMAT, VERSION, made_by=made_by), path, made_by)
     except UserError as error:
         warn(str(error))
+        return None
+    if canonical_digest(done["recipe"]) != canonical_digest(plan.recipe):
+        warn(f"{path} is of another recipe than {plan.run}: it is written again.")
         return None
     newest = state.latest(plan.state, plan.images, plan.marks, warn)
     complete = newest is not None and newest.images == plan.images == done["images"]
