@@ -149,6 +149,15 @@ def test_an_evaluation_is_the_one_that_was_recorded(
     run = run_of(load(overrides=["scale=smoke"]), "d2it_b")
     write_json(run.evaluation, {"fid": 414.85})
     provenance.check(run)  # nothing is recorded
+    said: list[str] = []
+    verify_made("smoke", said.append)
+    record = paths.provenance(run.config, run.name)
+    assert said == [f"{run.evaluation}: no record of its sha256 in {record}"]
+    whole = run.evaluation.read_text()
+    run.evaluation.write_text(whole[:9])
+    with pytest.raises(UserError, match=f"delete {run.evaluation} and run `d2it evaluate d2it_b"):
+        verify_made("smoke", lambda _: None)
+    run.evaluation.write_text(whole)
     provenance.record(run)
     provenance.check(run)
     verify_made("smoke", lambda _: None)

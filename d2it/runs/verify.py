@@ -22,7 +22,8 @@ MADE = {
     "results/{}/models/*": ("d2it train", 3),
     "results/{}/gallery/*": ("d2it evaluate", 3),
 }
-Found = tuple[Path, str | None, str]  # what was read, what is wrong with it, the cure
+# What was read, what is wrong with it, and the cure: None, where nothing is known to be damaged.
+Found = tuple[Path, str | None, str | None]
 
 
 class Files(TypedDict):
@@ -38,8 +39,12 @@ def verify_made(scale: str, say: Callable[[str], None] = print) -> None:
     if not found:
         raise UserError(f"Nothing of the scale {scale} is here: see `d2it status scale={scale}`.")
     for path, wrong, cure in [*found, *_runs()]:
-        say(f"{path} is intact" if wrong is None else f"{path}: damaged: {wrong}")
-        if wrong is not None:
+        if wrong is None:
+            say(f"{path} is intact")
+        elif cure is None:
+            say(f"{path}: {wrong}")
+        else:
+            say(f"{path}: damaged: {wrong}")
             remedies.append(f"delete {path}{cure}")
     if remedies:
         raise UserError(f"Files differ from what was made: {'; '.join(remedies)}.")
@@ -89,11 +94,17 @@ def _thresholds(scale: str) -> Iterator[Found]:
 
 def _evaluations(scale: str) -> Iterator[Found]:
     """Each against its provenance, which holds its sha256."""
-    for path in sorted(Path("results", scale, "provenance").glob("*.json")):
+    folder = Path("results", scale)
+    found = [*folder.glob("evaluations/*.json"), *folder.glob("provenance/*.json")]
+    for name in sorted({path.name for path in found}):
+        evaluation, path = folder / "evaluations" / name, folder / "provenance" / name
         again = f"d2it evaluate {path.stem} scale={scale}"
         cure = f" and run `{again}`"
+        if not path.is_file():
+            broken = _unsealed(evaluation, again)
+            yield evaluation, broken or f"no record of its sha256 in {path}", broken and cure
+            continue
         yield path, (broken := _unsealed(path, again)), cure
-        evaluation = path.parents[1] / "evaluations" / path.name
         if broken is None and evaluation.is_file():
             recorded = read_sealed(path, made_by=again).get("evaluation_sha256")
             same = file_digest(evaluation) == recorded
