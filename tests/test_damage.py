@@ -189,6 +189,23 @@ def test_models_kept_in_git_are_read_too(tmp_path: Path, monkeypatch: pytest.Mon
     assert said[1:] == [f"{kept}: damaged: model.safetensors"]
 
 
+def test_a_run_that_has_evaluations_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its model came from elsewhere: nothing was trained in its folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("D2IT_RUNS", str(tmp_path / "runs"))
+    run = run_of(load(overrides=["scale=smoke"]), "d2it_b")
+    write_json(run.evaluation, {"fid": 414.85})
+    folder = run.folder / "evaluations" / "main-01234567"
+    write_json(folder / "evaluation.json", {"metrics": {}, "recipe": {}})
+    seal_folder(folder)
+    said: list[str] = []
+    verify_made("smoke", said.append)
+    assert said[1:] == [f"{folder} is intact"]
+    write_json(folder / "evaluation.json", {"metrics": {"fid": 1.0}, "recipe": {}})
+    with pytest.raises(UserError, match=f"delete {folder}"):
+        verify_made("smoke", said.append)
+
+
 def test_a_group_may_read_what_is_saved(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 

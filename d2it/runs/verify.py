@@ -121,7 +121,8 @@ def _unsealed(path: Path, again: str) -> str | None:
 
 def _runs() -> Iterator[Found]:
     """States and what else a run goes on from, of whatever scale: without them it computes anew."""
-    for folder in sorted(path.parent for path in runs_folder().glob("[!.]*/state")):
+    found = [*runs_folder().glob("[!.]*/state"), *runs_folder().glob("[!.]*/evaluations")]
+    for folder in sorted({path.parent for path in found}):
         for path in (folder / "recipe.json", folder / "done.json", folder / "provenance.json"):
             if path.is_file():
                 yield path, _unsealed(path, "d2it train"), ""
