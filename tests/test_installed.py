@@ -33,10 +33,8 @@ def test_the_study_travels_with_the_package(target: Path) -> None:
 @pytest.mark.parametrize("version", ["3.10", "3.14"])
 def test_setup_refuses_another_python(version: str, tmp_path: Path) -> None:
     """A real one, which takes itself for that version."""
-    python, claim = (
-        tmp_path / "python",
-        f"import sys; sys.version_info = ({version.replace('.', ', ')}, 0)",
-    )
+    python, numbers = tmp_path / "python", version.replace(".", ", ")
+    claim = f"import sys; sys.version_info = ({numbers}, 0)"
     python.write_text(f"""#!/bin/sh
 [ "$1" = -c ] || {{ echo Python {version}.0; exit; }}
 exec {sys.executable} -c '{claim}; exec(sys.argv[1])' "$2"
