@@ -40,8 +40,8 @@ def record(run: Run, devices: Sequence[str] = ()) -> None:
     known = of_run(run)
     if known is None or known["evaluation_sha256"] != evaluation:
         header: dict[str, Any] = {"run": run.name, "evaluation_sha256": evaluation}
-        header |= {"commit": (known_as := commit()), "changed": changed()}
-        header |= {} if known_as else {"d2it": __version__}  # installed
+        header |= {"commit": commit(), "changed": changed()}
+        header |= {} if header["commit"] else {"d2it": __version__}  # installed
         header |= {"devices": list(devices), "training": training(run)}
         write_format(_file(run), FORMAT, VERSION, header)
 
