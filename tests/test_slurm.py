@@ -1,9 +1,10 @@
 """What is made of Slurm's answers; that it answers so is tested on a cluster, in tests/slurm."""
 
 import json
+import os
 import subprocess
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def test_a_queue_that_cannot_be_asked(monkeypatch) -> None:
 
 
 def test_an_end_that_sacct_hears_of_late(monkeypatch) -> None:
-    """squeue does not list the job any more; the second time it is believed."""
+    """squeue does not list the job any more; after two minutes it is believed."""
     gone = "slurm_load_jobs error: Invalid job id specified"
 
     def run(command: str, *_: str) -> subprocess.CompletedProcess[str]:
@@ -115,8 +116,11 @@ def test_an_end_that_sacct_hears_of_late(monkeypatch) -> None:
     monkeypatch.setattr(slurm, "run", run)
     first = slurm._ask({"7", "8"}, {})
     assert (first["7"].state, first["7"].live) == ("ENDING", True)
-    again = slurm._ask({"7", "8"}, first)
+    assert slurm._ask({"7", "8"}, first) == first
+    ago = first | {"7": replace(first["7"], missed=first["7"].missed - slurm.LOST)}
+    again = slurm._ask({"7", "8"}, ago)
     assert (again["7"].state, again["7"].live) == ("RUNNING", False)
+    assert slurm._ask({"7", "8"}, again) == again
     assert first["8"] == again["8"] and not again["8"].live
     told = "left the queue on node[1-2], and sacct knows no more of it than RUNNING"
     assert str(again["7"]) == told
@@ -150,16 +154,44 @@ def test_nobody_elses_options_reach_slurm(monkeypatch) -> None:
     assert len([line for line in given if line.endswith("=ours")]) == 3
 
 
-def test_an_end_where_there_is_no_accounting(monkeypatch) -> None:
-    """squeue lists the job no more, which is all that is known; what sacct once told is kept."""
+@pytest.mark.parametrize("sacct", ["echo 'storage is disabled' >&2; exit 1", "exit 0"])
+def test_a_job_that_nobody_knows_is_lost_after_two_minutes(
+    tmp_path: Path, monkeypatch, sacct: str
+) -> None:
+    """Submitted just now, it may show later; of one that ended, what sacct once told is kept."""
+    monkeypatch.setenv("D2IT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
-    def run(command: str, *_: str) -> subprocess.CompletedProcess[str]:
-        answer = (1, "Slurm accounting storage is disabled") if command == "sacct" else (0, "")
-        return subprocess.CompletedProcess([], answer[0], "", answer[1])
+    def answers(program: str, words: str) -> None:
+        (tmp_path / program).write_text(f"#!/bin/sh\n{words}\n")
+        (tmp_path / program).chmod(0o755)
 
-    monkeypatch.setattr(slurm, "run", run)
-    before = {"8": slurm.Accounting("COMPLETED", live=False)}
-    assert slurm._ask({"7", "8"}, before) == {"7": slurm.Accounting("GONE", live=False)}
+    def look() -> dict[str, slurm.Accounting]:
+        return slurm.accounting(["7", "8"], every=0)
+
+    def later(seconds: float) -> None:
+        known = json.loads(path.read_text())
+        for job in known["jobs"].values():
+            job["missed"] -= seconds if job["missed"] else 0
+        path.write_text(json.dumps(known))
+
+    ended = slurm.Accounting("COMPLETED", "node1", live=False)
+    path = tmp_path / "runs" / ".slurm" / "accounting.json"
+    write_json(path, {"asked": 0.0, "jobs": {"8": asdict(ended)}})
+    slurm.record(tmp_path / "runs" / "dvae-1", "7", 1, "dvae")
+    answers("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    answers("sacct", sacct)
+    for seconds in (60, 50, 0):
+        found = look()
+        assert (found["7"].now(), found["7"].live, found["8"]) == ("ENDING", True, ended)
+        later(seconds)
+    answers("squeue", "echo '7|PENDING||Priority'")
+    assert look()["7"] == slurm.Accounting("PENDING", reason="Priority")
+    answers("squeue", "exit 0")
+    assert look()["7"].now() == "ENDING", "missed anew"
+    later(120)
+    gone = slurm.Accounting("GONE", live=False)
+    assert look() == {"7": gone, "8": ended} == look()
 
 
 @pytest.mark.parametrize(

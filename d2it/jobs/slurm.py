@@ -34,7 +34,8 @@ from d2it.jobs.slurm_commands import NotNow, insist, refusal, run
 
 EVERY = 60.0  # seconds between two questions to Slurm's accounting
 UNDER_WAY = ("PENDING", "RUNNING", "SUSPENDED", "REQUEUED")  # sacct's states of what has not ended
-ENDING = "ENDING"  # not in the queue any more, says squeue, but sacct does not know how it ended
+ENDING = "ENDING"  # not in the queue, says squeue, but sacct does not know how it ended
+LOST = 120.0  # seconds of that: a second controller, or slurmdbd, may hear late of any job
 FIELDS = ("JobID", "State", "NodeList", "ElapsedRaw", "AllocTRES", "Reason", "ExitCode")
 BETWEEN = "\x1f"  # squeue's fields; no path or comment has it
 
@@ -80,6 +81,7 @@ class Accounting:
     reason: str = ""  # why it waits, or ended
     exit: str = ""  # code:signal
     live: bool = True  # pending, running or about to be requeued; unlike `state` it is no moment's
+    missed: float = 0.0  # of one that is ENDING, the time since which it is
 
     def now(self, nodes: bool = True) -> str:
         return " ".join(filter(None, [self.state, self.nodes if nodes else "", self.reason]))
@@ -243,18 +245,22 @@ def _ask(jobs: set[str], before: dict[str, Accounting]) -> dict[str, Accounting]
         reason = "" if reason == "None" else reason
         known = found.get(job, Accounting(state))
         found[job] = replace(known, state=state, nodes=nodes, reason=reason, live=True)
-    if answered:  # where there is no accounting, squeue tells all that is known
-        unknown = jobs - found.keys()
-        found |= {job: Accounting("GONE", live=False) for job in unknown if _was_live(job, before)}
-    for job, answer in found.items():  # sacct may hear of an end later than squeue, but not much
-        if not answer.live and answer.state in UNDER_WAY and _was_live(job, before):
-            found[job] = replace(answer, state=ENDING, live=True)
+    if answered:
+        for job in jobs - waiting.keys():
+            found[job] = _missing(found.get(job), before.get(job))
     return found
 
 
-def _was_live(job: str, before: dict[str, Accounting]) -> bool:
-    known = before.get(job)
-    return known is None or (known.live and known.state != ENDING)
+def _missing(answer: Accounting | None, before: Accounting | None) -> Accounting:
+    """Of a job that squeue does not list: what sacct answers, unless that is no end."""
+    if answer is not None and answer.state not in UNDER_WAY:
+        return answer
+    if before is not None and not before.live:
+        return answer or before
+    missed = before.missed if before and before.missed else time.time()
+    if time.time() - missed < LOST:
+        return replace(answer or Accounting(ENDING), state=ENDING, live=True, missed=missed)
+    return answer or Accounting("GONE", live=False)
 
 
 def parse(rows: str, live: set[str]) -> dict[str, Accounting]:
