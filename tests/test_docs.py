@@ -9,6 +9,7 @@ import pytest
 from d2it.config import experiments, schema
 from d2it.jobs import last_word
 from d2it.jobs.launcher import Launcher, Resources
+from d2it.jobs.spread import ALONE
 from d2it.shares import WORKER
 from tests.test_layers import FLOORS
 
@@ -90,7 +91,7 @@ def test_the_cluster_page_names_every_launcher_field_and_every_state_of_a_run():
 def test_the_table_of_environment_variables_is_that_of_the_code():
     """All but those with which one process of a command tells another something."""
     code = "".join(path.read_text() for path in sorted((ROOT / "d2it").rglob("*.py")))
-    own = {WORKER, last_word.FILE}
+    own = {WORKER, ALONE, last_word.FILE}
     table = re.findall(r"^\| `(D2IT_\w+)`", (ROOT / "docs/workflow.md").read_text(), re.M)
     assert set(table) == set(re.findall(r"D2IT_[A-Z_]+", code)) - own
 

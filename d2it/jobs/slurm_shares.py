@@ -1,7 +1,8 @@
 """The shares of a stage as one array of Slurm jobs, then one job that puts them together.
 
-Both have a folder in runs/.arrays/, named after the stage and a digest of the command's words: the
-same command finds it, and what its jobs have left, and computes nothing twice.
+Both have a folder in runs/.arrays/, named after the stage and digests of the place that they make
+and of the command's words: the same command finds it, and what its jobs have left, and computes
+nothing twice; another command for the same place waits until they have left the queue.
 """
 
 import os
@@ -53,10 +54,13 @@ class PartOfCommand(Work):
         return not code
 
 
-def compute_on_slurm(words: Sequence[str], stage: str, launcher: "Launcher", shares: int) -> None:
-    """Have the command computed in `shares` shares and put together."""
+def compute_on_slurm(
+    words: Sequence[str], stage: str, place: Path, launcher: "Launcher", shares: int
+) -> None:
+    """Have the command, which makes `place`, computed in `shares` shares and put together."""
     slurm_commands.require("compute here with --processes N")
-    name = f"d2it-{stage}-{canonical_digest([os.getcwd(), *words])[:8]}"
+    same_place = f"d2it-{stage}-{canonical_digest(str(place.resolve()))[:8]}"
+    name = f"{same_place}-{canonical_digest([os.getcwd(), *words])[:8]}"
     home = runs_folder().resolve() / ".arrays"
     resources = replace(launcher.of(stage), nodes=1, processes=1)
 
@@ -67,7 +71,13 @@ def compute_on_slurm(words: Sequence[str], stage: str, launcher: "Launcher", sha
         return Jobs(folder, who, work, resources, launcher.poll, home / "lock")
 
     def run(jobs: Jobs, done: Callable[[], bool] = lambda: False) -> bool:
-        return jobs.run(clear=lambda: remove_folder(jobs.folder), done=done)
+        def clear() -> None:
+            for folder in home.glob(f"{same_place}-*"):
+                if not folder.name.startswith(name):
+                    _await_end(folder, place)
+            remove_folder(jobs.folder)
+
+        return jobs.run(clear, done)
 
     end = jobs(END, END)
     if shares and not slurm.live(end.folder, patient=True):
@@ -80,3 +90,10 @@ def compute_on_slurm(words: Sequence[str], stage: str, launcher: "Launcher", sha
     if run(end):
         for folder in home.glob(f"{name}-*"):
             remove_folder(folder)
+
+
+def _await_end(folder: Path, place: Path) -> None:
+    """Ask again later, if it has jobs."""
+    for job in slurm.live(folder)[:1]:
+        made = f"{place} is being made by Slurm job {job.job}, of a command with other words"
+        raise slurm_commands.NotNow(made)

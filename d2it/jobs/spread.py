@@ -18,6 +18,8 @@ from d2it.machine.gpus import visible_gpus
 from d2it.runs.lease import making
 from d2it.shares import WORKER, Share
 
+ALONE = "D2IT_ALONE"  # set for shares whose place is held by the process that started them
+
 
 @contextmanager
 def spread(
@@ -33,10 +35,10 @@ def spread(
     By a cluster: all of it, and False is given. By processes of this machine: its shares, but not
     putting together what they leave. A share is computed by the caller.
     """
-    count = 1 if share else _processes(arguments, stage, has_units)
+    count = 1 if share else _processes(arguments, stage, place, has_units)
     if not count:
         yield False
-    elif share and WORKER in os.environ:  # who started it is alone at all of it
+    elif share and ALONE in os.environ:  # who started it is at all of it
         yield True
     else:
         with making(place, arguments.wait, share):
@@ -45,14 +47,15 @@ def spread(
             yield True
 
 
-def _processes(arguments: argparse.Namespace, stage: str, has_units: bool) -> int:
+def _processes(arguments: argparse.Namespace, stage: str, place: Path, has_units: bool) -> int:
     """How many share the work here. 0: a cluster has done it."""
     launcher, count = load_launcher(), arguments.processes
     resources = launcher.of(stage)
     if count is None and launcher.cluster == "slurm" and resources.shares:
         from d2it.jobs.slurm_shares import compute_on_slurm
 
-        compute_on_slurm(arguments.words, stage, launcher, resources.shares if has_units else 0)
+        shares = resources.shares if has_units else 0
+        compute_on_slurm(arguments.words, stage, place, launcher, shares)
         return 0
     if count is None:
         count = resources.processes if launcher.cluster == "local" else 1
@@ -96,7 +99,7 @@ def _start(
     words: Sequence[str], share: Share, folder: Path, write: int
 ) -> "subprocess.Popen[bytes]":
     last = {last_word.FILE: str(_place(folder, share, "json"))}
-    environment = os.environ | {WORKER: "1"} | last
+    environment = os.environ | {WORKER: "1", ALONE: "1"} | last
     gpus = visible_gpus()
     if gpus:  # one each, in turn
         environment["CUDA_VISIBLE_DEVICES"] = gpus[(share.part - 1) % len(gpus)]

@@ -67,7 +67,8 @@ def encode(dvae: Run, share: Share | None = None) -> bool:
     }
     encoding = None if known else Encoding(dvae, header)
     if encoding:
-        remove_folder(folder)  # of other weights
+        if share is None:  # a late share finds what all together have made meanwhile
+            remove_folder(folder)  # of other weights
         encoding.write(share)
     if share is not None:
         return encoding is not None

@@ -175,6 +175,27 @@ def test_other_stages(config: Config, tmp_path: Path) -> None:
     assert [contents(at / folder) for at, folder, _ in stages] == before
 
 
+def test_two_commands_for_one_place(config: Config) -> None:
+    """Other words for the same latents are another array, which waits until the first has left the
+    queue; a process of this machine is told who makes them.
+    """
+    folder = paths.latents(config, "dvae")
+    before = contents(folder)
+    shutil.rmtree(folder)
+    first = start("encode", "dvae")
+    leased = paths.runs_folder() / ".leases"
+    until(lambda: list(leased.glob("*-2-of-2/heartbeat.json")), "no share took its lease")
+    [second] = computing("2/2")
+    os.kill(second, signal.SIGSTOP)
+    other = start("encode", "dvae", "--wait")
+    said = said_by(start("encode", "dvae", "--processes", "1"), 2)
+    assert re.search(r"A share of .* is being made by process \d+ on ", said), said
+    os.kill(second, signal.SIGCONT)
+    said_by(first)
+    assert f"{folder} is being made by Slurm job" in said_by(other)
+    assert contents(folder) == before and not leased.exists()
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
