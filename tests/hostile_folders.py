@@ -116,9 +116,9 @@ LARGE: dict[tuple, dict[str, Any]] = {  # what a network would be built of, or a
         "norm_groups": 7,
         "attention": [10**9],
     },
-    ("diffusion",): {"timesteps": 10**11, "beta_start": 0.5, "beta_end": 1.0, "learn_sigma": True},
-    ("sampling",): {"steps": 10**9, "grain_steps": 1001, "block": 10**10, "guided_channels": 99},
-    (): {"regions": 10**6, "ratio": 2.0, "latent_scale": -1.0, "grey_range": [1, -1], "bins": 0},
+    ("diffusion",): {"timesteps": 4001, "beta_start": 0.5, "beta_end": 1.0, "learn_sigma": True},
+    ("sampling",): {"steps": 10**9, "grain_steps": 1001, "block": 513, "guided_channels": 99},
+    (): {"bins": 4097, "regions": 10**6, "ratio": 2.0, "latent_scale": -1.0, "grey_range": [1, -1]},
 }
 
 
@@ -132,6 +132,31 @@ def large_changes() -> Iterator[tuple[str, Change]]:
                 write(folder, header)
 
             yield f"{'.'.join(at)} {key} {str(value)[:20]}", apply
+
+
+FOR_HOURS: dict[str, dict[tuple, Any]] = {  # of which the parts alone may be as they are
+    "steps": {("diffusion", "timesteps"): 4000, ("sampling", "steps"): 1001},
+    "steps of maps": {("diffusion", "timesteps"): 4000, ("sampling", "grain_steps"): 1001},
+    "work": {
+        ("networks", "network", "architecture", "layers"): [256, 256],
+        ("networks", "network", "architecture", "width"): 16384,
+        ("networks", "network", "architecture", "heads"): 4,
+        ("sampling", "steps"): 1000,
+    },
+    "memory": {("networks", "dvae", "architecture", "channels"): 16384, ("sampling", "block"): 512},
+}
+
+
+def combined_changes() -> Iterator[tuple[str, Change]]:
+    for name, values in FOR_HOURS.items():
+
+        def apply(folder: Path, values: dict[tuple, Any] = values) -> None:
+            header = read(folder)
+            for at, value in values.items():
+                at_place(header, at[:-1])[at[-1]] = value
+            write(folder, header)
+
+        yield f"for hours: {name}", apply
 
 
 def text_changes() -> Iterator[tuple[str, Change]]:
@@ -298,6 +323,7 @@ def hostile(sound: Path) -> dict[str, Change]:
     return {
         **dict(header_changes(header)),
         **dict(large_changes()),
+        **dict(combined_changes()),
         **dict(text_changes()),
         **dict(weight_changes(names)),
         **dict(place_changes([HEADER, CARD, *names])),

@@ -16,6 +16,7 @@ from d2it.config.ratios import is_constant
 from d2it.config.schema import Diffusion, Sampling
 from d2it.config.typed import build
 from d2it.config.types import Amount, Count, Grey, Learned, Positive, Range, Ratio, Several
+from d2it.cost.macs import cost
 from d2it.errors import UserError
 from d2it.files import canonical_digest, read_bounded
 from d2it.models.shapes import SHAPES
@@ -25,7 +26,13 @@ FORMAT, VERSION, OLDEST = "d2it-pipeline", 3, 2
 HEADER = "pipeline.json"
 SHA256 = re.compile("[0-9a-f]{64}")
 LARGEST = 4 << 20  # bytes of a header; ImageNet's names are 30 KB
-STEPS, TOGETHER = 100_000, 4096  # at most: of a noise process; images computed at once
+# At most, so that a folder that anyone wrote neither hangs nor fills the memory:
+TIMESTEPS = 4000  # of the noise process: Improved DDPM's, the longest in use; the paper's is 1000
+STEPS = 1000  # of a sampler that nobody asked for: the paper's whole noise process
+TOGETHER = 512  # images of a block, which is drawn whole; the paper's has 64
+BINS = 4096  # of Eq 3, where the paper has 256
+WORK = 1e15  # multiply-accumulates of an image; D²iT-XL's are 3.6e14 in 1000 guided steps
+NUMBERS = 2**33  # of a block in the widest layer of the DVAE at full size; the paper's: 2^31
 
 Width = Annotated[float, Range("above 0 and at most 0.25")]
 Guidance = Annotated[float, Range("at least 0 and at most 1000")]
@@ -222,10 +229,25 @@ def _check_networks(header: Header) -> None:
 
 
 def _check_drawing(header: Header) -> None:
-    channels = header.networks["dvae"].architecture["latent_channels"]
-    check_sampling(header.sampling, header.diffusion, channels)
+    """What is drawn if nothing else is asked for has an end, and room."""
+    dvae, sampling = header.networks["dvae"].architecture, header.sampling
+    check_sampling(sampling, header.diffusion, dvae["latent_channels"])
+    widest = dvae["channels"] * max(dvae["multipliers"], default=1)
     for what, value, most in (
-        ("diffusion.timesteps", header.diffusion.timesteps, STEPS),
-        ("sampling.block", header.sampling.block, TOGETHER),
+        ("diffusion.timesteps", header.diffusion.timesteps, TIMESTEPS),
+        ("sampling.steps", sampling.steps, STEPS),
+        ("sampling.grain_steps", sampling.grain_steps, STEPS),
+        ("sampling.block", sampling.block, TOGETHER),
+        ("bins", header.bins, BINS),
+        ("work of an image (multiply-accumulates)", _work(header), WORK),
+        ("size of a block (numbers)", sampling.block * dvae["size"] ** 2 * widest, NUMBERS),
     ):
-        require(value <= most, f"{what} is {value}, but must be at most {most}")
+        require(value <= most, f"{what} is {value:.10g}, but must be at most {most:.10g}")
+
+
+def _work(header: Header) -> float:
+    """Multiply-accumulates of the transformers for an image, by the folder's own settings."""
+    passes = header.sampling.steps * (1 if header.guidance == 1 else 2)
+    times = {"network": passes, "grain": header.sampling.grain_steps}
+    drawn = [(one, times[name]) for name, one in header.networks.items() if name in times]
+    return sum(cost(one.kind, one.architecture).macs * many for one, many in drawn)
