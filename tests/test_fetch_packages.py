@@ -1,10 +1,13 @@
 """Files inside packages, and packages whole: fetched without running anything of them."""
 
 import io
+import itertools
 import json
 import os
 import pickle
+import shutil
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from d2it.errors import UserError
+from d2it.sources import download
 from d2it.sources.fetch import fetch, verify, weights_file
 from d2it.sources.lpips_pickle import read_arrays
 from tests.commands import command
@@ -19,6 +23,7 @@ from tests.listed import CONTENT, assert_refused, files, row, sha256, table
 from tests.listed import folder as folder
 from tests.listed import server as server
 from tests.loopback import Server
+from tests.test_hostile_servers import OK
 
 
 def pickled(value: object) -> bytes:
@@ -120,6 +125,41 @@ def test_a_package_that_does_not_hold_the_file_is_one_sentence(
     table(row(f"package:tiny=={version}#{member}"))
     assert_refused(command("fetch", "net"), "net could not be fetched", words)
     assert not list(Path().rglob("net*")) and not list(Path().rglob("executed"))
+
+
+def serve_endless(server: Server, monkeypatch, header: bytes) -> Iterator[int]:
+    """An index that tells no size, and an archive of 256 MB unless somebody stops; what is next
+    says how many blocks of 64 KiB were sent.
+    """
+    serve_package(server, monkeypatch, b"")
+    sent = itertools.count()
+    blocks = (bytes(2**16) for _ in zip(sent, range(2**12), strict=False))
+    server.raw["/files/tiny-1.0.tar.gz"] = itertools.chain([OK + header + b"\r\n"], blocks)
+    table(row("package:tiny==1.0#net.pt"))
+    return sent
+
+
+def test_an_archive_of_unknown_size_ends_somewhere(folder, server, monkeypatch):
+    sent = serve_endless(server, monkeypatch, b"")
+    monkeypatch.setattr(download, "LARGEST", 10**6)
+    with pytest.raises(UserError, match=r"tiny-1.0.tar.gz: more than 1000000 bytes arrive"):
+        fetch(["net"])
+    assert set(files()) == {"data/sources.csv"} and next(sent) < 2**10  # and what sockets hold
+
+
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [(10**12, "1000000000000 bytes are offered instead of at most"), (2**28, "but 0.27 GB are")],
+)
+def test_nor_is_one_begun_that_is_too_large_or_has_no_room(
+    folder, server, monkeypatch, length, words
+):
+    sent = serve_endless(server, monkeypatch, b"Content-Length: %d\r\n" % length)
+    full = shutil.disk_usage(".")._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(UserError, match=words):
+        fetch(["net"])
+    assert set(files()) == {"data/sources.csv"} and next(sent) < 2**10
 
 
 class Malicious:

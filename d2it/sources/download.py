@@ -35,6 +35,7 @@ TRIES = 4  # of a broken connection, each going on where the last stopped
 WORDS = 200  # characters of a server's reason
 PAUSE = 0.5  # seconds before the second try; doubled each time
 CHUNK = 1 << 20
+LARGEST = 1 << 30  # bytes of a package whose size its index does not tell; ours have 100 MB
 
 
 class DownloadError(Exception):
@@ -46,7 +47,9 @@ class _Broken(DownloadError):
 
 
 def download(url: str, target: Path, sha256: str, size: int | None = None) -> None:
-    """Fetch `url`, going on from `<target>.part` where an earlier try stopped."""
+    """Fetch `url`, going on from `<target>.part` where an earlier try stopped. size None: it is
+    not known, and at most LARGEST.
+    """
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
     with _alone(part):
@@ -99,17 +102,20 @@ def _transfer(url: str, part: Path, size: int | None) -> None:
     with response:
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
-        if size is not None and total not in (size, None):
-            raise DownloadError(f"{url}: {total} bytes are offered instead of {size}")
-        require_space(part.parent, (total or size or start) - start)
+        most = LARGEST if size is None else size
+        if total is not None and not (size or 0) <= total <= most:
+            raise DownloadError(
+                f"{url}: {total} bytes are offered instead of {size or f'at most {most}'}"
+            )
+        require_space(part.parent, (most if total is None else total) - start)
         progress = tqdm(
             desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=None
         )
         with open(part, "ab" if start else "wb") as file, progress:
             for chunk in _chunks(url, response):
-                if size is not None and file.tell() + len(chunk) > size:
+                if file.tell() + len(chunk) > most:
                     file.truncate(0)
-                    raise DownloadError(f"{url}: more than {size} bytes arrive")
+                    raise DownloadError(f"{url}: more than {most} bytes arrive")
                 file.write(chunk)
                 progress.update(len(chunk))
     arrived = part.stat().st_size
