@@ -1,14 +1,15 @@
 """Results that are computed in units: ranges of images, a file each, put together once.
 
-Units end where blocks do, so they are the same bytes in any process of one kind of device; another
-kind rounds otherwise, so each file names its own. A unit that is there is not computed again,
-whoever was killed and however many shares there are (d2it/shares.py).
+Units end where blocks do, so they are the same arrays in any process of one kind of device; another
+kind rounds otherwise, so each file names its own, and the seconds that it took. A unit that is
+there is not computed again, whoever was killed and however many shares there are (d2it/shares.py).
 """
 
 import glob
 import hashlib
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,11 @@ class Units:
         with tqdm(total=total, unit="image", desc=what, disable=None) as bar:
             for unit in own:
                 if not self.is_sound(unit):
+                    began = time.monotonic()
                     arrays, name = one(unit, bar.update), device_name(device)
-                    said = {"device": name, "sha256": self._digest(arrays, name, unit)}
+                    took = f"{time.monotonic() - began:.6f}"
+                    digest = self._digest(arrays, name, unit)
+                    said = {"device": name, "sha256": digest, "seconds": took}
                     with atomic_path(self.path(unit)) as temporary:
                         save_by_umask(save_file, arrays, temporary, said)
                 done += len(unit.span)
@@ -119,10 +123,7 @@ class Units:
 
     def devices(self, what: str) -> list[str]:
         """What all were computed on; a warning where that is several kinds."""
-        found = set()
-        for unit in self.all:
-            with safe_open(self.path(unit), "numpy") as file:
-                found.add((file.metadata() or {}).get("device", "a device that is not recorded"))
+        found = {told.get("device", "a device that is not recorded") for told in self._told()}
         if len(found) > 1:
             warnings.warn(
                 f"{what}: computed on several kinds of device ({'; '.join(sorted(found))}), which "
@@ -131,6 +132,19 @@ class Units:
                 stacklevel=2,
             )
         return sorted(found)
+
+    def seconds(self) -> float:
+        """What all took together, a process each; 0: one of them does not say."""
+        try:
+            return sum(float(told["seconds"]) for told in self._told())
+        except (KeyError, ValueError):  # from before it was recorded
+            return 0.0
+
+    def _told(self) -> Iterator[dict[str, str]]:
+        """Beside its arrays, by each unit's file."""
+        for unit in self.all:
+            with safe_open(self.path(unit), "numpy") as file:
+                yield file.metadata() or {}
 
     def remove(self) -> None:
         """These, and what is unfinished of other recipes for the same result."""

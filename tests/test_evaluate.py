@@ -13,7 +13,7 @@ from d2it import cli
 from d2it.config import Config, paths
 from d2it.config.experiments import Measured
 from d2it.config.recipe import digest
-from d2it.config.run import run_of
+from d2it.config.run import run_of, runs_of
 from d2it.evaluation import samples
 from d2it.evaluation.any_images import show
 from d2it.evaluation.evaluate import EVALUATORS, evaluate
@@ -21,6 +21,7 @@ from d2it.evaluation.neighbours import nearest_distance
 from d2it.evaluation.reference import held_out_features, make_reference, open_reference
 from d2it.files import folder_files, read_json
 from d2it.images.packed import open_images
+from d2it.jobs.outlook import left
 from d2it.machine.device import choose_device
 from d2it.models.inception import Inception
 from d2it.sampling.trained_run import RunPipeline
@@ -59,6 +60,15 @@ def forget(config: Config) -> None:
 
 def result(config: Config, run: str) -> dict:
     return read_json(paths.evaluation(config, run), made_by="")
+
+
+def test_what_it_took_is_the_pace_of_what_is_left(config: Config, first: dict[str, bytes]) -> None:
+    """Of the latents and the evaluation that were made here, runs of the same kinds."""
+    rest, runs = left(config, []), runs_of(config).values()
+    others = {run.folder for run in runs if run.kind != "content"}
+    assert rest["evaluating"].unmeasured == len(others)
+    assert rest["evaluating"].seconds > 0
+    assert rest["encoding"].seconds > 0 and not rest["encoding"].unmeasured  # of dvae_three
 
 
 def test_again_from_nothing_is_byte_equal(config: Config, first: dict[str, bytes]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -15,11 +16,14 @@ import pytest
 from d2it.commands.status import _page, table
 from d2it.config import paths
 from d2it.config.recipe import KINDS
-from d2it.config.run import run_of
+from d2it.config.run import run_of, runs_of
+from d2it.cost.plan import price_run
+from d2it.cost.rate import rate_of
 from d2it.files import canonical_digest, write_json
 from d2it.jobs import slurm
 from d2it.jobs.outlook import Array, Left, arrays, left
 from d2it.jobs.status import gpu_hours, statuses
+from d2it.machine.gpus import GPUS, find_gpu
 from d2it.text import amount, duration
 from tests.composed import composed
 
@@ -254,7 +258,7 @@ def test_what_is_left_of_a_study(config, folder, monkeypatch):
     runs = {status.folder: status for status in found if status.kind == "dit"}
     unmeasured = {status.folder for status in found if status.kind != "dit"}
     seconds = sum(status.of / 4 for status in runs.values()) - 32 / 4
-    assert left(found) == Left(pytest.approx(seconds), len(unmeasured))
+    assert left(config, found)["training"] == Left(pytest.approx(seconds), len(unmeasured))
     programs = Path("programs").resolve()
     programs.mkdir()
     shown = "9_0|RUNNING|node1|None", "9_2|PENDING||launch failed requeued held"
@@ -267,8 +271,39 @@ def test_what_is_left_of_a_study(config, folder, monkeypatch):
     states = {"RUNNING": 1, "COMPLETED": 1, "PENDING launch failed requeued held": 1}
     assert arrays() == [Array("evaluate dit_b", "9", 3, states)]
     page = _page(config)
-    assert "Training left: " in page and " at the rates so far, run after run; " in page
+    said = rf"run after run: training \d+ (s|min); .* rate yet: training {len(unmeasured)}, enc"
+    assert re.search(said, page.replace("\n", " ")), page
     assert "evaluate dit_b  Slurm job 9 of 3 parts  1 RUNNING, 1 COMPLETED, 1 PENDING l" in page
+
+
+def seconds_of(path, seconds):
+    write_json(paths.took(path), {"seconds": seconds})
+
+
+def test_what_is_left_beside_training(config, folder):
+    """At what was taken here for its price; stale and unknown times are no pace."""
+    runs = {run.folder: run for run in runs_of(config).values()}
+    rate = rate_of(find_gpu(next(iter(GPUS))))
+    hours = {run.name: price_run(run, rate).hours["evaluate"] for run in runs.values()}
+    rest = left(config, [])
+    assert rest["evaluating"] == Left(0, len(runs)) and rest["encoding"].unmeasured
+    mine = run_of(config, RUN)
+    header = {"format": "d2it-evaluation", "version": 1, "evaluations": {}, "images": mine.images}
+    write_json(mine.evaluation, header | {"recipe_digest": mine.digest})
+    assert left(config, [])["evaluating"] == Left(0, len(runs) - 1), "made elsewhere"
+    for label, seconds in (("main-0badc0de", 99.0), ("main-01234567", 8.0), ("best-01234567", 4.0)):
+        seconds_of(mine.folder / "evaluations" / label, seconds)
+    os.utime(paths.took(mine.folder / "evaluations" / "main-0badc0de"), (1, 1))
+    others = [run for run in runs.values() if run.kind == "dit" and run.name != RUN]
+    expected = sum(12 * hours[run.name] / hours[RUN] for run in others)
+    unmeasured = len([run for run in runs.values() if run.kind != "dit"])
+    assert others and expected
+    assert left(config, [])["evaluating"] == Left(pytest.approx(expected), unmeasured)
+    for wrong in (0.0, None):  # units of before it was recorded; damaged
+        seconds_of(mine.folder / "evaluations" / "best-01234567", wrong)
+        assert left(config, [])["evaluating"] == Left(0, len(runs) - 1)
+    write_json(mine.evaluation, header | {"recipe_digest": "other"})
+    assert left(config, [])["evaluating"] == Left(0, len(runs))
 
 
 def test_a_submitted_run_where_slurm_cannot_be_asked(config, folder, monkeypatch):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from d2it.shares import Share
 from d2it.units import Unit, Units, divide
@@ -39,5 +40,8 @@ def test_units_of_one_recipe_are_computed_once(tmp_path: Path) -> None:
     for other in (units(2), units(1, "result.more")):
         other.compute(one, "cpu", "")
     assert len(computed) == 9 and not units(1).missing()
+    assert units(1).seconds() > 0
+    save_file({}, units(1).path(units(1).all[1]), {"device": "cpu"})
+    assert units(1).seconds() == 0, "one does not say"
     units(2).remove()  # the result is there
     assert [path.name[:13] for path in tmp_path.iterdir()] == [".result.more."]

@@ -6,14 +6,14 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 
 from d2it.commands.options import add_config_arguments, config_here
 from d2it.config.schema import Config
 from d2it.errors import UserError
-from d2it.jobs.outlook import Array, arrays, left
+from d2it.jobs.outlook import Array, Left, arrays, left
 from d2it.jobs.status import Status, statuses
 from d2it.text import aligned, amount, duration
 
@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Example: d2it status --watch scale=smoke. It reads files and asks Slurm, once a minute "
         "at most, so it works while Snakemake runs and after it died. For stopped runs, `images` "
-        "counts what was saved."
+        "counts what was saved. Encoding and evaluating are reckoned in one process, at the pace "
+        "of what was made here; references, tables and figures are not in it."
     )
     parser.add_argument(
         "--watch",
@@ -72,7 +73,7 @@ def _as_json(config: Config) -> str:
         "scale": config.name,
         "runs": [asdict(status) | {"share": status.share} for status in found],
         "arrays": [asdict(array) for array in arrays()],
-        "left": asdict(left(found)),
+        "left": {stage: asdict(rest) for stage, rest in left(config, found).items()},
     }
     return json.dumps(told, indent=1, ensure_ascii=False)
 
@@ -85,7 +86,8 @@ def _page(config: Config) -> str:
         if status.kind:
             counts[status.state] = counts.get(status.state, 0) + 1
     told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    lines = [f"Scale {config.name}, {time.strftime('%H:%M:%S')}: {told}.", *outlook(found), ""]
+    lines = [f"Scale {config.name}, {time.strftime('%H:%M:%S')}: {told}."]
+    lines += [*textwrap.wrap(outlook(left(config, found)), width), ""]
     lines += table(found, width)
     at_work = arrays()
     if at_work:
@@ -97,12 +99,13 @@ def _page(config: Config) -> str:
     return "\n".join(lines)
 
 
-def outlook(found: Sequence[Status]) -> list[str]:
-    """A line on what is left, where anything is and was measured."""
-    rest = left(found)
-    others = f"; {rest.unmeasured} runs have no rate yet" if rest.unmeasured else ""
-    said = f"Training left: {duration(rest.seconds)} at the rates so far, run after run{others}."
-    return [said] if rest.seconds else []
+def outlook(rest: Mapping[str, Left]) -> str:
+    """A sentence on what is left, where anything is and was measured."""
+    times = [f"{stage} {duration(one.seconds)}" for stage, one in rest.items() if one.seconds]
+    no_rate = [f"{stage} {one.unmeasured}" for stage, one in rest.items() if one.unmeasured]
+    others = f"; runs without a rate yet: {', '.join(no_rate)}" if no_rate else ""
+    said = f"Left at the rates so far, run after run: {', '.join(times)}{others}."
+    return said if times else ""
 
 
 def array_cells(array: Array) -> tuple[str, ...]:

@@ -110,6 +110,11 @@ def runs_folder() -> Path:
     return Path(os.environ.get("D2IT_RUNS", "runs"))
 
 
+def took(folder: Path) -> Path:
+    """Of an evaluation's folder, or `latents`, in a run folder: the seconds of who computed it."""
+    return folder / "seconds.json"
+
+
 def weights(name: str) -> Path:
     """A fetched third-party file."""
     return Path(os.environ.get("D2IT_WEIGHTS", "data/weights")) / name

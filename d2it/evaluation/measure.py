@@ -1,5 +1,6 @@
 """What the evaluations of one run share, and the memory that lets a killed one go on."""
 
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, TypedDict
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from d2it.config import Config
+from d2it.config import Config, paths
 from d2it.config.documents import conform
 from d2it.config.protocols import asked
 from d2it.config.recipe import VERSIONS, digest
@@ -42,6 +43,7 @@ class Evaluated:
     recipe: dict[str, Any]
     pictures: Drawn  # the first few
     devices: list[str] = field(default_factory=list)  # that its units were computed on
+    seconds: float | None = None  # with its units, a process each; 0: not known; None: it has none
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -143,13 +145,16 @@ class Evaluator:
         """
         folder = self.folder(label, recipe)
         if not self.is_known(label, recipe):
+            began = time.monotonic()
             done = compute()
+            seconds = time.monotonic() - began if done.seconds is None else done.seconds
             with atomic_folder(folder) as temporary:
                 arrays = {name: np.ascontiguousarray(a) for name, a in vars(done.pictures).items()}
                 save_by_umask(save_file, arrays, temporary / "pictures.safetensors")
                 write_json(temporary / "evaluation.json", done.entry)
                 devices = sorted({*done.devices, device_name(self.device)})
                 write_json(temporary / "devices.json", devices)
+                write_json(paths.took(temporary), {"seconds": round(seconds, 3)})
                 seal_folder(temporary)
         made_by = f"d2it evaluate {self.run.name}"
         kept = folder / "evaluation.json"

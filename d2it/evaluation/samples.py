@@ -1,6 +1,7 @@
 """Evaluations of content and DiT runs: sample, extract features, compare. Resumes by shards."""
 
 import math
+import time
 from itertools import chain
 from typing import Any
 
@@ -77,7 +78,7 @@ class Sampled:
         units = self.units
         require_space(units.folder, 4 * (DIMENSIONS + SPATIAL) * self.n * len(self.seeds))
         self.compute()
-        found, pictures = [], []
+        began, found, pictures = time.monotonic(), [], []
         for seed in self.seeds:
             drawn = joined([units.load(unit) for unit in units.all if unit.series == str(seed)])
             found.append(self._metrics(drawn))
@@ -86,7 +87,9 @@ class Sampled:
         held_out = noise_errors(self.evaluator, self.pipeline, self.recipe["epsilon_images"])
         spread |= dict.fromkeys(held_out)
         devices = units.devices(f"Evaluation {self.label} of {self.evaluator.run.name}")
-        return Evaluated(metrics | held_out, spread, self.recipe, pictures[0], devices)
+        drawn_in = units.seconds()
+        seconds = drawn_in and drawn_in + time.monotonic() - began
+        return Evaluated(metrics | held_out, spread, self.recipe, pictures[0], devices, seconds)
 
     def _metrics(self, drawn: Arrays) -> dict[str, float]:
         """Of one seed."""

@@ -237,12 +237,13 @@ def _error(folder: Path, log: Path | None) -> str | None:
     """
     own, last = folder / "log.txt", _tail(folder / "log.txt").strip().rpartition("\n")[2]
     found = ERROR.findall(last)
-    if log is not None and _modified(log) >= _modified(own):
+    if log is not None and modified(log) >= modified(own):
         found = ERROR.findall(_tail(log)) or found
     return found[-1] if found else None
 
 
-def _modified(path: Path) -> float:
+def modified(path: Path) -> float:
+    """When; 0: it is not there."""
     try:
         return path.stat().st_mtime
     except OSError:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from d2it.clock import seed_of
+from d2it.config import paths
 from d2it.config.documents import conform
 from d2it.config.ratios import at_least
 from d2it.config.recipe import digest, ratio_key
@@ -26,6 +27,7 @@ from d2it.files import (
     read_sealed,
     remove_folder,
     require_space,
+    write_json,
     write_sealed,
 )
 from d2it.grains.entropy import entropy_map
@@ -83,6 +85,8 @@ def encode(dvae: Run, share: Share | None = None) -> bool:
     write_sealed(made / "manifest.json", header | {"ratios": header["ratios"] | measured})
     if encoding:
         os.replace(made, folder)
+        seconds = encoding.units.seconds()
+        write_json(paths.took(dvae.folder / "latents"), {"seconds": round(seconds, 3)})
         encoding.units.remove()
     return True
 
