@@ -12,6 +12,7 @@ from d2it.config import load, paths
 from d2it.config.documents import conform
 from d2it.config.run import run_of
 from d2it.errors import UserError
+from d2it.evaluation.measure import Evaluated, Evaluator
 from d2it.files import (
     FOLDER,
     MANIFEST,
@@ -27,7 +28,9 @@ from d2it.files import (
 )
 from d2it.runs import provenance
 from d2it.runs.evaluations import Evaluations
+from d2it.runs.lease import lease
 from d2it.runs.verify import verify_made
+from d2it.sampling.pipeline import Drawn
 from d2it.snakefile import configure
 from d2it.units import Unit, Units, divide
 
@@ -84,6 +87,29 @@ def test_a_shape_that_is_not_kept(change: dict, sentence: str) -> None:
     conform(Evaluations, good, "d2it_b.json", "")
     with pytest.raises(UserError, match=f"d2it_b.json is damaged \\(.*{sentence}.*: delete it"):
         conform(Evaluations, good | change, "d2it_b.json", "d2it evaluate d2it_b")
+
+
+NO_RECORD = ["", "[]", "{", "[" * 100_000, '{"host": 3, "pid": 1}', "[3]", '"cpu"', '{"cpu": "x"}']
+
+
+@pytest.mark.parametrize("text", NO_RECORD)
+def test_a_record_on_which_no_result_rests_tells_nothing(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who holds a lease; on what an evaluation from before there were seals was made."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "heartbeat.json").write_text(text)
+    with lease(tmp_path):
+        pass
+    evaluator = Evaluator(run_of(load(overrides=["scale=smoke"]), "d2it_b"))
+    entry = {"metrics": {"fid": 1.0}, "spread": {}, "recipe": {}}
+    one = np.zeros(1, np.int64)
+    evaluated = Evaluated(**entry, pictures=Drawn(one, one, one))
+    evaluator.remember("main", {}, lambda: evaluated)
+    folder = evaluator.folder("main", {})
+    (folder / MANIFEST).unlink()
+    (folder / "devices.json").write_text(text)
+    assert evaluator.remember("main", {}, pytest.fail).devices == []
 
 
 def compute(units: Units) -> list[Unit]:

@@ -158,8 +158,9 @@ def test_a_benchmark_of_this_gpu_takes_the_place_of_the_assumption(config, tmp_p
     assert halves[1] == pytest.approx(2 * halves[0])
     assert price_run(run_of(config, "dit_b"), rate).mfu == 0.5
     assert price_run(run_of(config, "dit_l"), rate).mfu == 0.25
-    path.write_text("[]")
-    assert rate_of(GPUS["h200"], results=tmp_path).measured == {}
+    for damaged in ("[]", "[" * 10**5, path.read_text().replace("494.5", '"494.5"')):
+        path.write_text(damaged)
+        assert rate_of(GPUS["h200"], results=tmp_path).measured == {}
 
 
 def test_the_first_hour_on_a_gpu_measures_every_kind(config, tmp_path):

@@ -54,6 +54,15 @@ def test_a_rate_that_damage_made_nothing_leaves_the_training_out(config):
     assert provenance.training(run_of(config, "dit_b")) is None
 
 
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"starts": [3]}', '{"images": "x"}', "[7]"])
+@pytest.mark.parametrize("name", ["provenance.json", "metrics.jsonl"])
+def test_a_damaged_record_leaves_the_training_out(config, name, text):
+    trained(config, "dit_b", [8.0])
+    with open(run_of(config, "dit_b").folder / name, "a") as file:
+        file.write(text + "\n")
+    assert provenance.training(run_of(config, "dit_b")) is None
+
+
 def test_what_git_says_is_read_in_any_locale(tmp_path):
     git = tmp_path / "git"
     git.write_text("#!/bin/sh\nprintf 'M\\303\\274\\351'")  # an umlaut, and half of one

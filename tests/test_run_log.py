@@ -31,7 +31,7 @@ def test_metrics_have_one_line_per_interval(tmp_path: Path) -> None:
 
 def test_a_resume_drops_lines_that_are_damaged(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    damaged = b'{"im\xe9ges": 20}\n\xff\n[30]\n{"images": 40}\n{"images": 50'
+    damaged = b'{"im\xe9ges": 20}\n\xff\n[30]\n{"images": 40}\n{"images": 50\n' + b"[" * 10**5
     path.write_bytes(b'{"images": 10}\n' + damaged)
     RunLog(tmp_path, "run", 90, active=True).start(30)
     assert path.read_text() == '{"images": 10}\n'

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as arrow
 import pytest
-from pyarrow.parquet import write_table
+from pyarrow.parquet import read_table, write_table
 
 from d2it.images.archive import list_pictures
 from d2it.images.packed import PackedImages
+from d2it.images.parquet import class_names
 from tests.commands import Done, command
 from tests.test_archives import assert_says, tar_of, zip_of
 from tests.test_prepare import tree, write_photos
@@ -92,6 +93,21 @@ def test_parquet_files_of_the_hub(photos, wanted, tmp_path):
     done = prepare(tmp_path / "hub", tmp_path / "work", "data.photos.classes=0")
     assert done.returncode == 0, done.stderr
     assert len(PackedImages.open(tmp_path / "work/data/demo/photos/images", "test").labels) == 2
+
+
+NAMES = (b"", b"[" * 10**5, b"\xff", b'{"info": 3}', b'{"info": {"features": {"label": []}}}')
+NAMES += tuple(
+    b'{"info": {"features": {"label": {"names": %s}}}}' % one for one in (b'"a"', b"[1]")
+)
+
+
+@pytest.mark.parametrize("said", NAMES)
+def test_what_a_hub_file_says_of_its_classes_may_be_anything(photos, tmp_path, said):
+    path = hub_file(tmp_path / "a.parquet", samples(photos, "train"))
+    assert class_names(str(path)) == CLASSES
+    damaged = tmp_path / "b.parquet"
+    write_table(read_table(path).replace_schema_metadata({"huggingface": said}), damaged)
+    assert class_names(str(damaged)) is None
 
 
 def test_tars_of_webdataset(photos, wanted, tmp_path):

@@ -153,7 +153,15 @@ def test_gpu_hours_are_time_by_processes_from_the_start_that_wrote_each_line():
 
 
 FILES = ("heartbeat.json", "jobs.json", "provenance.json", "metrics.jsonl", "log.txt", "done.json")
-RUBBISH = (b"", b"{", b"[]", b"null", b'{"images": "x", "time": [], "host": 3}', b"\xff\x00" * 99)
+RUBBISH = (
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'{"images": "x", "time": [], "host": 3}',
+    b"\xff\x00" * 99,
+    b"[" * 10**5,
+)
 WRONG = [b'{"starts": [3, {"device": "NVIDIA"}], "job": {}, "images": []}', *RUBBISH]
 
 

@@ -4,10 +4,11 @@ import argparse
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from d2it.commands.options import add_shared_arguments, ratio_of, say_done, weights_of
 from d2it.config.check import check_guidance
+from d2it.config.documents import conform
 from d2it.config.protocols import PROTOCOLS
 from d2it.config.recipe import ratio_key
 from d2it.errors import UserError
@@ -20,6 +21,13 @@ LAST = 10**12  # above all numbers of images
 if TYPE_CHECKING:
     from d2it.sampling.pipeline import Pipeline
     from d2it.sampling.write import Request
+
+
+class Worked(TypedDict):
+    """What samples.json says of the work."""
+
+    recipe: dict[str, Any]  # the one that was asked for
+    gmacs: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,10 +131,11 @@ def main(arguments: argparse.Namespace) -> None:
         return
     seconds = f" in {time.monotonic() - began:.1f} s" if drawn else ""
     print(f"{out} {'is ready' if drawn else 'is up to date'}: {len(span)} images{seconds}.")
-    print(work(read_json(out / "samples.json", made_by="d2it sample")))
+    header, made_by = out / "samples.json", "d2it sample"
+    print(work(conform(Worked, read_json(header, made_by=made_by), header, made_by)))
 
 
-def work(header: dict[str, Any]) -> str:
+def work(header: Worked) -> str:
     """What an image costs: windows without fine regions are skipped."""
     recipe = header["recipe"]
     passes = recipe["sampling"]["steps"] * (1 if recipe["guidance"] == 1 else 2)

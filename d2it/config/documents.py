@@ -1,5 +1,6 @@
 """What JSON files of ours say at least, as TypedDicts: of the right types, or one sentence."""
 
+import json
 import reprlib
 import types
 import typing
@@ -27,6 +28,14 @@ def told(shape: type[T], path: Path) -> T | None:
     try:
         return conform(shape, read_json(path, made_by=""), path, "")
     except (OSError, UserError):
+        return None
+
+
+def told_in(shape: type[T], text: str | bytes) -> T | None:
+    """The same of a JSON text: a line of a log, or what a stranger's archive says of itself."""
+    try:
+        return conform(shape, json.loads(text), "", "")
+    except (ValueError, RecursionError, UserError):
         return None
 
 

@@ -1,11 +1,10 @@
 """What a GPU is believed to do: its peaks, and the shares of them that are measured or assumed."""
 
-import json
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
+from d2it.config.documents import told
 from d2it.config.types import Precision
 from d2it.errors import UserError
 from d2it.machine.gpus import Gpu, identify
@@ -25,6 +24,24 @@ NETWORKS = {"DiT": "dit", "D²iT, all windows": "content"}  # of the training be
 
 Measured = tuple[str, str]
 """Kind and size of a network; a DVAE has no size."""
+
+
+class Hardware(TypedDict):
+    gpu: NotRequired[str]
+
+
+class Row(TypedDict):
+    kind: NotRequired[str]
+    network: NotRequired[str]
+    size: NotRequired[str | None]
+    tflops: NotRequired[float | None]
+
+
+class Benchmark(TypedDict):
+    """What counts of a file of benchmarks/results."""
+
+    hardware: Hardware
+    rows: list[Row]
 
 
 @dataclass(frozen=True)
@@ -64,18 +81,18 @@ def measured_mfu(gpu: Gpu, results: Path) -> dict[Measured, float]:
     """
     found: dict[Measured, float] = {}
     for path in (*sorted(results.glob("first-hour-*.json")), results / "training-cuda.json"):
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            found |= _shares(json.loads(path.read_text(encoding="utf-8")), gpu)
+        if benchmark := told(Benchmark, path):
+            found |= _shares(benchmark, gpu)
     return found
 
 
-def _shares(benchmark: dict[str, Any], gpu: Gpu) -> dict[Measured, float]:
+def _shares(benchmark: Benchmark, gpu: Gpu) -> dict[Measured, float]:
     if identify(benchmark["hardware"].get("gpu", "")) is not gpu:
         return {}
     shares: dict[Measured, float] = {}
     for row in benchmark["rows"]:
-        kind = row.get("kind") or NETWORKS.get(row.get("network"))
+        kind = row.get("kind") or NETWORKS.get(row.get("network", ""))
         if kind in MEASURED_IN and row.get("tflops"):
-            size = "" if kind == "dvae" else row["size"]
+            size = "" if kind == "dvae" else row.get("size") or ""
             shares[kind, size] = row["tflops"] / getattr(gpu, MEASURED_IN[kind])
     return shares

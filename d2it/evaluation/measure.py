@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from d2it.config import Config, paths
-from d2it.config.documents import conform
+from d2it.config.documents import conform, told
 from d2it.config.protocols import asked
 from d2it.config.recipe import VERSIONS, digest
 from d2it.config.run import Run
@@ -160,6 +160,5 @@ class Evaluator:
         kept = folder / "evaluation.json"
         entry = conform(Entry, read_json(kept, made_by=made_by), kept, made_by)
         pictures = Drawn(**load_file(folder / "pictures.safetensors"))
-        path = folder / "devices.json"
-        devices = read_json(path, made_by=made_by) if path.exists() else []  # from before it was
+        devices = told(list[str], folder / "devices.json") or []  # none from before it was
         return Evaluated(**entry, pictures=pictures, devices=devices)

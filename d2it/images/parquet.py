@@ -13,6 +13,7 @@ from itertools import accumulate, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from d2it.config.documents import conform
 from d2it.errors import UserError
 
 if TYPE_CHECKING:
@@ -124,9 +125,10 @@ def _labels(table: ImageTable, group: int) -> Iterator[int | None]:
 def class_names(path: str) -> list[str] | None:
     """What the labels are called, where the package datasets has written it down."""
     table = open_table(path)
-    with suppress(KeyError, TypeError, ValueError):
+    with suppress(KeyError, TypeError, ValueError, RecursionError, UserError):
         described = json.loads(table.file.schema_arrow.metadata[b"huggingface"])
-        return [str(name) for name in described["info"]["features"][table.label]["names"]]
+        names = described["info"]["features"][table.label]["names"]
+        return conform(list[str], names, path, "d2it prepare")
     return None
 
 

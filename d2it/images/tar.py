@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypedDict
 
 from tqdm import tqdm
 
+from d2it.config.documents import told_in
 from d2it.errors import UserError
 from d2it.files import SEAL, canonical_digest, read_format, write_text
 from d2it.images.names import is_hidden, is_picture
@@ -27,6 +28,12 @@ class Member(NamedTuple):
     size: int
     offset: int  # of its first byte
     label: int | None = None
+
+
+class Described(TypedDict):
+    """WebDataset's .json beside a picture, as far as it counts."""
+
+    label: int
 
 
 def read_member(path: str, size: int, offset: int) -> bytes:
@@ -138,8 +145,5 @@ def _number(content: bytes) -> int | None:
 
 def _described(content: bytes) -> int | None:
     """The label among other things, of which there may be anything."""
-    with suppress(ValueError, AttributeError, RecursionError):
-        label = json.loads(content).get("label")
-        if type(label) is int and label >= 0:  # no bool
-            return label
-    return None
+    found = told_in(Described, content)
+    return found["label"] if found and found["label"] >= 0 else None

@@ -6,7 +6,6 @@ people look when something has gone wrong.
 """
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from d2it.config import paths
+from d2it.config.documents import told
 from d2it.config.run import Run, runs_of
 from d2it.config.schema import Config
 from d2it.errors import UserError
@@ -89,7 +89,7 @@ def known_to_slurm(jobs: Sequence[str]) -> Accounts:
 
 def _of_scale(run: Run, accounts: Accounts) -> Status:
     of, folder = run.images, run.folder
-    header = _dict(_json(run.model / "model.json"))
+    header = _table(run.model / "model.json")
     if header.get("recipe_digest") == run.digest and header.get("images") == of:
         facts = _facts(folder, of, accounts) | {"state": "published", "images": of, "error": None}
     else:
@@ -121,9 +121,9 @@ def _facts(
 ) -> dict[str, Any]:
     """Everything that a run folder tells, and Slurm of its jobs."""
     lines = _lines(folder / "metrics.jsonl")
-    header = _dict(_json(folder / "provenance.json"))
+    header = _table(folder / "provenance.json")
     starts = [start for start in _list(header.get("starts")) if _is_start(start)]
-    done = _dict(_json(folder / "done.json")).get("images")
+    done = _table(folder / "done.json").get("images")
     done = done if isinstance(done, int) else None
     holder, jobs = _holder(folder), jobs_of(folder)
     account = accounts.get(jobs[-1]) if jobs else None
@@ -209,7 +209,7 @@ def gpu_hours(lines: Sequence[tuple[int, float]], starts: Sequence[dict[str, Any
 
 def _holder(folder: Path) -> str | None:
     """The host that trains in `folder` now: it holds the lock, or its heart was heard lately."""
-    beat = _dict(_json(folder / "heartbeat.json"))
+    beat = _table(folder / "heartbeat.json")
     if not isinstance(beat.get("host"), str) or not isinstance(beat.get("time"), (int, float)):
         return None
     host: str = beat["host"]
@@ -276,15 +276,8 @@ def _tail(path: Path) -> str:
         return ""
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _table(path: Path) -> dict[str, Any]:
+    return told(dict[str, Any], path) or {}
 
 
 def _list(value: Any) -> list[Any]:

@@ -2,7 +2,6 @@
 
 import fcntl
 import itertools
-import json
 import os
 import socket
 import threading
@@ -10,8 +9,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from d2it.config.documents import told
 from d2it.config.paths import runs_folder
 from d2it.errors import UserError
 from d2it.files import canonical_digest, write_json
@@ -21,6 +21,13 @@ HEARTBEAT = 5.0  # seconds between two beats of a lease
 PATIENCE = 5.0  # seconds that it may take to become free: who was told to stop is saving
 SILENCE = 4  # beats that a holder on another host must miss to be taken for dead
 LOCK = "lock"
+
+
+class Heartbeat(TypedDict):
+    """heartbeat.json: who holds a lease; each beat differs."""
+
+    host: str
+    pid: int
 
 
 @contextmanager
@@ -194,13 +201,8 @@ def _await_silence(folder: Path, wait: bool, busy: str) -> None:
             first, silence = seen, time.monotonic() + SILENCE * HEARTBEAT
 
 
-def _read_heartbeat(folder: Path) -> dict[str, Any] | None:
-    try:
-        text = (folder / "heartbeat.json").read_text(encoding="utf-8")
-        value = json.loads(text)
-    except (FileNotFoundError, ValueError):
-        return None
-    return value if isinstance(value, dict) and {"host", "pid"} <= value.keys() else None
+def _read_heartbeat(folder: Path) -> Heartbeat | None:
+    return told(Heartbeat, folder / "heartbeat.json")
 
 
 def _in_use(folder: Path, busy: str) -> UserError:

@@ -5,7 +5,6 @@ and is in no comparison of bytes. Made again, an evaluation of the same bytes ke
 of who made it first.
 """
 
-import json
 import os
 import subprocess
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from d2it.config import paths
-from d2it.config.documents import conform
+from d2it.config.documents import conform, told, told_in
 from d2it.config.run import Run
 from d2it.errors import SETTINGS, UserError
 from d2it.files import file_digest, read_format, write_format
@@ -32,6 +31,24 @@ class Provenance(TypedDict):
     changed: bool | None
     devices: NotRequired[list[str]]
     training: dict[str, Any] | None
+
+
+class Start(TypedDict):
+    """Of a training: what is read of provenance.json of its folder, and of each log interval."""
+
+    commit: str | None
+    device: str
+    processes: int
+    processor: NotRequired[str]
+
+
+class Started(TypedDict):
+    starts: list[Start]
+
+
+class Interval(TypedDict):
+    images: int
+    images_per_second: float
 
 
 def record(run: Run, devices: Sequence[str] = ()) -> None:
@@ -88,28 +105,30 @@ def changed() -> bool | None:
 def training(run: Run) -> dict[str, Any] | None:
     """Devices, processes and seconds, as the run folder tells them; None: it was made elsewhere."""
     folder = run.folder
+    started = told(Started, folder / "provenance.json")
     try:
-        starts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["starts"]
-        lines = [
-            json.loads(line)
-            for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
-        return {
-            "commits": _each(starts, "commit"),
-            "devices": _each(starts, "device"),
-            "processes": _each(starts, "processes"),
-            "processors": _each([one for one in starts if "processor" in one], "processor"),
-            "seconds": round(sum(_seconds(lines)), 1),
-        }
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
+        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+        lines = [told_in(Interval, line) for line in text.splitlines()]
+        seconds = round(sum(_seconds([line for line in lines if line])), 1)
+    except (OSError, ValueError, ArithmeticError):
         return None
+    if started is None or None in lines:
+        return None
+    return {
+        "commits": _each(started, "commit"),
+        "devices": _each(started, "device"),
+        "processes": _each(started, "processes"),
+        "processors": _each(started, "processor"),
+        "seconds": seconds,
+    }
 
 
-def _each(starts: list[dict[str, Any]], what: str) -> list[Any]:
-    return list(dict.fromkeys(start[what] for start in starts))
+def _each(started: Started, what: str) -> list[Any]:
+    starts: list[Any] = list(started["starts"])
+    return list(dict.fromkeys(start[what] for start in starts if what in start))
 
 
-def _seconds(lines: list[dict[str, Any]]) -> list[float]:
+def _seconds(lines: list[Interval]) -> list[float]:
     """Of each log interval; the time before the first step and for saving is not in them."""
     before = [0, *(line["images"] for line in lines)]
     return [

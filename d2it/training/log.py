@@ -6,13 +6,20 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from tqdm import tqdm
 
+from d2it.config.documents import told_in
 from d2it.files import write_text
 from d2it.machine.gpus import identify
+
+
+class Line(TypedDict):
+    """Of metrics.jsonl, what is read again."""
+
+    images: int
 
 
 class Sums:
@@ -123,10 +130,8 @@ class RunLog:
 
 def _images(line: str, images: int) -> bool:
     """Whether a line of metrics.jsonl is whole and not after `images`."""
-    try:
-        return bool(json.loads(line)["images"] <= images)
-    except (ValueError, KeyError, TypeError):
-        return False
+    found = told_in(Line, line)
+    return found is not None and found["images"] <= images
 
 
 def _clock(seconds: float) -> str:
