@@ -18,7 +18,7 @@ help:  ## list the targets
 	@sh tools/setup.sh "$(PYTHON)"
 
 setup: .venv/.installed  ## environment (.venv), weights and emoji, nothing else
-	@$(BIN)/d2it fetch $(FETCHED)
+	@$(BIN)/d2it fetch --wait $(FETCHED)
 
 demo: setup  ## every table and figure at the demo scale, and one page of them
 	@mkdir -p logs && echo "All that is printed meanwhile: logs/demo.log. Ctrl-C stops; make demo goes on."

@@ -1,8 +1,11 @@
 """d2it fetch NAME...: download files named in data/sources.csv and check their sha256."""
 
 import argparse
+from contextlib import ExitStack
 
-from d2it.sources.fetch import fetch
+from d2it.commands.options import add_wait_argument
+from d2it.runs.lease import making
+from d2it.sources.fetch import fetch, missing
 from d2it.sources.table import read_sources
 
 
@@ -27,11 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a mirror's folder to look in as well (repeat for more), for files that need a "
         "registration, such as ImageNet's",
     )
+    add_wait_argument(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
     if arguments.names:
-        fetch(arguments.names, mirrors=arguments.mirrors)
+        folders = {source.file.parent for source in missing(arguments.names)}
+        with ExitStack() as stack:  # whole ones, since files may come in one archive
+            for folder in sorted(folders):
+                stack.enter_context(making(folder, arguments.wait, leases=folder / ".leases"))
+            fetch(arguments.names, mirrors=arguments.mirrors)
         return
     for source in read_sources().values():
         size = "installed" if source.installed else f"{source.bytes / 1e6:.0f} MB"

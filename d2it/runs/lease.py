@@ -42,15 +42,17 @@ def lease(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def making(place: Path, wait: bool, share: Share | None = None) -> Iterator[None]:
+def making(
+    place: Path, wait: bool, share: Share | None = None, leases: Path | None = None
+) -> Iterator[None]:
     """Be the only one who computes `place`, or this share of it, or say who is. None computes a
     share while another puts all of them together.
 
     The lease is in the folder of runs, of which nothing is tracked or declared, and goes when it
-    ends.
+    ends; in the folder `leases` of a place that is shared by who has runs of his own.
     """
     name = f"{place.name}-{canonical_digest(str(place.resolve()))[:8]}"
-    whole, being_made = runs_folder() / ".leases" / name, f"{place} is being made"
+    whole, being_made = (leases or runs_folder() / ".leases") / name, f"{place} is being made"
     if share is not None:
         with _passing(whole, wait, being_made):
             pass

@@ -3,7 +3,6 @@
 Nothing that arrives is run or opened before its sha256 was compared.
 """
 
-import fcntl
 import hashlib
 import os
 import re
@@ -26,7 +25,6 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from d2it.errors import UserError
 from d2it.files import atomic_path, file_digest, matches, require_space
 from d2it.version import __version__
 
@@ -52,7 +50,7 @@ def download(url: str, target: Path, sha256: str, size: int | None = None) -> No
     """
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(part):
+    with _kept(part):
         resumed = part.stat().st_size > 0
         _complete(url, part, size)
         intact = matches(part, sha256)
@@ -77,20 +75,14 @@ def _complete(url: str, part: Path, size: int | None) -> None:
 
 
 @contextmanager
-def _alone(part: Path) -> Iterator[None]:
-    """Two commands that append to one `.part` file would spoil it."""
-    with open(part, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"Another command is fetching {part.stem}: wait until it is done."
-            ) from None
-        try:
-            yield
-        finally:
-            if part.exists() and part.stat().st_size == 0:
-                part.unlink()
+def _kept(part: Path) -> Iterator[None]:
+    """With what an earlier try has left; it goes if nothing is in it."""
+    part.touch()
+    try:
+        yield
+    finally:
+        if part.exists() and part.stat().st_size == 0:
+            part.unlink()
 
 
 def _transfer(url: str, part: Path, size: int | None) -> None:

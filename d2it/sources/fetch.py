@@ -61,8 +61,15 @@ def check_archives(root: Path) -> None:
             )
 
 
+def missing(names: Sequence[str]) -> list[Source]:
+    """What is to be fetched of these: it is not here, or damaged."""
+    sources = [source for source in choose_sources(names) if not source.installed]
+    return [source for source in sources if not (source.file.exists() and _is_intact(source))]
+
+
 def fetch(names: Sequence[str], say: Say = print, mirrors: Sequence[str] = ()) -> None:
-    """Fetch what is missing or damaged; whatever is there and intact stays.
+    """Fetch what is missing or damaged; whatever is there and intact stays. Nobody else fetches
+    into the same folders meanwhile.
 
     `mirrors` are folders that hold gated files for those who have registered.
     """

@@ -3,7 +3,8 @@
 
 rule fetch:
     output:
-        str(paths.weights(r"{name,\w+}.{suffix,pt|safetensors|npz|zip}")),
+        # Who fetched it meanwhile, elsewhere on a shared disk, is not to lose it again.
+        update(str(paths.weights(r"{name,\w+}.{suffix,pt|safetensors|npz|zip}"))),
     log:
         "logs/fetch/{name}.{suffix}.log",
     resources:
@@ -12,4 +13,4 @@ rule fetch:
     message:
         "Fetching {wildcards.name}"
     shell:
-        "d2it fetch {wildcards.name:q} 2>&1 | tee -i {log:q}"
+        "d2it fetch {wildcards.name:q} --wait 2>&1 | tee -i {log:q}"
