@@ -1,6 +1,8 @@
 """A study outlives its machine: a new seed is trained on the first stage that git has kept."""
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,13 @@ SETTINGS = [
 
 
 @pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory whose DVAE has published random weights."""
     enter(tmp_path, monkeypatch)
@@ -44,7 +53,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return run.model
 
 
-def test_a_new_seed_trains_on_the_first_stage_that_was_kept(study, capsys):
+def test_a_new_seed_trains_on_the_first_stage_that_was_kept(umask, study, capsys):
     digest = read_model(study)["files"]["model.safetensors"]["sha256"]
     assert main(["keep", "dvae", *SETTINGS]) == 0
     shutil.rmtree(study)  # another machine: git brought what was kept, and nothing else
@@ -56,6 +65,13 @@ def test_a_new_seed_trains_on_the_first_stage_that_was_kept(study, capsys):
     seed = run_of(load(overrides=SETTINGS), "d2it_b_s1")
     assert open_latents(seed.dvae, "train").header["dvae_digest"] == digest
     assert read_model(seed.model)["images"] == 16
+    made = [path for path in Path().rglob("*") if path.is_file()]
+    of_all = ("state.json", "rest.safetensors", "model.safetensors", "manifest.json", "model.json")
+    assert {path.name for path in made} >= set(of_all)
+    closed = {
+        str(path): oct(mode) for path in made if (mode := path.stat().st_mode & 0o777) != 0o644
+    }
+    assert not closed, "a group cannot go on"
 
 
 def test_only_the_same_settings_take_it(study, capsys):

@@ -1,6 +1,7 @@
 """Commands started oddly: without streams, or with words and files that nest without end."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,34 @@ def test_closed_streams(closed: str, tmp_path: Path) -> None:
 def test_a_terminal_of_few_letters(words: str, knows: str, tmp_path: Path) -> None:
     done = shell(f"{knows} {D2IT} {words}", tmp_path)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.isascii()
+
+
+@pytest.fixture(scope="module")
+def latin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a locale in Latin-1, made here: few machines have one. Where none can be made,
+    it is one that nobody has, which is C.
+    """
+    folder = tmp_path_factory.mktemp("locales")
+    if localedef := shutil.which("localedef"):
+        subprocess.run([localedef, "-i", "en_US", "-f", "ISO-8859-1", folder / "en_US.ISO-8859-1"])
+    return folder
+
+
+@pytest.mark.parametrize("knows", ["LC_ALL=C PYTHONIOENCODING=ascii", "LC_ALL=en_US.ISO-8859-1"])
+def test_tables_are_the_same_bytes_in_every_locale(knows: str, latin: Path, tmp_path: Path) -> None:
+    """Those of the repository, which hold letters beyond ASCII."""
+    there, here = ROOT / "results/mini_cpu", tmp_path / "results/mini_cpu"
+    for name in ("evaluations", "provenance"):
+        shutil.copytree(there / name, here / name)
+    shutil.copy(there / "windows.json", here)
+    few = f"{knows} LOCPATH={latin} PYTHONUTF8=0 PYTHONCOERCECLOCALE=0"
+    done = shell(f"{few} {D2IT} table 3 scale=mini_cpu > printed", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    written = sorted((here / "tables").iterdir())
+    assert [path.suffix for path in written] == [".csv", ".md", ".tex"]
+    for path in written:
+        assert path.read_bytes() == (there / "tables" / path.name).read_bytes()
+    assert not written[1].read_bytes().isascii()
 
 
 @pytest.mark.parametrize(
