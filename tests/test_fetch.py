@@ -140,7 +140,9 @@ def test_verify_reads_the_file_whatever_was_remembered(folder, server):
     status = path.stat()
     path.write_bytes(CONTENT[::-1])  # same size
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # and same time
-    assert_refused(command("verify"), "net.pt")
+    assert_refused(command("verify"), "net.pt", "d2it fetch net")
+    fetch(["net"])
+    assert weights_file("net").read_bytes() == CONTENT
 
 
 def test_offline_is_one_sentence(folder, server):

@@ -83,6 +83,15 @@ def test_a_picture_is_the_same_in_every_request(drawn: Path) -> None:
     assert np.load(own / "labels.npy") == [5]
 
 
+def test_a_damaged_picture_is_drawn_again(drawn: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(drawn, tmp_path / "copy")
+    picture = copy / "000003.png"
+    content = picture.read_bytes()
+    picture.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    sample(str(copy), "--run", RUN, *DRAWN)
+    assert contents(copy) == contents(drawn)
+
+
 def test_an_exported_folder_draws_the_same(drawn: Path, exported: Path, tmp_path: Path) -> None:
     """By the command and in Python, far from the study; DiTs too."""
     again = sample("again", "--run", "exported", *DRAWN)

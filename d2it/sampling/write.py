@@ -25,6 +25,7 @@ from d2it.files import (
     File,
     atomic_folder,
     atomic_path,
+    file_digest,
     folder_files,
     read_format,
     require_space,
@@ -141,7 +142,7 @@ def _is_there(folder: Path, recipe: dict[str, Any]) -> bool:
     if header.get("recipe") != recipe:
         raise UserError(f"{folder} holds other samples: delete it, or name a new folder.")
     return all(
-        (folder / name).is_file() and (folder / name).stat().st_size == entry["bytes"]
+        (folder / name).is_file() and file_digest(folder / name) == entry["sha256"]
         for name, entry in header["files"].items()
     )
 
