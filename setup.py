@@ -10,7 +10,7 @@ from shutil import copyfile
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("params/**/*.yaml", "data/*.csv", "data/published/*.csv")
+SHIPPED = ("params/**/*.yaml", "data/*.csv", "data/published/*.csv", "data/published/SHA256SUMS")
 
 
 class WithStudy(build_py):

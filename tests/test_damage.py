@@ -1,6 +1,7 @@
 """What is written is read as it was written, or a sentence says what is damaged and what to do."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from d2it.files import (
     write_sealed,
     write_text,
 )
+from d2it.grains.calibrate import calibrate
+from d2it.images.prepare import prepare
 from d2it.runs import provenance
 from d2it.runs.evaluations import Evaluations
 from d2it.runs.lease import lease
@@ -33,7 +36,12 @@ from d2it.runs.verify import verify_made
 from d2it.sampling.pipeline import Drawn
 from d2it.snakefile import configure
 from d2it.units import Unit, Units, divide
+from tests.commands import command
+from tests.tiny_world import FEW_PHOTOS
+from tools import live_windows
 
+ROOT = Path(__file__).parents[1]
+PRINTED = f"{ROOT / 'data/published'} is intact"
 VALUE = {"images": 64, "recipe": {"ratio": [0.5, 1e-5], "name": "dvae"}, "classes": ["ä", None]}
 
 
@@ -178,7 +186,7 @@ def test_an_evaluation_is_the_one_that_was_recorded(
     said: list[str] = []
     verify_made("smoke", said.append)
     record = paths.provenance(run.config, run.name)
-    assert said == [f"{run.evaluation}: no record of its sha256 in {record}"]
+    assert said == [f"{run.evaluation}: no record of its sha256 in {record}", PRINTED]
     whole = run.evaluation.read_text()
     run.evaluation.write_text(whole[:9])
     with pytest.raises(UserError, match=f"delete {run.evaluation} and run `d2it evaluate d2it_b"):
@@ -207,12 +215,12 @@ def test_models_kept_in_git_are_read_too(tmp_path: Path, monkeypatch: pytest.Mon
     seal_folder(kept)
     said: list[str] = []
     verify_made("smoke", said.append)
-    assert said == [f"{kept} is intact"]
+    assert said == [f"{kept} is intact", PRINTED]
     (kept / "model.safetensors").write_bytes(b"1235")
     cure = f"delete {kept} and restore it with `git checkout -- {kept}`"
     with pytest.raises(UserError, match=cure):
         verify_made("smoke", said.append)
-    assert said[1:] == [f"{kept}: damaged: model.safetensors"]
+    assert said[2:] == [f"{kept}: damaged: model.safetensors", PRINTED]
 
 
 def test_a_run_that_has_evaluations_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,10 +234,54 @@ def test_a_run_that_has_evaluations_alone(tmp_path: Path, monkeypatch: pytest.Mo
     seal_folder(folder)
     said: list[str] = []
     verify_made("smoke", said.append)
-    assert said[1:] == [f"{folder} is intact"]
+    assert said[1:] == [f"{folder} is intact", PRINTED]
     write_json(folder / "evaluation.json", {"metrics": {"fid": 1.0}, "recipe": {}})
     with pytest.raises(UserError, match=f"delete {folder}"):
         verify_made("smoke", said.append)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("data/published/[!R]*")))
+def test_a_flipped_bit_of_a_published_number(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data/published"
+    shutil.copytree(ROOT / "data/published", folder)
+    write_json(Path("results/smoke/evaluations/d2it_b.json"), {})
+    said: list[str] = []
+    verify_made("smoke", said.append)
+    assert said[-1] == f"{folder} is intact"
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"delete {folder} and restore it from the repository"):
+        verify_made("smoke", said.append)
+    if name == "table_2.csv":
+        done = command("table", "2", "scale=smoke")
+        told = f"{folder / name} is not as it was printed (its sha256 is not the one in"
+        assert done.returncode == 2 and told in done.stderr
+        assert done.stderr.endswith("restore it from the repository.\n")
+
+
+def test_a_flipped_bit_of_the_shares_of_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load(overrides=FEW_PHOTOS)
+    prepare(config, "photos", 1)
+    calibrate(config, "photos")
+    live_windows.main(FEW_PHOTOS)
+    said: list[str] = []
+    verify_made("smoke", said.append)
+    path = paths.windows(config)
+    assert f"{path} is intact" in said
+    path.write_text(path.read_text().replace('"images": ', '"images": 1'))
+    again = "python -m tools.live_windows scale=smoke"
+    with pytest.raises(UserError, match=f"delete {path} and run `{again}`"):
+        verify_made("smoke", said.append)
+    write_json(path, {"format": "d2it-windows", "version": 1, "measured": []})
+    verify_made("smoke", said.append)
+    assert said[-2] == f"{path}: written before it held a digest of itself"
 
 
 def test_a_group_may_read_what_is_saved(tmp_path: Path) -> None:

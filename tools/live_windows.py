@@ -13,7 +13,7 @@ import torch
 from d2it.config import load, paths
 from d2it.config.recipe import ratio_key
 from d2it.config.run import Run, runs_of
-from d2it.files import write_json
+from d2it.files import write_format
 from d2it.grains.entropy import entropy_map
 from d2it.grains.maps import grain_map
 from d2it.grains.thresholds import cuts_of
@@ -52,8 +52,7 @@ def main(overrides: list[str]) -> None:
             key = str(measured_for(run))
             if key not in found:
                 found[key] = measure(run, open_images(config, run.data, "train"))
-    header = {"format": FORMAT, "version": VERSION}
-    write_json(paths.windows(config), header | {"measured": list(found.values())})
+    write_format(paths.windows(config), FORMAT, VERSION, {"measured": list(found.values())})
     print(f"Written: {paths.windows(config)}")
 
 

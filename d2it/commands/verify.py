@@ -15,8 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--made",
         metavar="SCALE",
-        help="check all that this scale has made instead, and what runs go on from: every byte, "
-        "where the stages themselves only compare sizes of large files",
+        help="check all that this scale has made instead, what runs go on from, and the published "
+        "numbers beside it: every byte, where the stages themselves only compare sizes of large "
+        "files",
     )
 
 

@@ -1,4 +1,5 @@
-"""Every byte that the stages of a scale have made, against the sha256s beside it.
+"""Every byte that the stages of a scale have made, against the sha256s beside it, and the published
+numbers that stand in its tables.
 
 On load large files are compared by size alone: a bit that flipped in place shows only here.
 """
@@ -9,8 +10,9 @@ from typing import Any, TypedDict
 
 from d2it.config.documents import conform
 from d2it.config.paths import runs_folder
+from d2it.config.published import as_listed
 from d2it.errors import UserError
-from d2it.files import File, file_digest, is_intact, read_sealed
+from d2it.files import SEAL, File, file_digest, is_intact, read_json, read_sealed
 from d2it.images.packed import Manifest, file_entries
 from d2it.runs import state
 
@@ -35,10 +37,10 @@ class Files(TypedDict):
 def verify_made(scale: str, say: Callable[[str], None] = print) -> None:
     """Read all that stands in the working directory; a UserError if anything is not as made."""
     remedies: list[str] = []
-    found = [*_folders(scale), *_thresholds(scale), *_evaluations(scale)]
+    found = [*_folders(scale), *_tables(scale), *_evaluations(scale)]
     if not found:
         raise UserError(f"Nothing of the scale {scale} is here: see `d2it status scale={scale}`.")
-    for path, wrong, cure in [*found, *_runs()]:
+    for path, wrong, cure in [*found, *_runs(), _published()]:
         if wrong is None:
             say(f"{path} is intact")
         elif cure is None:
@@ -86,10 +88,18 @@ def checksums(said: dict[str, Any], manifest: Path) -> dict[str, str]:
     return {entry["name"]: entry["sha256"] for entry in file_entries(splits)}
 
 
-def _thresholds(scale: str) -> Iterator[Found]:
-    for path in sorted(Path("data", scale).glob("*/thresholds.json")):
-        again = f"d2it calibrate {path.parent.name} scale={scale}"
-        yield path, _unsealed(path, again), f" and run `{again}`"
+def _tables(scale: str) -> Iterator[Found]:
+    """Tables of JSON that hold their own digest: thresholds, and shares of windows."""
+    thresholds = sorted(Path("data", scale).glob("*/thresholds.json"))
+    commands = {path: f"d2it calibrate {path.parent.name}" for path in thresholds}
+    if (windows := Path("results", scale, "windows.json")).is_file():
+        commands[windows] = "python -m tools.live_windows"
+    for path, command in commands.items():
+        again = f"{command} scale={scale}"
+        broken = _unsealed(path, again)
+        ours = broken or SEAL in read_json(path, made_by=again)
+        wrong = broken if ours else "written before it held a digest of itself"
+        yield path, wrong, f" and run `{again}`" if ours else None
 
 
 def _evaluations(scale: str) -> Iterator[Found]:
@@ -117,6 +127,11 @@ def _unsealed(path: Path, again: str) -> str | None:
     except UserError:
         return "its content is not what its digest says"
     return None
+
+
+def _published() -> Found:
+    folder, wrong = as_listed()
+    return folder, ", ".join(wrong) or None, " and restore it from the repository"
 
 
 def _runs() -> Iterator[Found]:
