@@ -184,7 +184,7 @@ def same_files(checkout: Checkout, rules: dict[str, set[str]], scale: str) -> No
     batch = "data/weights/adm_imagenet256.npz"
     for command, inputs in rules.items():
         verb = command.split()[1]
-        if command == "d2it fetch adm_imagenet256":
+        if command == "d2it fetch adm_imagenet256 --wait":
             continue
         if command.startswith("d2it reference "):
             assert (batch in inputs) == (scale == "paper" and "imagenet" in command)
