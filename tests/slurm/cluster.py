@@ -220,9 +220,20 @@ class Cluster:
                 os.kill(process, signum)
 
     def await_idle(self) -> None:
-        states = ("sinfo", "--noheader", "--Node", "--format=%N|%T")
-        all_idle = {f"{node}|idle" for node in self.nodes}
-        self._await("the nodes", lambda: set(self.run(*states).split()) == all_idle)
+        self._await("the nodes", self.is_idle)
+
+    def is_idle(self) -> bool:
+        states = self.run("sinfo", "--noheader", "--Node", "--format=%N|%T")
+        return set(states.split()) == {f"{node}|idle" for node in self.nodes}
+
+    def is_emptied(self) -> bool:
+        """Whether no job is left, once all were told to end."""
+        self.run("scancel", "--user=root")
+        return not self.run("squeue", "--all", "--noheader")
+
+    def state(self) -> str:
+        """Jobs, and nodes with the reason why they do not run any."""
+        return self.run("squeue", "--all") + self.run("sinfo", "--Node", "--format=%N %T %E")
 
     def _configure(self) -> None:
         for name in ("log", "state", "db", "tmp"):  # tmp: MariaDB empties it of every server's

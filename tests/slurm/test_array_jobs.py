@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -194,6 +195,25 @@ def test_two_commands_for_one_place(config: Config) -> None:
     said_by(first)
     assert f"{folder} is being made by Slurm job" in said_by(other)
     assert contents(folder) == before and not leased.exists()
+
+
+def test_the_launcher_of_a_trial_cluster_submits_arrays(cluster: Cluster, config: Config) -> None:
+    """As who has started it is told to: `source .slurm/env`."""
+    at, folder = Path("tried"), paths.reference(config, "photos")
+    shutil.copytree("data", at / "data")
+    before = contents(at / folder)
+    shutil.rmtree(at / folder)
+    words = shlex.join([sys.executable, "-m", "d2it", "reference", "photos", *SEEDS])
+    typed = ["sh", "-c", f". {shlex.quote(str(cluster.folder))}/env; {words}"]
+    said = said_by(subprocess.Popen(typed, stderr=subprocess.PIPE, text=True, cwd=at))
+    array = re.findall(r"^reference photos: Slurm job (\d+), 2 parts$", said, re.M)
+    assert len(array) == 1 and contents(at / folder) == before, said
+
+    def known() -> list[str]:
+        shown = ("sacct", "--noheader", "--allocations", "--format=JobID%30", f"--jobs={array[0]}")
+        return sorted(cluster.run(*shown).split())
+
+    until(lambda: known() == [f"{array[0]}_0", f"{array[0]}_1"], "no array", lambda: str(known()))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -159,8 +159,10 @@ def head_node_lost(cluster: Cluster, training: Training) -> str:
     cluster.start_slurmctld()
     cluster.skip_a_number()
     training.finish(training.start())
-    cluster.run("scancel", "--user=root")  # what else the controller has started twice
+    # what else the controller has started twice: while one of them lives it may drain its node
+    until(cluster.is_emptied, "jobs outlive scancel", cluster.state)
     cluster.resume_nodes()
+    until(cluster.is_idle, "nodes are left that run no job", cluster.state)
     return "without slurmctld the command says so and submits nothing; then it finds the job"
 
 
