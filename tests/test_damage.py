@@ -254,13 +254,14 @@ def test_a_flipped_bit_of_a_published_number(
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"delete {folder} and restore it from the repository"):
+    restored = f"restore it with `git checkout -- {folder}"
+    with pytest.raises(UserError, match=f"delete {folder} and {restored}`"):
         verify_made("smoke", said.append)
     if name == "table_2.csv":
         done = command("table", "2", "scale=smoke")
         told = f"{folder / name} is not as it was printed (its sha256 is not the one in"
         assert done.returncode == 2 and told in done.stderr
-        assert done.stderr.endswith("restore it from the repository.\n")
+        assert f"{restored}/{name}`" in done.stderr
 
 
 def test_a_flipped_bit_of_the_shares_of_windows(

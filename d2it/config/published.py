@@ -17,7 +17,7 @@ def published(name: str) -> list[dict[str, str]]:
     if not _is_listed(path):
         raise UserError(
             f"{path} is not as it was printed (its sha256 is not the one in {SUMS}): restore it "
-            "from the repository."
+            f"with `git checkout -- {path}`, or install d2it again."
         )
     return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
 

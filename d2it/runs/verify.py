@@ -131,7 +131,7 @@ def _unsealed(path: Path, again: str) -> str | None:
 
 def _published() -> Found:
     folder, wrong = as_listed()
-    return folder, ", ".join(wrong) or None, " and restore it from the repository"
+    return folder, ", ".join(wrong) or None, f" and restore it with `git checkout -- {folder}`"
 
 
 def _runs() -> Iterator[Found]:
