@@ -1,114 +1,125 @@
 """One flipped bit in each kind of file that a finished study holds: found, named, and cured."""
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
-from tests.commands import Done, command
+from tests.commands import Done
 from tests.faults.result import Result
-from tests.faults.runs import SETTINGS, World, code
+from tests.faults.runs import ROOT, World
+from tests.faults.study import NEXT, NOTES, READS_NOTES, TABLE, finished_study, run
+from tests.loopback import serving
 
-RUN, TABLE = "dit_xl_classes", "2"
-STUDY = [*SETTINGS, "sampling.steps=2", "evaluation.n=7", "data.photos.reference=7"]
-# Nothing is computed from these: logs and locks, and what is written anew from evaluations.
-LEFT_OUT = r"log\.txt|metrics\.jsonl|config\.yaml|.*lock|submitit/.*|table_.*"
-NEXT = {  # what reads them next
-    "data/smoke/photos/images": ["calibrate", "photos"],
-    "data/smoke/photos/thresholds.json": ["encode", "dvae"],
-    "data/smoke/photos/reference": ["evaluate", RUN],
-    "data/smoke/latents": ["train", RUN],
-    "results/smoke/models": ["evaluate", RUN],
-    "results/smoke/gallery": ["evaluate", RUN],
-    "results/smoke/evaluations": ["table", TABLE],
-    "results/smoke/provenance": ["table", TABLE],
-    "runs/": ["evaluate", RUN],
-}
+LOCKS = r".*lock|heartbeat\.json"  # of a process that runs: they say nothing afterwards
+# Names that differ in these alone are of one kind: digests, labels of evaluations, numbers.
+ALIKE = r"(?<=[-/])[0-9a-f]{8,}\b|(?<=/)[\w.]+(?=-[0-9a-f]{8}/)|(?<=/)\w+(?=-\d+\.png)|(?<!\bd)\d+"
 
 
 def flipped_bits(world: World) -> Iterator[Result]:
-    """A row for each place; `survived`: verify named the file and a cure, which worked."""
-    study = finished_study(world)
-    with chdir(study):
-        table = Path(f"results/smoke/tables/table_{TABLE}.csv")
-        expected = table.read_bytes()
+    """A row for each place; `survived`: it was mended, or named with a cure that worked."""
+    with serving() as server, chdir(finished_study(world, server)):
         shutil.copytree("runs", "as_made")
         for place, words in NEXT.items():
             result = Result("one bit flipped in a finished study", "1", place, "")
-            mended = {"refused": 0, "made anew": 0, "left to `d2it verify`": 0}
-            for path in one_of_each_kind(place):
-                shutil.rmtree("runs")  # whose cure is to delete more than the file
-                shutil.copytree("as_made", "runs")
-                good = path.read_bytes()
-                flip(path)
-                result.tried += 1
-                mended[next_command(words, path, good)] += 1
-                result.survived += is_same(path, good) or cured(path)
-                table.unlink()
-                said = run("table", TABLE)
-                result.bitwise += said.returncode == 0 and table.read_bytes() == expected
-                result.problem = result.problem or said.stderr
-            result.ended = "next command: " + ", ".join(f"{k} {n}" for k, n in mended.items() if n)
-            yield result
+            yield _each(result, _one_of_each_kind(place), words)
+        notes = Result("one bit flipped in its logs and notes", "1", "runs/", "")
+        yield _each(notes, _one_of_each_kind("runs/", notes=True), READS_NOTES)
 
 
-def finished_study(world: World) -> Path:
-    """A DVAE and a DiT with all that was made on the way to a table."""
-    case = world.case("dit", own_data=True)
-    for name in ("runs", "results"):
-        shutil.copytree(world.folder / name, case.folder / name)
-    every = [["reference", "photos"], ["encode", "dvae"], ["train", RUN], ["evaluate", RUN]]
-    for words in (*every, ["table", TABLE]):
-        assert code(case.command([*words, *STUDY])) == 0, case.log()
-    return case.folder
+def _each(result: Result, paths: list[Path], words: list[str]) -> Result:
+    table = Path(f"results/smoke/tables/table_{TABLE}.csv")
+    expected = table.read_bytes()
+    ends: dict[str, int] = {}
+    for path in paths:
+        shutil.rmtree("runs")  # whose cure is to delete more than the file
+        shutil.copytree("as_made", "runs")
+        good = path.read_bytes()
+        _flip(path)
+        result.tried += 1
+        done, survived = run(*words), True
+        end = _end(done, path, good)
+        if words == READS_NOTES:
+            end = "left as it is"
+        elif end != "made anew":
+            survived = _cured(path, good, words, done)
+            result.refused += survived
+        ends[end] = ends.get(end, 0) + 1
+        result.survived += survived
+        result.problem = result.problem or ("" if survived else f"{path}: {end}, and not cured")
+        table.unlink(missing_ok=True)
+        said = run("table", TABLE)
+        result.bitwise += said.returncode == 0 and table.read_bytes() == expected
+        result.problem = result.problem or said.stderr
+    result.ended = "next command: " + ", ".join(f"{k} {n}" for k, n in ends.items())
+    return result
 
 
-def one_of_each_kind(place: str) -> list[Path]:
-    """The first of all files whose names differ in numbers and digests alone."""
+def _one_of_each_kind(place: str, notes: bool = False) -> list[Path]:
+    """The first of all files of a kind; those that say nothing, or are notes, only if asked."""
     kinds: dict[str, Path] = {}
     for path in sorted(Path(".").rglob("*")):
         name = path.as_posix()
-        if name.startswith(place) and path.is_file() and not re.fullmatch(LEFT_OUT, path.name):
-            kinds.setdefault(re.sub(r"-[0-9a-f]{8}\b|\d+", "", name), path)
+        is_note = re.fullmatch(NOTES, path.name) is not None
+        silent = re.fullmatch(LOCKS, path.name) or is_note != notes
+        if name.startswith(place) and path.is_file() and not silent:
+            kinds.setdefault(re.sub(ALIKE, "", name), path)
     return list(kinds.values())
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
+def _flip(path: Path) -> None:
+    """As a disk does: neither size nor time changes."""
+    content, times = bytearray(path.read_bytes()), path.stat()
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def run(*words: str) -> Done:
-    return command(*words, *STUDY)
-
-
-def next_command(words: list[str], path: Path, good: bytes) -> str:
-    """What it made of the flipped bit: no traceback, whatever it was."""
-    done = run(*words)
-    assert done.returncode in (0, 2), f"{path}: {done.stderr}"
+def _end(done: Done, path: Path, good: bytes) -> str:
+    """What the next command made of the flipped bit: no traceback, whatever it was."""
+    assert "Traceback" not in done.stderr, f"{path}: {done.stderr}"
     if done.returncode == 2:
         assert path.name in done.stderr or path.parent.name in done.stderr, done.stderr
         return "refused"
-    return "made anew" if is_same(path, good) else "left to `d2it verify`"
+    assert done.returncode == 0, f"{path}: {done.stderr}"
+    return "made anew" if _is_same(path, good) else "left to `d2it verify`"
 
 
-def is_same(path: Path, good: bytes) -> bool:
+def _is_same(path: Path, good: bytes) -> bool:
     return path.is_file() and path.read_bytes() == good
 
 
-def cured(path: Path) -> bool:
-    """Do what `d2it verify --made` says: the file is named, and then all is intact."""
-    found = command("verify", "--made", "smoke")
-    if found.returncode != 2 or not (path.name in found.stderr or str(path.parent) in found.stderr):
+def _cured(path: Path, good: bytes, words: list[str], done: Done) -> bool:
+    """Do what `d2it verify` says, or what the next command did: the file is named, then intact."""
+    verify = ["verify"] if path.match("data/weights/*") else ["verify", "--made", "smoke"]
+    found = run(*verify)
+    if found.returncode == 2 and (path.name in found.stderr or str(path.parent) in found.stderr):
+        _obey(_sentence(found))
+        return run(*verify).returncode == 0
+    if found.returncode or done.returncode == 0:
         return False
-    [sentence] = [line for line in found.stderr.splitlines() if "error: " in line]
-    for remedy in sentence.partition("made: ")[2].rstrip(".").split("; "):
-        gone, _, again = remedy.removeprefix("delete ").partition(" and run ")
+    [folder] = re.findall(r"error: (\S+) .*: delete it", _sentence(done))
+    shutil.rmtree(folder)
+    return run(*words).returncode == 0 and _is_same(path, good)
+
+
+def _sentence(done: Done) -> str:
+    [sentence] = [line for line in done.stderr.splitlines() if "error: " in line]
+    return sentence
+
+
+def _obey(sentence: str) -> None:
+    for gone in re.findall(r"delete (\S+?)[.;]?(?: |$)", sentence):
         shutil.rmtree(gone) if Path(gone).is_dir() else Path(gone).unlink()
-        if again:
-            _, verb, name, _ = shlex.split(again.strip("`"))  # the settings are this study's
-            assert run(verb, name).returncode == 0
-    return command("verify", "--made", "smoke").returncode == 0
+    for words in map(shlex.split, re.findall(r"`([^`]+)`", sentence)):
+        if words[0] == "git":
+            subprocess.run(words, check=True)
+        elif (done := run(*(word for word in words[1:] if "=" not in word))).returncode:
+            # what cannot be fetched here is copied from where it was, with its record
+            [copied] = re.findall(r"copy its (\S+)\* here", _sentence(done))
+            for good in ROOT.glob(f"{copied}*"):
+                shutil.copy2(good, copied.rpartition("/")[0])

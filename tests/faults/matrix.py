@@ -21,7 +21,7 @@ from tests.faults.kills import (
     killed_while_writing,
     kills,
 )
-from tests.faults.result import Result, contents, sentence, stopped_midway
+from tests.faults.result import Result, contents, stopped_midway
 from tests.faults.runs import KINDS, Case, World, code
 
 STALL_MINUTES = "0.05"
@@ -107,7 +107,7 @@ def full_disk(world: World) -> Result:
     assert case.runs is not None
     before = contents(case.runs / "state" / f"{case.saved()[-1]:012d}")
     assert case.run(limit=len(before["rest.safetensors"]) // 2) == 2, case.words()
-    result.ended = sentence(case, "free some space")
+    result.told(case, "free some space")
     _only_this_state(case, before)
     result.finish(world, case)
     return result
@@ -120,7 +120,7 @@ def nearly_full_disk(world: World) -> Result:
     before = contents(case.runs / "state" / f"{case.saved()[-1]:012d}")
     needed = sum(map(len, before.values()))
     assert case.run(fault="nearly_full_disk", at=needed // 2) == 2, case.words()
-    result.ended = sentence(case, "GB free but .* GB are needed: free some space")
+    result.told(case, "GB free but .* GB are needed: free some space")
     _only_this_state(case, before)
     result.finish(world, case)
     return result
@@ -151,7 +151,7 @@ def changed_data(world: World) -> Result:
         changed.pop(SEAL, None)
         write_sealed(path, changed)
         assert case.run() == 2, case.words()
-        result.ended = sentence(case, "has changed since .* put it back")
+        result.told(case, "has changed since .* put it back")
         path.write_text(content)
         result.finish(world, case)
     return result
@@ -166,7 +166,7 @@ def another_configuration(world: World) -> Result:
     theirs = mine.with_name(name)
     mine.rename(theirs)
     assert other.run() == 2, other.words()
-    result.ended = sentence(other, "another recipe .*learning_rate differs")
+    result.told(other, "another recipe .*learning_rate differs")
     theirs.rename(mine)
     result.finish(world, case)
     return result
@@ -183,7 +183,7 @@ def not_finite(world: World) -> Result:
     bad[item] = np.nan
     path.write_bytes(bad.tobytes())
     assert case.run() == 2, case.words()
-    result.ended = sentence(case, "is not finite in step")
+    result.told(case, "is not finite in step")
     assert case.runs is not None
     [dump] = case.runs.glob("bad-step-*.json")
     assert f" {item}" in dump.read_text()
@@ -203,7 +203,8 @@ def stalled(world: World) -> Result:
         assert code(started) == 2, case.words()
     finally:
         del os.environ["D2IT_STALL_MINUTES"]
-    result.ended = sentence(case, "has not answered for").replace(STALL_MINUTES, "N")
+    result.told(case, "has not answered for")
+    result.ended = result.ended.replace(STALL_MINUTES, "N")
     result.finish(world, case, processes=2)
     return result
 
@@ -215,8 +216,8 @@ def rank_killed(world: World) -> Result:
     assert case.until(case.saved, started), case.log()
     os.kill(case.workers()[-1], signal.SIGKILL)
     assert code(started) == 2, case.words()
-    said = sentence(case, "died .* the same command goes on from the last saved state")
-    result.ended = re.sub(r"its log: [^)]+", "its log: …", said)
+    result.told(case, "died .* the same command goes on from the last saved state")
+    result.ended = re.sub(r"its log: [^)]+", "its log: …", result.ended)
     result.finish(world, case)
     return result
 

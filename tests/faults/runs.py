@@ -198,6 +198,7 @@ class World:
             (data / name).symlink_to(ROOT / "data" / name)
         self.expected: dict[str, dict[str, Any]] = {}
         self.seconds: dict[str, tuple[float, float]] = {}  # of start-up and of training
+        self.undisturbed: dict[str, Case] = {}
         dvae = Case(folder, "dvae")
         for words in (["prepare", "photos"], ["calibrate", "photos"]):
             assert code(dvae.command([*words, *SETTINGS])) == 0, dvae.log()
@@ -214,6 +215,7 @@ class World:
         assert code(started) == 0, case.log()
         self.seconds[case.kind] = (stepping - began, time.monotonic() - stepping)
         self.expected[case.kind] = case.fingerprint()
+        self.undisturbed[case.kind] = case
 
     def case(self, kind: str, own_data: bool = False) -> Case:
         """A new run of this kind, on the common data or on a copy of it."""

@@ -224,6 +224,8 @@ ALONE = ["slurmctld and `d2it train` killed"]
 
 # After these the first job is over, and the same command submits another.
 ANOTHER = ("scancel", "kill -9 of one of two processes")
+# In these a command ends with one sentence, which says what to do.
+REFUSED = (*ANOTHER, *ALONE)
 HEADER = """# Faults on a Slurm cluster
 
 For anyone who trains on a cluster, runs one, or changes how jobs are submitted and found again.
@@ -233,7 +235,8 @@ partitions, GPUs in name only) when it is disturbed. `make test-slurm WRITE=docs
 wrote this: it does all of it to real processes, with SIGKILL, and fails where a line here is not
 what it saw. *Jobs* were submitted for the run in all, *at a time* is the most that were pending or
 running together, and *equal* says whether the weights are bitwise those of a training that nobody
-disturbed.
+disturbed. Below the table: how many were *tried*, *survived* with equal weights, and were *refused*
+meanwhile in one sentence that says what to do.
 
 Snakemake itself is interrupted, then killed, during `snakemake --profile slurm all_tables`; typed
 again, it submits one job for every run in all, and the tables are byte for byte those of a local
@@ -254,6 +257,12 @@ class Row:
     def line(self, name: str) -> str:
         equal = "yes" if self.equal else "no"
         return f"| {name} | {self.happened} | {self.jobs} | {self.most} | {equal} |"
+
+
+def counts(rows: dict[str, Row | BaseException]) -> str:
+    """The line below the table."""
+    survived = sum(isinstance(row, Row) and row.equal for row in rows.values())
+    return f"tried={len(FAULTS)} survived={survived} refused={len(REFUSED)}"
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +300,7 @@ def rows(
     if page:
         ordered = [(name, found[name]) for name in FAULTS]  # not as they ended
         lines = [row.line(name) for name, row in ordered if isinstance(row, Row)]
+        lines += ["", counts(found)]
         Path(page).write_text(HEADER + "\n".join(lines) + "\n" + sites.page())
     return found
 
@@ -304,3 +314,7 @@ def test_nothing_twice_and_nothing_lost(rows, name: str) -> None:
     assert row.jobs == 1 + (name in ANOTHER)
     line = row.line(name)
     assert line in PAGE.read_text().splitlines(), f"{PAGE} lacks: {line}"
+
+
+def test_the_page_counts_them(rows) -> None:
+    assert counts(rows) in PAGE.read_text().splitlines()
