@@ -33,15 +33,17 @@ all else comes from outside.
 The last rows flip a bit in the middle of one file of each kind that a finished study holds, with
 its time of change kept, as a failing disk does. Then comes the next command that reads the file,
 and unless that made it anew `d2it verify`. *Survived*: the command made it anew byte for byte, or
-one of the two named it with a cure, which worked. *Bitwise*: the table is the same afterwards.
+one of the two named it with a cure, which worked. An evaluation made anew holds other seconds, and
+else the same. *Bitwise*: the table is the same afterwards.
 How it works: [training.md](training.md).
 
 """
 FOOTER = """
 ## What is not checked
 
-- Logs and notes of a run (`log.txt`, `metrics.jsonl`, `config.yaml`, `jobs.json`): a flipped bit is
-  not noticed, and commands go on. The page's curves and the seconds in provenance come from them.
+- Logs and notes of a run (`log.txt`, `metrics.jsonl`, `config.yaml`, `jobs.json`, the seconds that
+  latents took): a flipped bit is not noticed, and commands go on. The page's curves, the seconds in
+  provenance and the estimate of `d2it status` come from them.
 - Locks and heartbeats: they say nothing once their process has ended.
 - What people look at (tables, figures, `metrics.json`, the page and its pictures) is under no
   digest: its command writes it anew, byte for byte.

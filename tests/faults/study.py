@@ -51,7 +51,7 @@ NEXT = {
     "runs/dit": ["evaluate", DIT],
 }
 # Nothing that is shown rests on these but the page's curves and the seconds in provenance.
-NOTES = r"log\.txt|metrics\.jsonl|config\.yaml|jobs\.json"
+NOTES = r".*/(log\.txt|metrics\.jsonl|config\.yaml|jobs\.json|latents/seconds\.json)"
 READS_NOTES = ["status"]
 
 
