@@ -125,6 +125,8 @@ def test_rules_and_stages_quote_all_that_they_fill_in() -> None:
     assert all(field.endswith(":q") for line in commands for field in re.findall("{(.*?)}", line))
     updating = [path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk")]
     updating = [text for text in updating if " update(" in text and "rule " in text]
+    # what is fetched is known by its sha256, whichever copy Snakemake puts back
+    updating = [text for text in updating if "rule fetch:" not in text]
     assert len(updating) == 6 and all('2>&1 | " + LOGGED' in text for text in updating)
     stages = re.findall(r"cmd: (.*)", (ROOT / "dvc.yaml").read_text())
     assert len(stages) >= 18
