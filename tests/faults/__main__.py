@@ -54,9 +54,9 @@ FOOTER = """
 
 - GPUs, several machines, network file systems: [slurm_faults.md](slurm_faults.md) has a cluster.
 - A bit that flips in memory, or while a command reads; two at once.
-- Code, `params/` and `data/published`, which are git's; archives that images come from;
-  `claims.md` and `windows.json`, which this study lacks; exported folders and unfinished units,
-  which have tests of their own (`tests/test_hostile_folders.py`, `tests/test_damage.py`).
+- Code and `params/`, which are git's; archives that images come from; `claims.md`, which this study
+  lacks. Others have tests of their own: published numbers and `windows.json`, exported folders,
+  unfinished units (`tests/test_damage.py`, `tests/test_hostile_folders.py`).
 - Fetching damaged LPIPS weights again, which needs the network: they were copied, as `d2it fetch`
   says where it finds no address.
 """
