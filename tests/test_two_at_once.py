@@ -2,11 +2,14 @@
 waits for it; nothing is computed twice, and nothing half-written stays.
 """
 
+import itertools
 import os
 import shutil
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ import pytest
 from d2it.config import Config, load, paths
 from d2it.config.run import run_of
 from d2it.errors import UserError
+from d2it.files import write_json
 from d2it.runs import lease
 from d2it.runs.lease import making
 from d2it.shares import Share
@@ -22,6 +26,7 @@ from tests.forked import Forked
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUN = "dit_b"
+ELSEWHERE = {"host": "another", "pid": 7, "time": 0.0}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -124,16 +129,65 @@ def test_shares_and_the_whole_do_not_meet(tmp_path: Path, monkeypatch: pytest.Mo
     assert not leases()
 
 
+def test_shares_that_start_together_let_each_other_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they all pass is shared: with no patience at all, none of them refuses another."""
+    monkeypatch.setattr(lease, "PATIENCE", 0)
+    place, count = tmp_path / "latents", 64
+    ready = threading.Barrier(count)
+
+    def compute(part: int) -> None:
+        ready.wait()
+        with making(place, False, Share(part, count)):
+            ready.wait()  # while all hold theirs
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(compute, range(1, count + 1)))
+    with making(place, False):
+        pass
+    assert not leases()
+
+
+def test_shares_that_died_elsewhere_are_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one after another; and one that still beats is not taken for dead."""
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.4)
+    place = tmp_path / "latents"
+    with making(place, False):
+        [whole] = leases()
+    dead = [whole.with_name(f"{whole.name}-{part}-of-20") for part in range(1, 21)]
+    for folder in dead:
+        write_json(folder / lease.HEARTBEATS, ELSEWHERE | {"beat": 3})
+    begun = time.monotonic()
+    with making(place, False):
+        pass
+    assert time.monotonic() - begun < 2 * lease.SILENCE * lease.HEARTBEAT and not leases()
+    beats, ended = itertools.count(), threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(0.1):
+            write_json(dead[3] / lease.HEARTBEATS, ELSEWHERE | {"beat": next(beats)})
+
+    write_json(dead[3] / lease.HEARTBEATS, ELSEWHERE | {"beat": next(beats)})
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(beat)
+        with pytest.raises(UserError, match="A share of .* by process 7 on another:"):
+            making(place, False).__enter__()
+        ended.set()
+
+
 def test_a_lock_that_was_taken_away_lets_nobody_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its holder took it away at its end, after we had opened it: others would lock a new one."""
     ended: list[Path] = []
 
-    def end(folder: Path, wait: bool, busy: str) -> None:
+    def end(folders: Sequence[Path], wait: bool, busy: str) -> None:
         if not ended:
-            ended.append(folder)
-            (folder / lease.LOCK).unlink()
+            ended.extend(folders)
+            (folders[0] / lease.LOCK).unlink()
 
     monkeypatch.setattr(lease, "_await_silence", end)
     with making(tmp_path / "latents", False):

@@ -6,8 +6,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict
 
@@ -20,7 +20,7 @@ from d2it.shares import Share
 HEARTBEAT = 5.0  # seconds between two beats of a lease
 PATIENCE = 5.0  # seconds that it may take to become free: who was told to stop is saving
 SILENCE = 4  # beats that a holder on another host must miss to be taken for dead
-LOCK = "lock"
+LOCK, HEARTBEATS = "lock", "heartbeat.json"
 
 
 class Heartbeat(TypedDict):
@@ -54,14 +54,16 @@ def making(
     name = f"{place.name}-{canonical_digest(str(place.resolve()))[:8]}"
     whole, being_made = (leases or runs_folder() / ".leases") / name, f"{place} is being made"
     if share is not None:
-        with _passing(whole, wait, being_made):
-            pass
         one = whole.with_name(f"{name}-{share.part}-of-{share.parts}")
-        with _passing(one, wait, f"Share {share} of {being_made}"):
+        with ExitStack() as stack:
+            with _holding(whole, LOCK, wait, being_made, shared=True):  # until ours can be seen
+                stack.enter_context(_passing(one, wait, f"Share {share} of {being_made}"))
             yield
         return
     with _passing(whole, wait, being_made):
-        for one in whole.parent.glob(f"{name}-*"):
+        shares = sorted(whole.parent.glob(f"{name}-*"))
+        _await_silence(shares, wait, f"A share of {being_made}")
+        for one in shares:
             with _passing(one, wait, f"A share of {being_made}"):
                 pass
         yield
@@ -83,7 +85,7 @@ def _passing(folder: Path, wait: bool, busy: str) -> Iterator[None]:
 
 @contextmanager
 def _beating(folder: Path) -> Iterator[None]:
-    heartbeat = folder / "heartbeat.json"
+    heartbeat = folder / HEARTBEATS
     _beat(heartbeat, 0)
     ended = threading.Event()
 
@@ -131,22 +133,26 @@ def _trained(folder: Path) -> str:
 
 
 @contextmanager
-def _holding(folder: Path, name: str, wait: bool, busy: str) -> Iterator[None]:
-    """The lock `name` of `folder`. `busy`: how the sentence begins if it cannot be had."""
-    lock = _acquire(folder, name, wait, busy)
+def _holding(
+    folder: Path, name: str, wait: bool, busy: str, shared: bool = False
+) -> Iterator[None]:
+    """The lock `name` of `folder`, alone or with all who share it. `busy`: how the sentence begins
+    if it cannot be had.
+    """
+    lock = _acquire(folder, name, wait, busy, shared)
     try:
         yield
     finally:
         os.close(lock)
 
 
-def _acquire(folder: Path, name: str, wait: bool, busy: str) -> int:
+def _acquire(folder: Path, name: str, wait: bool, busy: str, shared: bool) -> int:
     patience = time.monotonic() + PATIENCE
     while True:
-        lock = _locked(folder / name)
+        lock = _locked(folder / name, shared)
         if lock is not None:
             try:
-                _await_silence(folder, wait, busy)
+                _await_silence([folder], wait, busy)
                 if _is_there(lock, folder / name):
                     return lock
             except BaseException:
@@ -159,7 +165,7 @@ def _acquire(folder: Path, name: str, wait: bool, busy: str) -> int:
             time.sleep(0.1)
 
 
-def _locked(path: Path) -> int | None:
+def _locked(path: Path, shared: bool) -> int | None:
     """Its descriptor; None: another holds it, or took it away meanwhile."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +175,7 @@ def _locked(path: Path) -> int | None:
             raise
         return None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         return lock
     except BaseException as error:
         os.close(lock)
@@ -186,25 +192,34 @@ def _is_there(lock: int, path: Path) -> bool:
         return False
 
 
-def _await_silence(folder: Path, wait: bool, busy: str) -> None:
-    """Until no other host is heard."""
-    first = _read_heartbeat(folder)
-    if first is None or first["host"] == socket.gethostname():
-        return  # nobody, or one who died on this host: its lock went with it
+def _await_silence(folders: Iterable[Path], wait: bool, busy: str) -> None:
+    """Until no other host is heard in any of them; a heartbeat that stands still is taken away.
+
+    Who died on this host is not waited for: his lock went with him.
+    """
+    seen = {folder: _read_heartbeat(folder) for folder in folders}
+    first = {
+        folder: beat
+        for folder, beat in seen.items()
+        if beat is not None and beat["host"] != socket.gethostname()
+    }
     silence = time.monotonic() + SILENCE * HEARTBEAT
-    while time.monotonic() < silence:
+    while first and time.monotonic() < silence:
         time.sleep(0.5)
-        seen = _read_heartbeat(folder)
-        if seen is None:
-            return
-        if seen != first:
-            if not wait:
-                raise _in_use(folder, busy)
-            first, silence = seen, time.monotonic() + SILENCE * HEARTBEAT
+        for folder, before in list(first.items()):
+            now = _read_heartbeat(folder)
+            if now is None:
+                del first[folder]
+            elif now != before:
+                if not wait:
+                    raise _in_use(folder, busy)
+                first[folder], silence = now, time.monotonic() + SILENCE * HEARTBEAT
+    for folder in first:
+        (folder / HEARTBEATS).unlink(missing_ok=True)
 
 
 def _read_heartbeat(folder: Path) -> Heartbeat | None:
-    return told(Heartbeat, folder / "heartbeat.json")
+    return told(Heartbeat, folder / HEARTBEATS)
 
 
 def _in_use(folder: Path, busy: str) -> UserError:
