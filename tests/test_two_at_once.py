@@ -135,7 +135,7 @@ def test_shares_that_start_together_let_each_other_pass(
     """What they all pass is shared: with no patience at all, none of them refuses another."""
     monkeypatch.setattr(lease, "PATIENCE", 0)
     place, count = tmp_path / "latents", 64
-    ready = threading.Barrier(count)
+    ready = threading.Barrier(count, timeout=60)
 
     def compute(part: int) -> None:
         ready.wait()
