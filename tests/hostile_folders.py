@@ -117,7 +117,7 @@ LARGE: dict[tuple, dict[str, Any]] = {  # what a network would be built of, or a
         "attention": [10**9],
     },
     ("diffusion",): {"timesteps": 4001, "beta_start": 0.5, "beta_end": 1.0, "learn_sigma": True},
-    ("sampling",): {"steps": 10**9, "grain_steps": 1001, "block": 513, "guided_channels": 99},
+    ("sampling",): {"steps": 10**9, "grain_steps": 1001, "block": 4097, "guided_channels": 99},
     (): {"bins": 4097, "regions": 10**6, "ratio": 2.0, "latent_scale": -1.0, "grey_range": [1, -1]},
 }
 

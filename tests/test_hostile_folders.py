@@ -21,16 +21,21 @@ import torch
 
 import d2it
 from d2it import cli
+from d2it.config.run import run_of
 from d2it.errors import UserError
 from d2it.files import file_digest
+from d2it.models.architecture import architecture
 from d2it.models.content_transformer import ContentTransformer
 from d2it.models.dit import DiT
 from d2it.models.dvae import Dvae
 from d2it.models.grain_transformer import GrainTransformer
 from d2it.models.shapes import SHAPES
+from d2it.sampling.header import digest_of, parsed
 from tests.commands import command
+from tests.composed import composed
 from tests.forked import PROCESSES
 from tests.hostile_folders import HEADER, hostile, read, write
+from tests.hostile_networks import vast_changes
 from tests.tiny_world import OVERRIDES, build_world, enter
 
 RUN = "d2it_xl_classes"
@@ -73,7 +78,7 @@ def judge_all(sound: str, work: str) -> None:
 
     signal.signal(signal.SIGALRM, late)
     with open(Path(work, "outcomes"), "w", encoding="utf-8", buffering=1) as outcomes:
-        for name, change in hostile(Path(sound)).items():
+        for name, change in [*hostile(Path(sound)).items(), *vast_changes()]:
             folder = shutil.copytree(sound, Path(work, "folder"))
             change(folder)
             outcomes.write(json.dumps(name))
@@ -140,6 +145,24 @@ def test_folders_of_version_2_still_draw(sound: Path, tmp_path: Path) -> None:
     (folder / HEADER).write_text(json.dumps(header))
     found, wanted = (d2it.load(one).sample(n=2) for one in (folder, sound))
     assert all(np.array_equal(*pair) for pair in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("run", ["d2it_xl_classes", "dit_xl_classes"])
+def test_the_papers_largest_networks_are_within_every_bound(sound: Path, run: str) -> None:
+    """Guided, in the paper's blocks, and at 512 px."""
+    config, tree = composed("scale=paper"), read(sound)
+    for scale in (1, 2):
+        one = run_of(config, run)
+        used = {"network": one, "dvae": one.dvae, "grain": one.grain}
+        for name, entry in tree["networks"].items():
+            trained = used[name] or run_of(config, "grain_classes")
+            entry |= {"kind": trained.kind, "architecture": architecture(trained)}
+            entry["architecture"]["size" if name == "dvae" else "side"] *= scale
+        tree |= {"kind": one.kind, "regions": 16 * scale, "guidance": 1.5, "classes": []}
+        for part in ("diffusion", "sampling"):
+            tree[part] = dataclasses.asdict(getattr(config, part))
+        tree["sampling"] |= {"steps": 1000 // scale**2, "block": 64 // scale**2}
+        parsed(tree | {"digest": digest_of(tree)})
 
 
 @pytest.mark.parametrize("kind", SHAPES)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from d2it.errors import UserError
 from d2it.grains.maps import route, to_grid
 from d2it.models.blocks import run_block
-from d2it.models.shapes import DvaeShape, Stage
+from d2it.models.shapes import DvaeShape, Stage, check_shape
 
 LOGVAR_RANGE = (-30.0, 20.0)  # SD's: exp() stays finite
 
@@ -230,22 +230,3 @@ def draw_code(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
 def in_use(map: Tensor, k: int) -> list[Tensor]:
     """Per grain, coarse to fine, which of its codes the map uses: (N, 1, H_i, W_i) bool."""
     return [to_grid(map == grain, 2**grain)[:, None] for grain in range(k)]
-
-
-def check_shape(shape: DvaeShape) -> None:
-    """Sizes that do not fit together, in one sentence each."""
-    factors, groups = shape.factors, shape.norm_groups
-    if any(coarse != 2 * fine for coarse, fine in zip(factors, factors[1:], strict=False)):
-        raise UserError(f"factors is {list(factors)}, but must halve from coarse to fine.")
-    if 2 ** (len(shape.multipliers) - 1) != factors[0]:
-        raise UserError(
-            f"model.dvae.multipliers has {len(shape.multipliers)} stages, but the factor "
-            f"{factors[0]} needs {factors[0].bit_length()}: one for each halving, and the first."
-        )
-    if shape.size % factors[0]:
-        raise UserError(f"{shape.size} px do not divide into regions of {factors[0]} px.")
-    for width in (shape.channels, *shape.widths):
-        if width % groups:
-            raise UserError(
-                f"model.dvae.norm_groups is {groups}, which does not divide {width} channels."
-            )

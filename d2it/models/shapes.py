@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
 from d2it.config.types import Amount, Range
+from d2it.errors import UserError
 
 FREQUENCIES = 256  # of a timestep's embedding
 
@@ -68,6 +69,25 @@ class DvaeShape:
     def _stage(self, i: int, inputs: int, blocks: int) -> Stage:
         attends = 2**i in self.attention
         return Stage(inputs, self.widths[i], blocks, self.size >> i, attends)
+
+
+def check_shape(shape: DvaeShape) -> None:
+    """Sizes that do not fit together, in one sentence each."""
+    factors, groups = shape.factors, shape.norm_groups
+    if any(coarse != 2 * fine for coarse, fine in zip(factors, factors[1:], strict=False)):
+        raise UserError(f"factors is {list(factors)}, but must halve from coarse to fine.")
+    if 2 ** (len(shape.multipliers) - 1) != factors[0]:
+        raise UserError(
+            f"model.dvae.multipliers has {len(shape.multipliers)} stages, but the factor "
+            f"{factors[0]} needs {factors[0].bit_length()}: one for each halving, and the first."
+        )
+    if shape.size % factors[0]:
+        raise UserError(f"{shape.size} px do not divide into regions of {factors[0]} px.")
+    for width in (shape.channels, *shape.widths):
+        if width % groups:
+            raise UserError(
+                f"model.dvae.norm_groups is {groups}, which does not divide {width} channels."
+            )
 
 
 class Net(NamedTuple):

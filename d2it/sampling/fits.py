@@ -17,7 +17,6 @@ from torch import nn
 from d2it.cost.macs import cost, decoder
 from d2it.errors import UserError
 from d2it.files import file_digest
-from d2it.models.dvae import check_shape
 from d2it.models.shapes import DvaeShape
 from d2it.models.store import empty_network
 from d2it.text import printable
@@ -67,12 +66,7 @@ def drawn_with(state: Mapping[str, T]) -> dict[str, T]:
 
 def check_fits(kind: str, architecture: dict[str, Any], found: Described) -> None:
     numbers = sum(math.prod(shape) for shape, _ in found.values())
-    if kind == "dvae":
-        shape = DvaeShape(**architecture)
-        check_shape(shape)
-        size = decoder(shape)
-    else:
-        size = cost(kind, architecture)
+    size = decoder(DvaeShape(**architecture)) if kind == "dvae" else cost(kind, architecture)
     needed = size.trainable + size.frozen
     if needed != numbers:
         raise UserError(f"it holds {numbers} numbers, and its network {needed}")

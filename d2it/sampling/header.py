@@ -16,10 +16,10 @@ from d2it.config.ratios import is_constant
 from d2it.config.schema import Diffusion, Sampling
 from d2it.config.typed import build
 from d2it.config.types import Amount, Count, Grey, Learned, Positive, Range, Ratio, Several
-from d2it.cost.macs import cost
+from d2it.cost.macs import cost, decoder
 from d2it.errors import UserError
 from d2it.files import canonical_digest, read_bounded
-from d2it.models.shapes import SHAPES
+from d2it.models.shapes import SHAPES, DvaeShape, check_shape
 from d2it.text import printable
 
 FORMAT, VERSION, OLDEST = "d2it-pipeline", 3, 2
@@ -29,10 +29,10 @@ LARGEST = 4 << 20  # bytes of a header; ImageNet's names are 30 KB
 # At most, so that a folder that anyone wrote neither hangs nor fills the memory:
 TIMESTEPS = 4000  # of the noise process: Improved DDPM's, the longest in use; the paper's is 1000
 STEPS = 1000  # of a sampler that nobody asked for: the paper's whole noise process
-TOGETHER = 512  # images of a block, which is drawn whole; the paper's has 64
+TOGETHER = 4096  # images of a block, which is drawn whole; the paper's has 64
 BINS = 4096  # of Eq 3, where the paper has 256
 WORK = 1e15  # multiply-accumulates of an image; D²iT-XL's are 3.6e14 in 1000 guided steps
-NUMBERS = 2**33  # of a block in the widest layer of the DVAE at full size; the paper's: 2^31
+NUMBERS = 2**33  # of the largest tensor of a block; the paper's: 2^31, in the DVAE at full size
 
 Width = Annotated[float, Range("above 0 and at most 0.25")]
 Guidance = Annotated[float, Range("at least 0 and at most 1000")]
@@ -206,6 +206,7 @@ def _check_networks(header: Header) -> None:
                 f"the width of {name} is not a multiple of 4 and of its heads",
             )
     main, dvae = (header.networks[name].architecture for name in ("network", "dvae"))
+    check_shape(DvaeShape(**dvae))
     factors, grains = dvae["factors"], len(dvae["factors"])
     need = {
         "size": (dvae["size"], header.regions * factors[0]),
@@ -232,7 +233,6 @@ def _check_drawing(header: Header) -> None:
     """What is drawn if nothing else is asked for has an end, and room."""
     dvae, sampling = header.networks["dvae"].architecture, header.sampling
     check_sampling(sampling, header.diffusion, dvae["latent_channels"])
-    widest = dvae["channels"] * max(dvae["multipliers"], default=1)
     for what, value, most in (
         ("diffusion.timesteps", header.diffusion.timesteps, TIMESTEPS),
         ("sampling.steps", sampling.steps, STEPS),
@@ -240,14 +240,30 @@ def _check_drawing(header: Header) -> None:
         ("sampling.block", sampling.block, TOGETHER),
         ("bins", header.bins, BINS),
         ("work of an image (multiply-accumulates)", _work(header), WORK),
-        ("size of a block (numbers)", sampling.block * dvae["size"] ** 2 * widest, NUMBERS),
+        ("size of a block (numbers)", sampling.block * _largest(header), NUMBERS),
     ):
         require(value <= most, f"{what} is {value:.10g}, but must be at most {most:.10g}")
 
 
 def _work(header: Header) -> float:
-    """Multiply-accumulates of the transformers for an image, by the folder's own settings."""
+    """Multiply-accumulates of an image, by the folder's own settings."""
     passes = header.sampling.steps * (1 if header.guidance == 1 else 2)
     times = {"network": passes, "grain": header.sampling.grain_steps}
     drawn = [(one, times[name]) for name, one in header.networks.items() if name in times]
-    return sum(cost(one.kind, one.architecture).macs * many for one, many in drawn)
+    decoded = decoder(DvaeShape(**header.networks["dvae"].architecture)).macs
+    return decoded + sum(cost(one.kind, one.architecture).macs * many for one, many in drawn)
+
+
+def _largest(header: Header) -> float:
+    """Numbers of an image in the largest tensor: activations, scores or masks of attention."""
+    dvae = DvaeShape(**header.networks["dvae"].architecture)
+    attending = [dvae.up[0], *(one for one in dvae.up if one.attends)]  # the first: the middle
+    held = [dvae.size**2 * max(dvae.widths), *(one.side**4 for one in attending)]
+    for name, one in header.networks.items():
+        if name != "dvae":
+            shape = SHAPES[one.kind](**one.architecture)
+            images = 1 if name == "grain" or header.guidance == 1 else 2
+            wide = shape.width * max(shape.mlp_ratio, 6)  # adaLN's vectors: six to a window
+            for net in shape.nets:
+                held.append(images * net.tokens * max(wide, net.seen * max(net.masks, 1)))
+    return max(held)
