@@ -169,9 +169,26 @@ def test_settings_are_saved(pipe: Exported, tmp_path: Path) -> None:
     (tmp_path / "taken" / "thesis.tex").write_text("mine")
     with pytest.raises(UserError, match="taken holds something else: name a new folder"):
         pipe.save(tmp_path / "taken")
-    with pytest.raises(UserError, match="sampling.steps is 2000, but must be at most"):
-        pipe.using(steps=2000).save(tmp_path / "bad")
     assert {path.name for path in tmp_path.iterdir()} == {"other", "taken"}
+
+
+UNREADABLE = {
+    "sampling.steps": (2000, "at most diffusion.timesteps, 1000): change that, and export it"),
+    "sampling.block": (4097, "at most 4096): set a smaller sampling.block, and export it again."),
+    "diffusion.timesteps": (4001, "at most 4000): set a smaller diffusion.timesteps, and"),
+}
+
+
+@pytest.mark.parametrize("setting", UNREADABLE)
+def test_what_could_not_be_read_is_not_saved(setting: str, folder: Path, tmp_path: Path) -> None:
+    (part, name), (value, cure) = setting.split("."), UNREADABLE[setting]
+    pipe = d2it.load(folder)
+    setattr(pipe, part, replace(getattr(pipe, part), **{name: value}))
+    with pytest.raises(UserError) as raised:
+        pipe.save(tmp_path / "bad")
+    told = str(raised.value)
+    assert told.startswith(f"This cannot be exported ({setting} is {value}, but must be")
+    assert cure in told and told.endswith("export it again.") and not any(tmp_path.iterdir())
 
 
 def test_the_documents_lines(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from d2it.grains.thresholds import constant_cuts, cuts_at
 from d2it.machine.device import choose_device
 from d2it.models.store import save_tensors
 from d2it.sampling.fits import drawn_with, read_network
-from d2it.sampling.header import HEADER, VERSION, Header, digest_of, parsed, read_header
+from d2it.sampling.header import HEADER, VERSION, Header, check_written, digest_of, read_header
 from d2it.sampling.hub import ID, download
 from d2it.sampling.model_card import settings
 from d2it.sampling.pipeline import GrainMaps, Part, Pipeline, schedule_of
@@ -158,6 +158,6 @@ def write_folder(folder: Path, header: dict[str, Any], parts: dict[str, Part], c
             save_tensors(state, temporary / f"{name}.safetensors")
         header |= {"files": folder_files(temporary)}
         header |= {"digest": digest_of(header)}
-        parsed(header)  # what could not be read is not written
+        check_written(header)
         write_json(temporary / HEADER, header)
         (temporary / CARD).write_text(card, encoding="utf-8")

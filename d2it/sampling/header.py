@@ -86,23 +86,38 @@ class Header:
         return self.ratio if self.learned is None else self.learned
 
 
-class Newer(UserError):
-    """A later version of d2it wrote it."""
+class Curable(UserError):
+    """What is wrong, with a cure that no other folder needs."""
+
+    def __init__(self, sentence: str, cure: str):
+        super().__init__(sentence)
+        self.cure = cure
+
+
+def check_written(tree: dict[str, Any]) -> None:
+    """What could not be read is not written."""
+    try:
+        parsed(tree)
+    except UserError as error:
+        told, cure = error.sentence.rstrip("."), "change that, and export it again"
+        raise UserError(f"This cannot be exported ({told}): {_cure(error, cure)}.") from None
 
 
 def read_header(folder: Path, again: str) -> Header:
     """The header of an exported folder, or one sentence; `again` says how to get a sound one."""
     try:
         return parsed(_content(folder / HEADER))
-    except Newer as error:
-        told, again = error.sentence.rstrip("."), "install that version"
     except UserError as error:
-        told = error.sentence.rstrip(".")
+        told, again = error.sentence.rstrip("."), _cure(error, again)
     except OSError as error:
         told = f"it cannot be read: {error.strerror}"
     except RecursionError:
         told = "it is nested too deeply"
     raise UserError(f"{folder / HEADER} cannot be used ({printable(told)}): {again}.")
+
+
+def _cure(error: UserError, other: str) -> str:
+    return error.cure if isinstance(error, Curable) else other
 
 
 def _content(path: Path) -> Any:
@@ -120,9 +135,10 @@ def parsed(tree: Any) -> Header:
     )
     version = tree.get("version")
     if type(version) is int and version > VERSION:
-        raise Newer(
+        raise Curable(
             f"it was exported by a newer version of d2it, with format {version}, and this one "
-            f"reads {OLDEST} to {VERSION}"
+            f"reads {OLDEST} to {VERSION}",
+            "install that version",
         )
     require(
         type(version) is int and version >= OLDEST,
@@ -233,16 +249,20 @@ def _check_drawing(header: Header) -> None:
     """What is drawn if nothing else is asked for has an end, and room."""
     dvae, sampling = header.networks["dvae"].architecture, header.sampling
     check_sampling(sampling, header.diffusion, dvae["latent_channels"])
-    for what, value, most in (
-        ("diffusion.timesteps", header.diffusion.timesteps, TIMESTEPS),
-        ("sampling.steps", sampling.steps, STEPS),
-        ("sampling.grain_steps", sampling.grain_steps, STEPS),
-        ("sampling.block", sampling.block, TOGETHER),
-        ("bins", header.bins, BINS),
-        ("work of an image (multiply-accumulates)", _work(header), WORK),
-        ("size of a block (numbers)", sampling.block * _largest(header), NUMBERS),
+    for what, value, most, setting in (
+        ("diffusion.timesteps", header.diffusion.timesteps, TIMESTEPS, ""),
+        ("sampling.steps", sampling.steps, STEPS, ""),
+        ("sampling.grain_steps", sampling.grain_steps, STEPS, ""),
+        ("sampling.block", sampling.block, TOGETHER, ""),
+        ("bins", header.bins, BINS, ""),
+        ("work of an image (multiply-accumulates)", _work(header), WORK, "sampling.steps"),
+        ("size of a block (numbers)", sampling.block * _largest(header), NUMBERS, "sampling.block"),
     ):
-        require(value <= most, f"{what} is {value:.10g}, but must be at most {most:.10g}")
+        if value > most:
+            raise Curable(
+                f"{what} is {value:.10g}, but must be at most {most:.10g}",
+                f"set a smaller {setting or what}, and export it again",
+            )
 
 
 def _work(header: Header) -> float:
