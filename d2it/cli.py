@@ -11,7 +11,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from d2it.errors import UserError, compile_sentence, is_out_of_memory, lacks_compiler
+from d2it.errors import (
+    UserError,
+    compile_sentence,
+    is_out_of_host_memory,
+    is_out_of_memory,
+    lacks_compiler,
+)
 from d2it.runs.signals import Detached
 from d2it.version import __version__
 
@@ -118,7 +124,7 @@ def _open_streams() -> None:
 
 
 def system_sentence(error: Exception) -> str | None:
-    """What a person can do about a full GPU, a missing compiler, an error of the disk or of a path;
+    """What a person can do about a full memory, a missing compiler, an error of the disk or of a path;
     None: it is something else.
     """
     if uncompiled := compile_sentence(error, "sampling"):
@@ -127,6 +133,11 @@ def system_sentence(error: Exception) -> str | None:
         return (
             "The GPU's memory is full: see with nvidia-smi what else computes there, or use one "
             "with more; then run the same command again."
+        )
+    if is_out_of_host_memory(error):
+        return (
+            "This machine's memory is full, or as much of it as this command may use: see with "
+            "`top` what else computes here, or use one with more; then run the same command again."
         )
     number = getattr(error, "errno", None)
     told = re.search(r"\(os error (\d+)\)", str(error))  # safetensors says it in words alone

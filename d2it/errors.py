@@ -8,6 +8,7 @@ import re
 NO_MEMORY = re.compile(  # of CUDA's context, of pinned memory; of cuBLAS and cuDNN; of NCCL
     r"CUDA error: out of memory|STATUS_\w*ALLOC\w*_FAILED|Cuda failure.* 'out of memory'"
 )
+NO_HOST_MEMORY = re.compile(r"DefaultCPUAllocator: |Cannot allocate memory")
 NO_COMPILER = re.compile(r"InvalidCxxCompiler|C(\+\+)? compiler|Python\.h")
 
 
@@ -44,6 +45,11 @@ def is_out_of_memory(error: Exception) -> bool:
     """Of a GPU, or of the host where a GPU copies to; be it told by torch or by a library."""
     of_torch = isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))
     return "OutOfMemoryError" in _kinds(error) or bool(of_torch)
+
+
+def is_out_of_host_memory(error: Exception) -> bool:
+    """Of NumPy or Python, of torch on a CPU, or of a system call."""
+    return isinstance(error, MemoryError) or bool(NO_HOST_MEMORY.search(str(error)))
 
 
 def compile_sentence(error: Exception, settings: str) -> str | None:

@@ -1,10 +1,12 @@
 """Closed forms of a GPU's memory are within 10 % of traced steps; what is said from them."""
 
+import mmap
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -286,6 +288,22 @@ def test_a_full_memory_is_one_sentence_and_the_same_command_goes_on(
 )
 def test_libraries_say_in_words_that_a_memory_is_full(told):
     assert "The GPU's memory is full" in (cli.system_sentence(RuntimeError(told)) or "")
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda: torch.empty(1 << 50),
+        lambda: np.empty(1 << 50),
+        lambda: bytearray(1 << 50),
+        lambda: mmap.mmap(-1, 1 << 50),
+    ],
+)
+def test_a_full_memory_of_the_machine_is_one_sentence(take):
+    with pytest.raises((RuntimeError, MemoryError, OSError)) as raised:
+        take()
+    sentence = cli.system_sentence(raised.value) or ""
+    assert sentence.startswith("This machine's memory is full, or") and ". " not in sentence
 
 
 def test_other_errors_of_a_gpu_are_no_full_memory():
