@@ -31,6 +31,10 @@ BAD_PATH = (
     errno.EISDIR,
     errno.EEXIST,
 )
+BAD_NAME = {
+    errno.ENAMETOOLONG: "has too long a name for this file system: choose a shorter one",
+    errno.ELOOP: "leads through a symlink back to itself: correct that link",
+}
 
 VERBS = {
     "fetch": "download files named in data/sources.csv and check their sha256",
@@ -124,8 +128,8 @@ def _open_streams() -> None:
 
 
 def system_sentence(error: Exception) -> str | None:
-    """What a person can do about a full memory, a missing compiler, an error of the disk or of a path;
-    None: it is something else.
+    """What a person can do about a full memory, a missing compiler, an error of the disk or of a
+    path; None: it is something else.
     """
     if uncompiled := compile_sentence(error, "sampling"):
         return uncompiled
@@ -153,8 +157,12 @@ def system_sentence(error: Exception) -> str | None:
             "This file system has no file locks: mount it with flock, or set D2IT_RUNS to a folder "
             "on one that has them."
         )
+    name = getattr(error, "filename", None) or "A file"
+    if loop := re.match("Symlink loop from '(.*)'", str(error)):  # pathlib's until Python 3.13
+        number, name = errno.ELOOP, loop[1]
+    if number in BAD_NAME:
+        return f"{name} {BAD_NAME[number]}."
     if number in BAD_PATH:
-        name = getattr(error, "filename", None) or "A file"
         return f"{name} cannot be written or read: check its permissions and its folders."
     return None
 

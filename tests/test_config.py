@@ -4,6 +4,7 @@ Recipes see only what decides their numbers.
 """
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -217,6 +218,35 @@ def test_a_full_disk_and_a_path_below_a_file_get_one_sentence(tmp_path):
         assert done.returncode == 2 and "check its permissions and its folders" in done.stderr
         assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("config --write " + "x" * 300, "has too long a name for this file system: choose a"),
+        ("config --write " + "x" * 245, "has too long a name for this file system: choose a"),
+        ("config --params " + "x" * 300, "has too long a name for this file system: choose a"),
+        ("grains " + "x" * 300, "has too long a name for this file system: choose a shorter one."),
+        ("config --params loop", "leads through a symlink back to itself: correct that link."),
+        ("sample --run emoji64 --out loop/drawn", "leads through a symlink back to itself"),
+    ],
+)
+def test_a_name_that_no_file_can_have_gets_one_sentence(words, sentence, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    done = command(*words.split(), cwd=tmp_path)
+    assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe", "folder", "hole"])
+def test_params_that_have_no_end_are_not_read(name, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with open(tmp_path / "hole", "wb") as hole:
+        hole.truncate(8 << 30)
+    done = command("config", "--params", name, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{name} is no file of settings: name one of at most 4 MB." in done.stderr
 
 
 def test_a_scale_drops_an_evaluation_that_it_inherits():

@@ -259,6 +259,7 @@ BAD = {
     "guidance without classes": (["--run", DIT, "--guidance", "2"], "Guidance needs"),
     "map of a DiT": (["--run", DIT, "--grain-map", "map.png"], "no grain map"),
     "folder in use": (["--out", "data"], "data holds something else"),
+    "too long a name": (["--out", "x" * 201], "choose one of at most 200 bytes"),
     "folder of other samples": (["--out", "drawn"], "drawn holds other samples"),
 }
 

@@ -1,6 +1,7 @@
 """d2it sample --run NAME: draw images from a trained run, or from an exported folder."""
 
 import argparse
+import os
 import re
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from d2it.jobs.spread import spread
 from d2it.shares import Share, share_of
 
 LAST = 10**12  # above all numbers of images
+LONGEST = 200  # bytes of the name of --out: what stands beside it until it is done has 35 more
 
 if TYPE_CHECKING:
     from d2it.sampling.pipeline import Pipeline
@@ -122,6 +124,8 @@ def main(arguments: argparse.Namespace) -> None:
         draw_sheet(arguments)
         return
     out = arguments.out or Path("samples", Path(arguments.run).name)
+    if len(os.fsencode(out.name)) > LONGEST:
+        raise UserError(f"{out} has too long a name: choose one of at most {LONGEST} bytes.")
     drawn, began = True, time.monotonic()
     with spread(arguments, "sample", out, share) as here:
         if here:

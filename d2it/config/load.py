@@ -16,6 +16,9 @@ from d2it.config.paths import in_repository
 from d2it.config.schema import Config
 from d2it.config.typed import T, build, check_name, nearest
 from d2it.errors import UserError
+from d2it.files import read_bounded
+
+LARGEST = 4 << 20  # bytes; the paper's composed study has 11 KB
 
 
 def params_folder() -> Path:
@@ -119,7 +122,15 @@ def _dangling(error: Exception, composed: Any) -> str:
 
 
 def read_yaml(path: Path | str) -> Any:
-    return parse_yaml(Path(path).read_bytes(), path)
+    path = Path(path)
+    path.stat()  # an error of the path is told by who reads it
+    try:
+        content = read_bounded(path, LARGEST)
+    except UserError:  # a device or a pipe may have no end
+        raise UserError(
+            f"{path} is no file of settings: name one of at most {LARGEST >> 20} MB."
+        ) from None
+    return parse_yaml(content, path)
 
 
 def parse_yaml(content: bytes | str, where: Path | str) -> Any:
