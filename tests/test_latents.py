@@ -157,6 +157,20 @@ def test_goes_on_where_it_stopped(config):
     assert [path.name for path in folder.parent.iterdir()] == ["dvae"]
 
 
+@pytest.mark.parametrize("folder", ["a run's", "none", "one that cannot be written"])
+def test_the_seconds_are_kept_where_the_dvae_was_trained(config, folder):
+    """Of one from elsewhere there is no run: `d2it status` would list a folder."""
+    run = run_of(config, "dvae")
+    if folder != "none":
+        run.folder.mkdir(parents=True)
+    if folder == "one that cannot be written":
+        (run.folder / "latents").touch()
+    assert encode(run)
+    assert [path.name for path in run.latents.parent.iterdir()] == ["dvae"]
+    kept = paths.took(run.folder / "latents")
+    assert kept.is_file() == (folder == "a run's") and run.folder.exists() == (folder != "none")
+
+
 def test_other_weights_are_encoded_anew(config):
     encode(run_of(config, "dvae"))
     folder = paths.latents(config, "dvae")

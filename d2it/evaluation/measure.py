@@ -154,8 +154,8 @@ class Evaluator:
                 write_json(temporary / "evaluation.json", done.entry)
                 devices = sorted({*done.devices, device_name(self.device)})
                 write_json(temporary / "devices.json", devices)
+                seal_folder(temporary)  # without the seconds: made again, the same bytes
                 write_json(paths.took(temporary), {"seconds": round(seconds, 3)})
-                seal_folder(temporary)
         made_by = f"d2it evaluate {self.run.name}"
         kept = folder / "evaluation.json"
         entry = conform(Entry, read_json(kept, made_by=made_by), kept, made_by)

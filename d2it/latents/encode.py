@@ -4,7 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,10 @@ def encode(dvae: Run, share: Share | None = None) -> bool:
     if encoding:
         os.replace(made, folder)
         seconds = encoding.units.seconds()
-        write_json(paths.took(dvae.folder / "latents"), {"seconds": round(seconds, 3)})
         encoding.units.remove()
+        if dvae.folder.is_dir():  # it was trained here; else this folder would look like a run
+            with suppress(OSError):
+                write_json(paths.took(dvae.folder / "latents"), {"seconds": round(seconds, 3)})
     return True
 
 
