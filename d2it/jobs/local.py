@@ -5,6 +5,7 @@ d2it/jobs/slurm_training.py does the same on a cluster.
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 GRACE = 5.0  # seconds that processes have to end in after one of them has failed
 POLL = 0.2  # seconds between two looks at what a job left
+SAID = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?!Traceback )")  # begins a line of log.txt
 
 
 @dataclass
@@ -186,7 +188,7 @@ def free_port() -> int:
 
 @contextmanager
 def follow(plan: Plan) -> Iterator[Any]:
-    """Show what is added to the run's log.txt, wherever it is written."""
+    """Show what is added to the run's log.txt, wherever it is written: tracebacks stay there."""
     path = plan.folder / "log.txt"
     place = path.stat().st_size if path.is_file() else 0
 
@@ -196,7 +198,8 @@ def follow(plan: Plan) -> Iterator[Any]:
             with open(path, encoding="utf-8") as file:
                 file.seek(place)
                 for line in file:
-                    print(f"{plan.run}: {line[20:]}", end="", file=sys.stderr)
+                    if SAID.match(line):
+                        print(f"{plan.run}: {line[20:]}", end="", file=sys.stderr)
                 place = file.tell()
 
     try:
