@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from d2it.errors import UserError
+from d2it.files import matches
 from d2it.sources.fetch import fetch, source_path, verify, weights_file
 from d2it.sources.table import read_sources
 from tests.commands import command
@@ -80,7 +81,8 @@ def test_a_killed_command_goes_on_when_repeated_and_two_at_once_are_one_too_many
     deadline = time.monotonic() + 30
     while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert_refused(command("fetch", "net"), f"data/weights is being made by process {first.pid} on")
+    said = f"data/weights is being fetched into by process {first.pid} on"
+    assert_refused(command("fetch", "net"), said)
     first.kill()
     first.wait()
     got = part.stat().st_size  # of the 200,000 that were sent: the rest may not have been read
@@ -123,11 +125,15 @@ def test_a_damaged_file_is_noticed_named_and_mended(folder, server):
     verify()
     path = weights_file("net")
     path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
-    before = files()
+    before, status = files(), path.stat()
     with pytest.raises(UserError, match="get it again with `d2it fetch net`"):
         weights_file("net")
     assert_refused(command("verify"), "net.pt", "d2it fetch net")
-    assert files() == before
+    assert_refused(
+        command("fetch", "net", D2IT_OFFLINE="1"), "data/weights/net.pt is missing or damaged and"
+    )
+    assert files().keys() == before.keys() and path.read_bytes() == before[str(path)]
+    assert path.stat().st_mtime_ns == status.st_mtime_ns  # it may be another's
     fetch(["net"])
     assert weights_file("net").read_bytes() == CONTENT
 
@@ -140,9 +146,34 @@ def test_verify_reads_the_file_whatever_was_remembered(folder, server):
     status = path.stat()
     path.write_bytes(CONTENT[::-1])  # same size
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # and same time
+    assert weights_file("net") == path  # which only compares these
     assert_refused(command("verify"), "net.pt", "d2it fetch net")
+    with pytest.raises(UserError, match="get it again"):  # now every command knows
+        weights_file("net")
     fetch(["net"])
     assert weights_file("net").read_bytes() == CONTENT
+
+
+def test_every_file_is_read_once_whoever_owns_the_folder(folder, server, monkeypatch):
+    read: list[str] = []
+
+    def reading(path, checksum):
+        read.append(path.name)
+        return matches(path, checksum)
+
+    monkeypatch.setattr("d2it.sources.fetch.matches", reading)
+    monkeypatch.setattr("d2it.sources.fetch.write_json", no_permission)
+    server.files["/net.pt"] = CONTENT
+    table(row(server.url("/net.pt")), row(server.url("/net.pt"), name="other"))
+    Path("data/weights").mkdir()
+    Path("data/weights/net.pt").write_bytes(CONTENT[::-1])
+    Path("data/weights/other.pt").write_bytes(CONTENT)
+    assert_refused(command("fetch", "net", "other", D2IT_OFFLINE="1"), "D2IT_OFFLINE forbids")
+    assert sorted(read) == ["net.pt", "other.pt"]
+
+
+def no_permission(path, value):
+    raise PermissionError(path)
 
 
 def test_offline_is_one_sentence(folder, server):

@@ -35,11 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     if arguments.names:
-        folders = {source.file.parent for source in missing(arguments.names)}
+        absent = missing(arguments.names)
+        folders = {source.file.parent for source in absent}
         with ExitStack() as stack:  # whole ones, since files may come in one archive
             for folder in sorted(folders):
-                stack.enter_context(making(folder, arguments.wait, leases=folder / ".leases"))
-            fetch(arguments.names, mirrors=arguments.mirrors)
+                leases = folder / ".leases"
+                stack.enter_context(making(folder, arguments.wait, None, leases, "fetched into"))
+            fetch(arguments.names, mirrors=arguments.mirrors, absent=absent)
         return
     for source in read_sources().values():
         size = "installed" if source.installed else f"{source.bytes / 1e6:.0f} MB"

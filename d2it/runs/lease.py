@@ -43,7 +43,11 @@ def lease(folder: Path, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def making(
-    place: Path, wait: bool, share: Share | None = None, leases: Path | None = None
+    place: Path,
+    wait: bool,
+    share: Share | None = None,
+    leases: Path | None = None,
+    verb: str = "made",
 ) -> Iterator[None]:
     """Be the only one who computes `place`, or this share of it, or say who is. None computes a
     share while another puts all of them together.
@@ -52,7 +56,7 @@ def making(
     ends; in the folder `leases` of a place that is shared by who has runs of his own.
     """
     name = f"{place.name}-{canonical_digest(str(place.resolve()))[:8]}"
-    whole, being_made = (leases or runs_folder() / ".leases") / name, f"{place} is being made"
+    whole, being_made = (leases or runs_folder() / ".leases") / name, f"{place} is being {verb}"
     if share is not None:
         one = whole.with_name(f"{name}-{share.part}-of-{share.parts}")
         with ExitStack() as stack:

@@ -15,6 +15,8 @@ from d2it.sources.table import Source, choose_sources, find_source, read_sources
 
 Say = Callable[[str], None]
 SHA256 = re.compile("[0-9a-f]{64}")
+# Its file's inode, size and time of change, so that nobody reads 148 GB twice; None: not here.
+Missing = dict[Source, tuple[int, ...] | None]
 
 
 def weights_file(name: str) -> Path:
@@ -61,25 +63,44 @@ def check_archives(root: Path) -> None:
             )
 
 
-def missing(names: Sequence[str]) -> list[Source]:
+def missing(names: Sequence[str]) -> Missing:
     """What is to be fetched of these: it is not here, or damaged."""
     sources = [source for source in choose_sources(names) if not source.installed]
-    return [source for source in sources if not (source.file.exists() and _is_intact(source))]
+    seen = {source: _seen(source.file) for source in sources}
+    return {source: at for source, at in seen.items() if at is None or not _is_intact(source)}
 
 
-def fetch(names: Sequence[str], say: Say = print, mirrors: Sequence[str] = ()) -> None:
+def _seen(file: Path) -> tuple[int, ...] | None:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def fetch(
+    names: Sequence[str],
+    say: Say = print,
+    mirrors: Sequence[str] = (),
+    absent: Missing | None = None,
+) -> None:
     """Fetch what is missing or damaged; whatever is there and intact stays. Nobody else fetches
     into the same folders meanwhile.
 
-    `mirrors` are folders that hold gated files for those who have registered.
+    `mirrors` are folders that hold gated files for those who have registered. `absent` is what
+    `missing` said before it was this one's turn: others may have fetched some of it since.
     """
     sources = choose_sources(names)
+    absent = missing(names) if absent is None else absent
     archives: set[Path] = set()  # one archive may hold several of the files
     for source in sources:
         if source.installed:
             say(f"{source.name}: {source_path(source.name)}")
             continue
-        if not (source.file.exists() and _is_intact(source)):
+        seen = _seen(source.file)
+        if seen is None or (
+            source in absent and (seen == absent[source] or not _is_intact(source))
+        ):
             if source.gate and not mirrors:
                 raise UserError(
                     f"{source.file} is missing or damaged: register at {source.gate} and put it "
@@ -88,8 +109,8 @@ def fetch(names: Sequence[str], say: Say = print, mirrors: Sequence[str] = ()) -
                 )
             if os.environ.get("D2IT_OFFLINE", "0") != "0":
                 raise UserError(
-                    f"{source.name} is not in {source.file.parent} and D2IT_OFFLINE forbids to "
-                    f"fetch it: unset it, or {_elsewhere(source)}."
+                    f"{source.file} is missing or damaged and D2IT_OFFLINE forbids to fetch it: "
+                    f"unset it, or {_elsewhere(source)}."
                 )
             archives |= _fetch(source, say, mirrors)
         say(f"{source.name}: {source.file}")
@@ -186,8 +207,9 @@ def _is_intact(source: Source, file: Path | None = None, *, remembered: bool = T
     if remembered and record == _state(source, file, expected):
         return True
     if not matches(file, expected):
-        with suppress(OSError):
-            file.touch()  # damage may leave the time as it was: no command is to trust its record
+        if record:  # damage may leave the time as it was: no command is to trust the record
+            with suppress(OSError):
+                write_json(_record(file), record | {"mtime_ns": None})
         return False
     with suppress(OSError):  # in a folder of somebody else's, each command reads the whole file
         write_json(_record(file), _state(source, file, expected))
