@@ -10,7 +10,8 @@ from shutil import copyfile
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("params/**/*.yaml", "data/*.csv", "data/published/*.csv", "data/published/SHA256SUMS")
+TABLES = tuple(f"{at}/{name}" for at in ("data", "data/published") for name in ("*.csv", "*SUMS"))
+SHIPPED = ("params/**/*.yaml", *TABLES)
 
 
 class WithStudy(build_py):

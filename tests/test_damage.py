@@ -1,7 +1,9 @@
 """What is written is read as it was written, or a sentence says what is damaged and what to do."""
 
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import yaml
 
 from d2it.config import load, paths
 from d2it.config.documents import conform
+from d2it.config.listed import SUMS
 from d2it.config.run import run_of
 from d2it.errors import UserError
 from d2it.evaluation.measure import Evaluated, Evaluator
@@ -28,6 +31,7 @@ from d2it.files import (
     write_text,
 )
 from d2it.grains.calibrate import calibrate
+from d2it.images.emoji import emoji_groups
 from d2it.images.prepare import prepare
 from d2it.runs import provenance
 from d2it.runs.evaluations import Evaluations
@@ -41,7 +45,7 @@ from tests.tiny_world import FEW_PHOTOS
 from tools import live_windows
 
 ROOT = Path(__file__).parents[1]
-PRINTED = f"{ROOT / 'data/published'} is intact"
+IN_GIT = [f"{ROOT / 'data' / name} is intact" for name in ("published", "emoji.csv")]
 VALUE = {"images": 64, "recipe": {"ratio": [0.5, 1e-5], "name": "dvae"}, "classes": ["ä", None]}
 
 
@@ -145,6 +149,24 @@ def test_a_damaged_unit_is_computed_again(tmp_path: Path, cut: bool) -> None:
     assert compute(units) == []
 
 
+def test_an_evaluation_that_is_made_again_has_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the seconds that it took, which are under no digest."""
+    monkeypatch.chdir(tmp_path)
+    evaluator = Evaluator(run_of(load(overrides=["scale=smoke"]), "d2it_b"))
+    one, made = np.zeros(1, np.int64), []
+    for seconds in (1.0, 2.0):
+        evaluated = Evaluated({"fid": 1.0}, {}, {}, Drawn(one, one, one), seconds=seconds)
+        evaluator.remember("main", {}, lambda evaluated=evaluated: evaluated)
+        folder = evaluator.folder("main", {})
+        made.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        assert json.loads(made[-1].pop("seconds.json")) == {"seconds": seconds}
+        assert is_intact(folder)
+        shutil.rmtree(folder)
+    assert made[0] == made[1] and MANIFEST in made[0]
+
+
 def test_a_folder_that_is_sealed(tmp_path: Path) -> None:
     (tmp_path / "pictures").write_bytes(b"1234")
     assert is_intact(tmp_path)  # from before there were seals
@@ -186,7 +208,7 @@ def test_an_evaluation_is_the_one_that_was_recorded(
     said: list[str] = []
     verify_made("smoke", said.append)
     record = paths.provenance(run.config, run.name)
-    assert said == [f"{run.evaluation}: no record of its sha256 in {record}", PRINTED]
+    assert said == [f"{run.evaluation}: no record of its sha256 in {record}", *IN_GIT]
     whole = run.evaluation.read_text()
     run.evaluation.write_text(whole[:9])
     with pytest.raises(UserError, match=f"delete {run.evaluation} and run `d2it evaluate d2it_b"):
@@ -215,12 +237,12 @@ def test_models_kept_in_git_are_read_too(tmp_path: Path, monkeypatch: pytest.Mon
     seal_folder(kept)
     said: list[str] = []
     verify_made("smoke", said.append)
-    assert said == [f"{kept} is intact", PRINTED]
+    assert said == [f"{kept} is intact", *IN_GIT]
     (kept / "model.safetensors").write_bytes(b"1235")
     cure = f"delete {kept} and restore it with `git checkout -- {kept}`"
     with pytest.raises(UserError, match=cure):
         verify_made("smoke", said.append)
-    assert said[2:] == [f"{kept}: damaged: model.safetensors", PRINTED]
+    assert said[3:] == [f"{kept}: damaged: model.safetensors", *IN_GIT]
 
 
 def test_a_run_that_has_evaluations_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,34 +256,82 @@ def test_a_run_that_has_evaluations_alone(tmp_path: Path, monkeypatch: pytest.Mo
     seal_folder(folder)
     said: list[str] = []
     verify_made("smoke", said.append)
-    assert said[1:] == [f"{folder} is intact", PRINTED]
+    assert said[1:] == [f"{folder} is intact", *IN_GIT]
     write_json(folder / "evaluation.json", {"metrics": {"fid": 1.0}, "recipe": {}})
     with pytest.raises(UserError, match=f"delete {folder}"):
         verify_made("smoke", said.append)
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("data/published/[!R]*")))
-def test_a_flipped_bit_of_a_published_number(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def in_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study's folder with its own tables, in a repository."""
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "data/published"
-    shutil.copytree(ROOT / "data/published", folder)
-    write_json(Path("results/smoke/evaluations/d2it_b.json"), {})
-    said: list[str] = []
-    verify_made("smoke", said.append)
-    assert said[-1] == f"{folder} is intact"
-    content = bytearray((folder / name).read_bytes())
-    content[len(content) // 2] ^= 1
-    (folder / name).write_bytes(content)
-    restored = f"restore it with `git checkout -- {folder}"
-    with pytest.raises(UserError, match=f"delete {folder} and {restored}`"):
-        verify_made("smoke", said.append)
-    if name == "table_2.csv":
-        done = command("table", "2", "scale=smoke")
-        told = f"{folder / name} is not as it was printed (its sha256 is not the one in"
-        assert done.returncode == 2 and told in done.stderr
-        assert f"{restored}/{name}`" in done.stderr
+    for name in ("published", "emoji.csv", SUMS):
+        source, target = ROOT / "data" / name, tmp_path / "data" / name
+        target.parent.mkdir(exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    (tmp_path / "results/smoke/models").mkdir(parents=True)
+    write_json(paths.thresholds(load(overrides=["scale=smoke"]), "photos"), {})
+    git = ["git", "-c", "user.name=d", "-c", "user.email=d@localhost"]
+    for words in (["init", "-q"], ["add", "data"], ["commit", "-qm", "tables"]):
+        subprocess.run([*git, *words], check=True)
+    verify_made("smoke", lambda _: None)
+    return tmp_path / "data"
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def cured(sentence: str) -> None:
+    """By the command that a sentence names, and nothing else."""
+    [words] = re.findall(r"`(git [^`]+)`", sentence)
+    subprocess.run(words.split(), check=True)
+    verify_made("smoke", lambda _: None)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("data/published/[!R]*")))
+def test_a_flipped_bit_of_a_published_number(in_git: Path, name: str) -> None:
+    folder = in_git / "published"
+    flip(folder / name, (folder / name).stat().st_size // 2)
+    restored = f"restore it with `git checkout -- {folder}`"
+    with pytest.raises(UserError, match=f"delete {folder} and {restored}") as refused:
+        verify_made("smoke", lambda _: None)
+    cured(str(refused.value))
+
+
+HARMED = {
+    "table_2.csv": lambda path: flip(path, 99),
+    SUMS: lambda path: flip(path, path.read_bytes().index(b"table_2") - 9),
+    f"no {SUMS}": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("harm", HARMED)
+def test_a_table_beside_damaged_numbers_names_a_cure_that_works(in_git: Path, harm: str) -> None:
+    folder, words = in_git / "published", ("table", "2", "scale=smoke")
+    HARMED[harm](folder / harm.removeprefix("no "))
+    done = command(*words)
+    told = f"{folder / 'table_2.csv'} is not as it was written (its sha256 is not the one in"
+    assert done.returncode == 2 and told in done.stderr
+    cured(done.stderr)
+    assert command(*words).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["emoji.csv", SUMS])
+def test_a_flipped_bit_of_the_list_of_emoji(in_git: Path, name: str) -> None:
+    """Another group of one picture would be other labels, and nothing else would tell."""
+    table = in_git / "emoji.csv"
+    flip(in_git / name, 40)
+    again = f"`git checkout -- {table} {in_git / SUMS}`"
+    with pytest.raises(UserError, match=f"delete {table} and restore it with {again}"):
+        verify_made("smoke", lambda _: None)
+    with pytest.raises(UserError, match="restore both with") as refused:
+        emoji_groups()
+    cured(str(refused.value))
+    assert len(emoji_groups()) == 9
 
 
 def test_a_flipped_bit_of_the_shares_of_windows(
@@ -282,7 +352,7 @@ def test_a_flipped_bit_of_the_shares_of_windows(
         verify_made("smoke", said.append)
     write_json(path, {"format": "d2it-windows", "version": 1, "measured": []})
     verify_made("smoke", said.append)
-    assert said[-2] == f"{path}: written before it held a digest of itself"
+    assert said[-3] == f"{path}: written before it held a digest of itself"
 
 
 def test_a_group_may_read_what_is_saved(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from d2it import cli
 from d2it.config import load, paths
+from d2it.config.listed import is_listed
 from d2it.config.recipe import emoji_table, images_recipe
 from d2it.config.schema import Dataset
 from d2it.cost.plan import missing
@@ -94,6 +95,7 @@ def test_the_tool_reads_unicodes_listing(tmp_path, monkeypatch):
         ["1f1f3-1f1f4", "flags"],
     ]
     assert rows[1][2] == rows[2][2]  # the same work
+    assert is_listed(tool.TABLE)
 
 
 def test_packed_pixels_are_on_white_and_labelled(packed: None) -> None:

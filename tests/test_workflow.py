@@ -98,6 +98,7 @@ def checkout_at(root: Path) -> Checkout:
         *WIRING,
         "data/sources.csv",
         "data/emoji.csv",
+        "data/SHA256SUMS",
         "data/published",
         ".dvc/config",
         ".dvcignore",

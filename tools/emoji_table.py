@@ -1,4 +1,4 @@
-"""data/emoji.csv: which pictures of Twemoji are used, their groups, and which are held out.
+"""data/emoji.csv and its sha256: which of Twemoji's pictures are used, in which group and split.
 
 d2it fetch emoji; python -m tools.emoji_table emoji-test.txt
 
@@ -18,7 +18,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from d2it.files import write_text
+from d2it.config.listed import SUMS
+from d2it.files import file_digest, write_text
 from d2it.images.archive import list_pictures
 from d2it.images.decode import load_image
 from d2it.sources.fetch import weights_file
@@ -125,6 +126,7 @@ def main() -> None:
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([("codepoints", "group", "split"), *rows])
     write_text(TABLE, table.getvalue())
+    write_text(TABLE.with_name(SUMS), f"{file_digest(TABLE)}  {TABLE.name}\n")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--made",
         metavar="SCALE",
-        help="check all that this scale has made instead, what runs go on from, and the published "
-        "numbers beside it: every byte, where the stages themselves only compare sizes of large "
+        help="check all that this scale has made instead, what runs go on from, and the tables in "
+        "git that it rests on: every byte, where the stages themselves only compare sizes of large "
         "files",
     )
 

@@ -8,14 +8,17 @@ from d2it.errors import UserError
 
 
 def in_repository(name: str) -> Path:
-    """A file kept in git: of the working directory, of the checkout this was imported from, or of
-    the installed package (setup.py).
+    """A file or folder kept in git: of the working directory, of the checkout this was imported
+    from, or of the installed package (setup.py).
     """
     package = Path(__file__).parents[1]
     for root in (Path.cwd(), package.parent, package / "shipped"):
-        if (root / name).is_file():
+        if (root / name).exists():
             return root / name
-    raise UserError(f"{name} was not found: run d2it from the root of the repository.")
+    raise UserError(
+        f"{name} was not found: run d2it from the root of the repository, or restore it there with "
+        f"`git checkout -- {name}`."
+    )
 
 
 def require_study(config: Config) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from d2it.config.listed import listed
 from d2it.config.paths import in_repository
 from d2it.config.ratios import shares
 from d2it.config.schema import Config, Sampling
@@ -155,4 +156,4 @@ def sources_table() -> Path:
 
 def emoji_table() -> Path:
     """Which emoji are trained on, and which are held out."""
-    return in_repository("data/emoji.csv")
+    return listed("data/emoji.csv")

@@ -1,5 +1,5 @@
-"""Every byte that the stages of a scale have made, against the sha256s beside it, and the published
-numbers that stand in its tables.
+"""Every byte that the stages of a scale have made, against the sha256s beside it, and the tables in
+git that it rests on: published numbers, and the list of emoji.
 
 On load large files are compared by size alone: a bit that flipped in place shows only here.
 """
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from d2it.config.documents import conform
-from d2it.config.paths import runs_folder
-from d2it.config.published import as_listed
+from d2it.config.listed import SUMS, is_listed, restoring, unlisted
+from d2it.config.paths import in_repository, runs_folder
 from d2it.errors import UserError
 from d2it.files import SEAL, File, file_digest, is_intact, read_json, read_sealed
 from d2it.images.packed import Manifest, file_entries
@@ -40,7 +40,7 @@ def verify_made(scale: str, say: Callable[[str], None] = print) -> None:
     found = [*_folders(scale), *_tables(scale), *_evaluations(scale)]
     if not found:
         raise UserError(f"Nothing of the scale {scale} is here: see `d2it status scale={scale}`.")
-    for path, wrong, cure in [*found, *_runs(), _published()]:
+    for path, wrong, cure in [*found, *_runs(), *_kept_in_git()]:
         if wrong is None:
             say(f"{path} is intact")
         elif cure is None:
@@ -129,9 +129,14 @@ def _unsealed(path: Path, again: str) -> str | None:
     return None
 
 
-def _published() -> Found:
-    folder, wrong = as_listed()
-    return folder, ", ".join(wrong) or None, f" and restore it with `git checkout -- {folder}`"
+def _kept_in_git() -> Iterator[Found]:
+    folder = in_repository("data/published")
+    wrong = ", ".join(unlisted(folder)) or None
+    yield folder, wrong, f" and restore it with `{restoring(folder)}`"
+    table = in_repository("data/emoji.csv")
+    sums = table.with_name(SUMS)
+    other = None if is_listed(table) else f"its sha256 is not the one in {sums}"
+    yield table, other, f" and restore it with `{restoring(table, sums)}`"
 
 
 def _runs() -> Iterator[Found]:

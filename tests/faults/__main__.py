@@ -33,17 +33,19 @@ all else comes from outside.
 The last rows flip a bit in the middle of one file of each kind that a finished study holds, with
 its time of change kept, as a failing disk does. Then comes the next command that reads the file,
 and unless that made it anew `d2it verify`. *Survived*: the command made it anew byte for byte, or
-one of the two named it with a cure, which worked. An evaluation made anew holds other seconds, and
-else the same. *Bitwise*: the table is the same afterwards.
+one of the two named it with a cure, which worked. *Bitwise*: the table is the same afterwards; of
+unfinished units, the latents.
 How it works: [training.md](training.md).
 
 """
 FOOTER = """
 ## What is not checked
 
-- Logs and notes of a run (`log.txt`, `metrics.jsonl`, `config.yaml`, `jobs.json`, the seconds that
-  latents took): a flipped bit is not noticed, and commands go on. The page's curves, the seconds in
-  provenance and the estimate of `d2it status` come from them.
+- Logs and notes of a run (`log.txt`, `metrics.jsonl`, `config.yaml`, `jobs.json`): a flipped bit is
+  not noticed, and commands go on. The page's curves and the seconds in provenance come from them.
+- `seconds.json`, what evaluations and latents took: only the estimate of `d2it status` rests on it.
+- `data/sources.csv`, to which people add rows: a flipped bit in a name or a sha256 makes commands
+  refuse the file or ask for new runs; `git diff` shows it.
 - Locks and heartbeats: they say nothing once their process has ended.
 - What people look at (tables, figures, `metrics.json`, the page and its pictures) is under no
   digest: its command writes it anew, byte for byte.
@@ -55,8 +57,8 @@ FOOTER = """
 - GPUs, several machines, network file systems: [slurm_faults.md](slurm_faults.md) has a cluster.
 - A bit that flips in memory, or while a command reads; two at once.
 - Code and `params/`, which are git's; archives that images come from; `claims.md`, which this study
-  lacks. Others have tests of their own: published numbers and `windows.json`, exported folders,
-  unfinished units (`tests/test_damage.py`, `tests/test_hostile_folders.py`).
+  lacks; unfinished units of evaluations, which are files of the same kind. Exported folders have
+  tests of their own (`tests/test_hostile_folders.py`).
 - Fetching damaged LPIPS weights again, which needs the network: they were copied, as `d2it fetch`
   says where it finds no address.
 """

@@ -13,6 +13,7 @@ from tests.commands import Done, command
 from tests.faults.runs import ROOT, SETTINGS, World
 from tests.forked import Forked
 from tests.loopback import Server
+from tools import live_windows
 
 TABLE = "2"
 STUDY = [*SETTINGS, "sampling.steps=2", "evaluation.n=7", "data.photos.reference=7"]
@@ -24,10 +25,16 @@ SAMPLE = ["sample", "--run", DIT, "--seeds", "0-6"]
 COMPARE = ["evaluate", "--images", DRAWN, "--reference", DRAWN]
 FETCH = ["fetch", "inception", "lpips_alex"]
 NO_SETTINGS = ("fetch", "verify")
+# In git, below data/ -> the files.
+TRACKED = {"published": "published/[!R]*", "emoji.csv": "emoji.csv", "SHA256SUMS": "SHA256SUMS"}
 PARAMS = "study.yaml"  # the settings, composed once, as for Snakemake's jobs
 # Place -> what reads it next. Of `snakemake`, `help` ends once the settings are written.
 NEXT = {
     "data/weights": FETCH,
+    f"data/published/table_{TABLE}.csv": ["table", TABLE],
+    "data/published/": ["table", TABLE],
+    "data/emoji.csv": ["prepare", "emoji"],
+    "data/SHA256SUMS": ["prepare", "emoji"],
     "data/smoke/photos/images": ["calibrate", "photos"],
     "data/smoke/photos/thresholds.json": ["encode", DVAE],
     "data/smoke/photos/reference": ["evaluate", DIT],
@@ -38,6 +45,7 @@ NEXT = {
     "results/smoke/evaluations": ["table", TABLE],
     "results/smoke/provenance": ["table", TABLE],
     "results/smoke/gallery": ["evaluate", D2IT],
+    "results/smoke/windows.json": ["table", TABLE],
     "results/smoke/tables": ["table", TABLE],
     "results/smoke/figures": ["figure", "4"],
     "results/smoke/metrics.json": ["metrics"],
@@ -50,8 +58,8 @@ NEXT = {
     "runs/d2it": ["evaluate", D2IT],
     "runs/dit": ["evaluate", DIT],
 }
-# Nothing that is shown rests on these but the page's curves and the seconds in provenance.
-NOTES = r".*/(log\.txt|metrics\.jsonl|config\.yaml|jobs\.json|latents/seconds\.json)"
+# Nothing rests on these but the page's curves, the seconds in provenance and `d2it status`.
+NOTES = r".*/(log\.txt|metrics\.jsonl|config\.yaml|jobs\.json|seconds\.json)"
 READS_NOTES = ["status"]
 
 
@@ -70,6 +78,7 @@ def finished_study(world: World, server: Server) -> Path:
         runs = world.undisturbed[kind].folder / "runs"
         shutil.copytree(runs, case.folder / "runs", dirs_exist_ok=True)
     _own_weights(case.folder / "data", server)
+    _own_tables(case.folder / "data")
     names = (DVAE, GRAIN, D2IT, DIT)
     runs = [
         [verb, name] for verb in ("train", "evaluate") for name in names
@@ -81,10 +90,20 @@ def finished_study(world: World, server: Server) -> Path:
         for words in (["reference", "photos"], *runs, *rest, *shown):
             done = run(*words)
             assert done.returncode == 0, done.stderr
+            if words[0] == "reference":
+                live_windows.main(STUDY)  # calibrated, and not yet in a table
         slurm.record(run_of(load(overrides=STUDY), DIT).folder, "17", 1, DIT)
-        for words in (["init", "-q"], ["add", "results/smoke/kept"], ["commit", "-qm", "kept"]):
+        tracked = ["results/smoke/kept", *(f"data/{name}" for name in TRACKED)]
+        for words in (["init", "-q"], ["add", *tracked], ["commit", "-qm", "tracked"]):
             subprocess.run([*GIT, *words], check=True)
     return case.folder
+
+
+def _own_tables(data: Path) -> None:
+    (data / "published").mkdir()
+    for pattern in TRACKED.values():
+        for path in (ROOT / "data").glob(pattern):
+            shutil.copyfile(path, data / path.relative_to(ROOT / "data"))
 
 
 def _own_weights(data: Path, server: Server) -> None:
