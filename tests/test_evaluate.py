@@ -22,6 +22,7 @@ from d2it.evaluation.reference import held_out_features, make_reference, open_re
 from d2it.files import folder_files, read_json
 from d2it.images.packed import open_images
 from d2it.jobs.outlook import left
+from d2it.latents.encode import encode
 from d2it.machine.device import choose_device
 from d2it.models.inception import Inception
 from d2it.sampling.trained_run import RunPipeline
@@ -68,6 +69,11 @@ def test_what_it_took_is_the_pace_of_what_is_left(config: Config, first: dict[st
     others = {run.folder for run in runs if run.kind != "content"}
     assert rest["evaluating"].unmeasured == len(others)
     assert rest["evaluating"].seconds > 0
+    dvae = run_of(config, "dvae")
+    dvae.folder.mkdir()  # as where it was trained
+    shutil.rmtree(dvae.latents)
+    encode(dvae)
+    rest = left(config, [])
     assert rest["encoding"].seconds > 0 and not rest["encoding"].unmeasured  # of dvae_three
 
 

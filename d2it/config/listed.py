@@ -15,7 +15,7 @@ def listed(name: str) -> Path:
     if not is_listed(path):
         raise UserError(
             f"{path} is not as it was written (its sha256 is not the one in {path.with_name(SUMS)})"
-            f": restore both with `{restoring(path, path.with_name(SUMS))}`, or install d2it again."
+            f": restore both with {restoring(path, path.with_name(SUMS))}, or install d2it again."
         )
     return path
 
@@ -32,7 +32,7 @@ def is_listed(path: Path) -> bool:
 
 def restoring(*paths: Path) -> str:
     """The command that does, in a checkout."""
-    return f"git checkout -- {' '.join(map(str, paths))}"
+    return f"`git checkout -- {' '.join(map(str, paths))}`"
 
 
 def _sums(folder: Path) -> dict[str, str]:

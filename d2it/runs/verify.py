@@ -132,11 +132,11 @@ def _unsealed(path: Path, again: str) -> str | None:
 def _kept_in_git() -> Iterator[Found]:
     folder = in_repository("data/published")
     wrong = ", ".join(unlisted(folder)) or None
-    yield folder, wrong, f" and restore it with `{restoring(folder)}`"
+    yield folder, wrong, f" and restore it with {restoring(folder)}"
     table = in_repository("data/emoji.csv")
     sums = table.with_name(SUMS)
     other = None if is_listed(table) else f"its sha256 is not the one in {sums}"
-    yield table, other, f" and restore it with `{restoring(table, sums)}`"
+    yield table, other, f" and restore it with {restoring(table, sums)}"
 
 
 def _runs() -> Iterator[Found]:

@@ -207,8 +207,8 @@ def _is_intact(source: Source, file: Path | None = None, *, remembered: bool = T
     if remembered and record == _state(source, file, expected):
         return True
     if not matches(file, expected):
-        if record:  # damage may leave the time as it was: no command is to trust the record
-            with suppress(OSError):
+        if record == _state(source, file, expected):  # damage has left the time as it was:
+            with suppress(OSError):  # no command is to trust the record
                 write_json(_record(file), record | {"mtime_ns": None})
         return False
     with suppress(OSError):  # in a folder of somebody else's, each command reads the whole file
