@@ -76,8 +76,8 @@ class Units:
         try:
             with safe_open(path, "numpy") as file:
                 said = file.metadata() or {}
-            digest = said.get("sha256")  # there was none before
-            if digest in (None, self._digest(self.load(unit), said["device"], unit)):
+            is_old = said.keys() == {"device"}  # from before there was a digest
+            if is_old or said["sha256"] == self._digest(self.load(unit), said, unit):
                 return True
         except (SafetensorError, OSError, KeyError):
             pass
@@ -85,12 +85,13 @@ class Units:
         path.unlink()
         return False
 
-    def _digest(self, arrays: Arrays, device: str, unit: Unit) -> str:
+    def _digest(self, arrays: Arrays, said: dict[str, str], unit: Unit) -> str:
         """Of all that a unit's file says, and of the other files that are its own."""
+        seconds = [said["seconds"]] if "seconds" in said else []  # there were none before
         shapes = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
         bytes = [hashlib.sha256(arrays[name].tobytes()).hexdigest() for name in sorted(arrays)]
         files = [file_digest(path) for path in self.files(unit)]
-        return canonical_digest([device, shapes, bytes, files])
+        return canonical_digest([said["device"], shapes, bytes, files, *seconds])
 
     def compute(
         self,
@@ -112,11 +113,10 @@ class Units:
                 if not self.is_sound(unit):
                     began = time.monotonic()
                     arrays, name = one(unit, bar.update), device_name(device)
-                    took = f"{time.monotonic() - began:.6f}"
-                    digest = self._digest(arrays, name, unit)
-                    said = {"device": name, "sha256": digest, "seconds": took}
+                    said = {"device": name, "seconds": f"{time.monotonic() - began:.6f}"}
+                    sealed = said | {"sha256": self._digest(arrays, said, unit)}
                     with atomic_path(self.path(unit)) as temporary:
-                        save_by_umask(save_file, arrays, temporary, said)
+                        save_by_umask(save_file, arrays, temporary, sealed)
                 done += len(unit.span)
                 bar.update(done - bar.n)
                 report(len(unit.span))

@@ -45,3 +45,18 @@ def test_units_of_one_recipe_are_computed_once(tmp_path: Path) -> None:
     assert units(1).seconds() == 0, "one does not say"
     units(2).remove()  # the result is there
     assert [path.name[:13] for path in tmp_path.iterdir()] == [".result.more."]
+
+
+@pytest.mark.filterwarnings("ignore:.*is computed again")
+def test_no_bit_of_a_unit_flips_unnoticed(tmp_path: Path) -> None:
+    """Nor of what it says beside its arrays; one from before there were digests is taken."""
+    [unit] = divide("train", range(4), 16)
+    units = Units(tmp_path / "result", 1, [unit])
+    units.compute(lambda *_: {"numbers": np.arange(2, dtype="u1")}, "cpu", "")
+    path = units.path(unit)
+    good = path.read_bytes()
+    for at in range(len(good)):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        assert not units.is_sound(unit), at
+    save_file({}, path, {"device": "cpu"})
+    assert units.is_sound(unit)
